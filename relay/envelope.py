@@ -141,10 +141,9 @@ def _event(value: Any, source: Source) -> Event:
             value, ensure_ascii=False, sort_keys=True, separators=(",", ":")
         ).encode()
     except (UnicodeEncodeError, RecursionError):
-        raise Malformed(
-            "the event holds a lone surrogate or is nested too deeply", source
-        ) from None
-    return Event(*names, value, hashlib.sha256(canonical).hexdigest(), source)
+        raise Malformed("a lone surrogate, or nested too deeply", source) from None
+    digest = hashlib.sha256(canonical).hexdigest()
+    return Event(event_id, event_type, project, value, digest, source)
 
 
 def _name(event: dict[str, Any], field_name: str, source: Source) -> str:

@@ -38,6 +38,7 @@ class Answer:
     verdict: Verdict
     status: int | None = None
     code: str | None = None
+    locs: tuple[str, ...] = ()
     message_id: str | None = None
     retry_after: float | None = None
     """Seconds, where a 429 or 503 said so."""
