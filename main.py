@@ -1,5 +1,6 @@
 """The Cloud Function: HTTP in, an HTTP status out. What happens to an event is in `relay/`."""
 
+import asyncio
 import math
 import os
 import sys
@@ -36,13 +37,16 @@ async def notifications(request: Request) -> Response:
 
 
 async def _body(request: Request) -> bytes:
-    """At most `BODY_LIMIT` bytes: what is longer is refused without reading on."""
+    """At most `BODY_LIMIT` bytes, in half the budget: what is longer or slower is refused."""
     body = bytearray()
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > BODY_LIMIT:
-                raise Malformed("the body is longer than 2 MiB", Source(), 413)
+        async with asyncio.timeout(SETTINGS.request_budget / 2):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > BODY_LIMIT:
+                    raise Malformed("the body is longer than 2 MiB", Source(), 413)
+    except TimeoutError:
+        raise Malformed("the body did not come in time", Source(), 408) from None
     except ClientDisconnect:
         raise Malformed("the sender hung up before the body's end", Source()) from None
     return bytes(body)
