@@ -8,6 +8,7 @@ exclusive, judges leases by its own clock, and refuses a worker whose claim has 
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Protocol
 
 from relay.envelope import Event
@@ -74,6 +75,56 @@ class InProgress:
 
     lease_left: timedelta
     attempts: int
+
+
+class State(StrEnum):
+    """Where an event's record stands."""
+
+    CLAIMED = "claimed"
+    RELEASED = "released"
+    DELIVERED = "delivered"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One event's record, as it was at `read_at`. All times are the ledger's own clock's."""
+
+    project: str
+    event_id: str
+    event_type: str
+    state: State
+    claim: str
+    """The token of the latest claim."""
+    attempts: int
+    payload_sha256: str
+    """Of the first claim's event: another payload under the same id stays noticeable."""
+    first_claimed_at: datetime
+    updated_at: datetime
+    read_at: datetime
+    delivered_at: datetime | None = None
+    svix_message_id: str | None = None
+    pubsub_message_id: str | None = None
+    """Of the latest claim's push."""
+
+    @property
+    def key(self) -> str:
+        """The record's document id."""
+        return key_of(self.project, self.event_id)
+
+    @property
+    def age(self) -> timedelta:
+        """How long ago the event was claimed first."""
+        return self.read_at - self.first_claimed_at
+
+    def refusal(self, event: Event, lease: timedelta) -> Duplicate | InProgress | None:
+        """Why `event` cannot be claimed now; None where this record may be taken over."""
+        if self.state is State.DELIVERED:
+            changed = event.payload_sha256 != self.payload_sha256
+            return Duplicate(self.svix_message_id, changed, self.attempts)
+        lease_left = lease - (self.read_at - self.updated_at)
+        if self.state is State.CLAIMED and lease_left > timedelta(0):
+            return InProgress(lease_left, self.attempts)
+        return None
 
 
 @dataclass(frozen=True, slots=True)

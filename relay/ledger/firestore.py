@@ -1,0 +1,215 @@
+"""The ledger in Firestore: a document per event in `events`, the dead letters in `dead_letters`.
+
+A first claim is one `create()` and a settle one conditional update: transactions of one commit,
+without a read. A takeover is a conditional update as well: the record that was read must still be
+the one that is written. Nothing holds a lock that would outlive a worker, and nothing is queried,
+so no index is needed.
+
+The client library repeats a write whose answer was lost, so an error may answer a write that
+landed. Every claim has a token of its own: who finds it in the document has written it.
+
+Sources: https://cloud.google.com/firestore/docs/manage-data/add-data and
+https://cloud.google.com/firestore/docs/reference/rpc/google.firestore.v1#precondition
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self
+
+from google.api_core.exceptions import (
+    AlreadyExists,
+    Conflict,
+    FailedPrecondition,
+    GoogleAPICallError,
+    GoogleAPIError,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Unauthenticated,
+)
+from google.auth.exceptions import GoogleAuthError
+from google.cloud.firestore import (
+    SERVER_TIMESTAMP,
+    AsyncClient,
+    AsyncDocumentReference,
+    DocumentSnapshot,
+)
+from grpc import RpcError
+
+from relay.envelope import Event
+from relay.ledger import (
+    DEAD_LETTER_LIFETIME,
+    LEDGER_TIMEOUT,
+    RECORD_LIFETIME,
+    Claim,
+    ClaimLost,
+    DeadLetter,
+    Duplicate,
+    InProgress,
+    LedgerUnavailable,
+    Record,
+    State,
+    key_of,
+)
+
+# What answers a write whose condition does not hold (any more), or, as Aborted (a Conflict), one
+# that met another writer: https://cloud.google.com/firestore/docs/understand-error-codes
+_CONTESTED = (Conflict, FailedPrecondition, NotFound)
+
+
+class FirestoreLedger:
+    """A ledger that any number of instances share; leases are judged by Firestore's clock."""
+
+    def __init__(self, client: AsyncClient, lease: timedelta) -> None:
+        self._client = client
+        self._lease = lease
+        self._events = client.collection("events")
+        self._dead_letters = client.collection("dead_letters")
+
+    @classmethod
+    def connect(cls, project: str | None, database: str, lease: timedelta) -> Self:
+        """A ledger with a client of its own, which belongs to the running event loop.
+
+        Credentials, and a `project` of None, are Google's to find; FIRESTORE_EMULATOR_HOST too.
+        """
+        return cls(AsyncClient(project=project, database=database), lease)
+
+    async def claim(self, event: Event) -> Claim | Duplicate | InProgress:
+        """Take the right to send this event, or learn why not."""
+        key = key_of(event.project, event.id)
+        token = secrets.token_hex(16)
+        document = self._events.document(key)
+        async with self._answering():
+            while True:
+                # The loop ends: it goes round only when another writer has just got ahead of us.
+                with contextlib.suppress(Conflict):
+                    written = await document.create(_first_claim(event, token))
+                    return Claim(key, token, written.update_time, 1, timedelta(0))
+                snapshot = await document.get()
+                if not snapshot.exists:
+                    continue
+                record = _record(snapshot)
+                if record.claim == token:
+                    return Claim(key, token, record.updated_at, record.attempts, record.age)
+                if refusal := record.refusal(event, self._lease):
+                    return refusal
+                attempts = record.attempts + 1
+                takeover = {
+                    "state": State.CLAIMED.value,
+                    "claim": token,
+                    "attempts": attempts,
+                    "pubsub_message_id": event.source.message_id,
+                    "expires_at": _from_now(RECORD_LIFETIME),
+                }
+                with contextlib.suppress(*_CONTESTED):
+                    version = await self._update(document, takeover, record.updated_at)
+                    return Claim(key, token, version, attempts, record.age)
+
+    async def complete(self, claim: Claim, svix_message_id: str | None) -> None:
+        """Record the event as delivered. Raises `ClaimLost` where the claim is no longer ours."""
+        delivered = {"delivered_at": SERVER_TIMESTAMP, "svix_message_id": svix_message_id}
+        await self._settle(claim, State.DELIVERED, delivered)
+
+    async def release(self, claim: Claim) -> None:
+        """Let the next delivery claim it at once. Raises `ClaimLost` as `complete` does."""
+        await self._settle(claim, State.RELEASED, {})
+
+    async def park(self, letter: DeadLetter) -> None:
+        """Store a dead letter under its id; parking it again changes nothing."""
+        document = self._dead_letters.document(letter.id)
+        times = {"parked_at": SERVER_TIMESTAMP, "expires_at": _from_now(DEAD_LETTER_LIFETIME)}
+        async with self._answering():
+            with contextlib.suppress(AlreadyExists):
+                await document.create(asdict(letter) | times)
+
+    async def close(self) -> None:
+        """Free the connections."""
+        # The client has no close of its own (https://github.com/googleapis/python-firestore).
+        await self._client._firestore_api.transport.close()  # noqa: SLF001 - see above
+
+    async def _settle(self, claim: Claim, state: State, fields: dict[str, Any]) -> None:
+        document = self._events.document(claim.key)
+        update = {"state": state.value, "expires_at": _from_now(RECORD_LIFETIME), **fields}
+        async with self._answering():
+            while True:
+                with contextlib.suppress(*_CONTESTED):
+                    await self._update(document, update, claim.version)
+                    return
+                snapshot = await document.get()
+                if snapshot.exists:
+                    record = _record(snapshot)
+                    if (record.claim, record.state) == (claim.token, state):
+                        return
+                    if record.updated_at == claim.version:
+                        continue  # as our claim left it: the write was only crowded out
+                raise ClaimLost(f"{claim.key} has been claimed by another delivery, or is gone")
+
+    async def _update(
+        self, document: AsyncDocumentReference, fields: dict[str, Any], version: object
+    ) -> object:
+        """Write if the document is still at this version; its new version."""
+        unchanged = self._client.write_option(last_update_time=version)
+        written = await document.update(fields, option=unchanged)
+        return written.update_time
+
+    @contextlib.asynccontextmanager
+    async def _answering(self) -> AsyncIterator[None]:
+        """The bounds of one call: what Firestore does within ends as a `LedgerUnavailable`."""
+        try:
+            async with asyncio.timeout(LEDGER_TIMEOUT.total_seconds()):
+                yield
+        except TimeoutError:
+            limit = f"{LEDGER_TIMEOUT.total_seconds():g} s"
+            raise LedgerUnavailable(f"Firestore did not answer within {limit}") from None
+        except (GoogleAPIError, GoogleAuthError, RpcError) as failure:
+            # Its text stays out: it may quote what was written.
+            raise LedgerUnavailable(self._words_for(failure)) from None
+
+    def _words_for(self, failure: Exception) -> str:
+        name = type(failure).__name__
+        if isinstance(failure, GoogleAPICallError) and failure.grpc_status_code:
+            name = failure.grpc_status_code.name
+        project = self._client.project
+        match failure:
+            case PermissionDenied():
+                advice = f"check that the service account has roles/datastore.user in {project}"
+            case Unauthenticated() | GoogleAuthError():
+                advice = "check the credentials: `gcloud auth application-default login`, locally"
+            case NotFound():
+                advice = f"check that {project} has the database that FIRESTORE_DATABASE names"
+            case InvalidArgument():
+                advice = "what was to be written is larger than a document, or not valid"
+            case _:
+                advice = "try again later"
+        return f"Firestore answered {name}: {advice}"
+
+
+def _first_claim(event: Event, token: str) -> dict[str, Any]:
+    return {
+        "project": event.project,
+        "event_id": event.id,
+        "event_type": event.type,
+        "state": State.CLAIMED.value,
+        "claim": token,
+        "attempts": 1,
+        "payload_sha256": event.payload_sha256,
+        "first_claimed_at": SERVER_TIMESTAMP,
+        "pubsub_message_id": event.source.message_id,
+        "expires_at": _from_now(RECORD_LIFETIME),
+    }
+
+
+def _record(snapshot: DocumentSnapshot) -> Record:
+    fields = snapshot.to_dict()
+    del fields["expires_at"]
+    fields["state"] = State(fields["state"])
+    return Record(**fields, updated_at=snapshot.update_time, read_at=snapshot.read_time)
+
+
+def _from_now(lifetime: timedelta) -> datetime:
+    """When TTL may delete it, by this instance's clock: that is not judged to the minute."""
+    return datetime.now(UTC) + lifetime
