@@ -1,0 +1,1 @@
+"""The local stack: a Svix simulator, emulators, and what `make run` starts."""

@@ -1,0 +1,62 @@
+"""What the simulator holds and how it behaves: values, without the server."""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """One message as Svix holds it."""
+
+    app: str
+    id: str
+    event_id: str | None
+    event_type: str
+    payload: dict[str, Any] = field(repr=False)
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call to the API: when (monotonic seconds), what, and how it was answered."""
+
+    at: float
+    method: str
+    path: str
+    status: int
+    """0 where no answer was given."""
+
+
+@dataclass(slots=True)
+class Fault:
+    """Something that goes wrong, for the next `times` calls that match (None: until cleared).
+
+    `kind`: `status` answers `status` with `body` and `headers`; `hang` never answers; `drop`
+    resets the connection; `drip` sends a 202 byte by byte; `lose_answer` stores the message and
+    resets; `store_then_status` stores it and answers `status`; `race` answers 409 as if another
+    call were creating the application.
+    """
+
+    kind: str
+    status: int = 500
+    body: str = "empty"
+    """A key of `wire.BODIES`, or `json` for an error as the API words it."""
+    headers: dict[str, str] = field(default_factory=dict)
+    times: int | None = None
+    method: str = "POST"
+
+
+@dataclass(slots=True)
+class Conduct:
+    """How the simulator behaves; may be changed while it runs."""
+
+    latency: float = 0.0
+    """Seconds before each answer."""
+    rate: float | None = None
+    """Calls a second, by token bucket; None: no limit."""
+    burst: float = 50.0
+    retry_after: str | None = None
+    """The header of a 429: `seconds`, `date`, any text as it is, or None for no header."""
+    clock_offset: timedelta = timedelta(0)
+    """How far its clock is ahead, so that keys can expire."""

@@ -1,0 +1,204 @@
+"""`make run`: the relay on this machine, sample events through it, and a table of what happened.
+
+Starts the Svix simulator and the function with the embedded ledger, posts what is in `events/` in
+all three bodies, a duplicate, what is no event, and one while Svix is refusing; then it stays up.
+"""
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import json
+import signal
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from local.conduct import Fault
+from local.processes import Server, ServerFailed, listening, running
+from local.simulator import Simulator
+
+ROOT = Path(__file__).parent.parent
+EVENTS = sorted((ROOT / "local" / "events").glob("*.json"))
+TOKEN = "testsk_local"
+JSON = {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """One request to the function, and what should come of it."""
+
+    name: str
+    form: str
+    body: bytes
+    headers: dict[str, str]
+    expected: str
+    refused: int = 0
+    """How many times Svix answers 429 first."""
+
+
+def bare(name: str, body: bytes, expected: str = "200 delivered", refused: int = 0) -> Post:
+    """As posted by hand."""
+    return Post(name, "by hand", body, JSON, expected, refused)
+
+
+def wrapped(name: str, body: bytes, message_id: int, expected: str = "200 delivered") -> Post:
+    """As Pub/Sub pushes by default."""
+    message = {
+        "data": base64.b64encode(body).decode(),
+        "messageId": str(message_id),
+        "publishTime": "2026-11-24T09:15:00Z",
+    }
+    push = {"message": message, "subscription": "projects/local/subscriptions/webhook-relay"}
+    return Post(name, "push", json.dumps(push).encode(), JSON, expected)
+
+
+def unwrapped(name: str, body: bytes, message_id: int) -> Post:
+    """As Pub/Sub pushes with payload unwrapping and metadata."""
+    headers = {"x-goog-pubsub-message-id": str(message_id)}
+    return Post(name, "unwrapped push", body, headers, "200 delivered")
+
+
+def posts() -> Iterator[Post]:
+    """What is sent, in order."""
+    bodies = {path.stem[3:]: path.read_bytes() for path in EVENTS}
+    for number, (name, body) in enumerate(bodies.items()):
+        match number % 3:
+            case 0:
+                yield bare(name, body)
+            case 1:
+                yield wrapped(name, body, 1000 + number)
+            case _:
+                yield unwrapped(name, body, 1000 + number)
+    first = next(iter(bodies))
+    yield bare(f"{first}, again", bodies[first], "200 duplicate")
+    yield wrapped(f"{first}, published again", bodies[first], 1100, "200 duplicate")
+    yield bare("no event", b'{"type": "user.created"}', "400 malformed")
+    yield wrapped("no event", b'{"type": "user.created"}', 1101, "200 malformed")
+    late = {"id": "evt_0Sx1late", "type": "user.updated", "project": "globex", "data": {}}
+    yield bare("while Svix refuses", json.dumps(late).encode(), refused=2)
+
+
+async def send(client: httpx.AsyncClient, simulator: Simulator, post: Post) -> str:
+    """Post it; what came back, as `expected` says it."""
+    if post.refused:
+        retry = {"Retry-After": "1"}
+        simulator.inject(Fault("status", status=429, headers=retry, times=post.refused))
+    answer = await client.post("/notifications", content=post.body, headers=post.headers)
+    outcome = answer.json().get("outcome", "(no outcome)")
+    return f"{answer.status_code} {outcome}"
+
+
+async def demonstrate(simulator: Simulator, url: str) -> bool:
+    """Send everything, show what became of it; whether all came out as it should."""
+    print(f"\n{'what':36} {'sent as':15} {'answered':16} svix holds\n{'-' * 80}")
+    right = True
+    async with httpx.AsyncClient(base_url=url, timeout=90) as client:
+        for post in posts():
+            answered = await send(client, simulator, post)
+            mark = "" if answered == post.expected else f"  <- expected {post.expected}"
+            right &= not mark
+            print(f"{post.name:36} {post.form:15} {answered:16} {len(simulator.messages):3}{mark}")
+    return right & show_messages(simulator, {json.loads(p.read_bytes())["id"] for p in EVENTS})
+
+
+def show_messages(simulator: Simulator, sent: set[str]) -> bool:
+    """What the simulator holds, by application; whether it is each event once."""
+    held = Counter(str(message.event_id) for message in simulator.messages)
+    applications = Counter(message.app for message in simulator.messages)
+    print("\nSvix now holds " + ", ".join(f"{n} for {app}" for app, n in applications.items()))
+    expected = Counter(dict.fromkeys(sent | {"evt_0Sx1late"}, 1))
+    if held == expected:
+        print(f"{len(expected)} events, each one message.")
+        return True
+    missing, doubled = expected - held, held - expected
+    print(f"Missing: {sorted(missing) or 'none'}; too many: {sorted(doubled) or 'none'}")
+    return False
+
+
+@contextlib.contextmanager
+def function(port: int, svix_url: str, ledger: Path) -> Iterator[Server]:
+    """The function, as Cloud Run would serve it, with the embedded ledger."""
+    command = [sys.executable, "-m", "functions_framework", "--target", "notifications"]
+    command += ["--source", str(ROOT / "main.py"), "--host", "127.0.0.1", "--port", str(port)]
+    environment = {
+        "SVIX_TOKEN": TOKEN,
+        "SVIX_SERVER_URL": svix_url,
+        "LEDGER": f"sqlite:{ledger}",
+    }
+    with running(command, ready=listening(port), env=environment, cwd=ROOT) as server:
+        yield server
+
+
+async def stay_up(server: Server, url: str, simulator: Simulator) -> int:
+    """Until Ctrl-C, or the function's end."""
+    print(f"""
+The function is on {url}, the Svix simulator on {simulator.url}. Send more:
+
+  curl --data @local/events/01-user.created.json -H 'Content-Type: application/json' \\
+    {url}/notifications
+
+What Svix holds:    curl {simulator.url}/control/messages
+The function's log: {server.log}
+Ctrl-C stops everything.""")
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    while not stopped.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopped.wait(), timeout=0.5)  # between looks at the function
+        if server.process.poll() is not None:
+            print(f"The function has ended; it last said:\n{server.output()[-2000:]}")
+            return 1
+    print("\nStopping.")
+    return 0
+
+
+async def run(arguments: argparse.Namespace) -> int:
+    """Start, demonstrate, and stay up unless told not to."""
+    url = f"http://127.0.0.1:{arguments.port}"
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-")))
+        async with Simulator(token=TOKEN, port=arguments.simulator_port) as simulator:
+            print("Starting the function ...", flush=True)
+            server = stack.enter_context(
+                function(arguments.port, simulator.url, directory / "ledger.db")
+            )
+            right = await demonstrate(simulator, url)
+            if arguments.once:
+                print("All as it should be." if right else "Not all came out as it should.")
+                return 0 if right else 1
+            return await stay_up(server, url, simulator)
+
+
+def check_free(port: int, option: str) -> None:
+    """Exit with a message where somebody is listening already."""
+    if listening(port)():
+        sys.exit(f"Port {port} is taken: stop what listens there, or choose another with {option}.")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="make run ARGS=...", description=__doc__)
+    parser.add_argument(
+        "--once", action="store_true", help="exit after the table: 0 if all is well"
+    )
+    parser.add_argument("--port", type=int, default=8080, help="the function's (%(default)s)")
+    parser.add_argument("--simulator-port", type=int, default=8071, help="Svix's (%(default)s)")
+    arguments = parser.parse_args(argv)
+    check_free(arguments.port, "ARGS=--port=8090")
+    check_free(arguments.simulator_port, "ARGS=--simulator-port=8091")
+    try:
+        return asyncio.run(run(arguments))
+    except ServerFailed as failure:
+        print(f"The function did not start.\n{failure}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
