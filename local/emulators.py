@@ -55,7 +55,7 @@ def _emulator(program: Path, *arguments: str) -> Iterator[tuple[str, Server]]:
     if root is None:
         raise FileNotFoundError(missing())
     port = free_port()
-    command = [root / program, *arguments, "--host=127.0.0.1", f"--port={port}"]
+    command = [str(root / program), *arguments, "--host=127.0.0.1", f"--port={port}"]
     with running(command, ready=listening(port), limit=_START_SECONDS) as server:
         yield f"127.0.0.1:{port}", server
 

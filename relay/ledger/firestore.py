@@ -36,7 +36,6 @@ from google.cloud.firestore import (
     SERVER_TIMESTAMP,
     AsyncClient,
     AsyncDocumentReference,
-    DocumentSnapshot,
 )
 from grpc import RpcError
 
@@ -89,10 +88,9 @@ class FirestoreLedger:
                 with contextlib.suppress(Conflict):
                     written = await document.create(_first_claim(event, token))
                     return Claim(key, token, written.update_time, 1, timedelta(0))
-                snapshot = await document.get()
-                if not snapshot.exists:
+                record = await _read(document)
+                if record is None:
                     continue
-                record = _record(snapshot)
                 if record.claim == token:
                     return Claim(key, token, record.updated_at, record.attempts, record.age)
                 if refusal := record.refusal(event, self._lease):
@@ -139,14 +137,12 @@ class FirestoreLedger:
                 with contextlib.suppress(*_CONTESTED):
                     await self._update(document, update, claim.version)
                     return
-                snapshot = await document.get()
-                if snapshot.exists:
-                    record = _record(snapshot)
-                    if (record.claim, record.state) == (claim.token, state):
-                        return
-                    if record.updated_at == claim.version:
-                        continue  # as our claim left it: the write was only crowded out
-                raise ClaimLost(f"{claim.key} has been claimed by another delivery, or is gone")
+                record = await _read(document)
+                if record and (record.claim, record.state) == (claim.token, state):
+                    return
+                if record is None or record.updated_at != claim.version:
+                    raise ClaimLost(f"{claim.key} is another delivery's by now, or gone")
+                # It is as our claim left it: the write was only crowded out.
 
     async def _update(
         self, document: AsyncDocumentReference, fields: dict[str, Any], version: object
@@ -203,11 +199,26 @@ def _first_claim(event: Event, token: str) -> dict[str, Any]:
     }
 
 
-def _record(snapshot: DocumentSnapshot) -> Record:
+async def _read(document: AsyncDocumentReference) -> Record | None:
+    snapshot = await document.get()
     fields = snapshot.to_dict()
-    del fields["expires_at"]
-    fields["state"] = State(fields["state"])
-    return Record(**fields, updated_at=snapshot.update_time, read_at=snapshot.read_time)
+    if fields is None:
+        return None
+    return Record(
+        project=fields["project"],
+        event_id=fields["event_id"],
+        event_type=fields["event_type"],
+        state=State(fields["state"]),
+        claim=fields["claim"],
+        attempts=fields["attempts"],
+        payload_sha256=fields["payload_sha256"],
+        first_claimed_at=fields["first_claimed_at"],
+        updated_at=snapshot.update_time,
+        read_at=snapshot.read_time,
+        delivered_at=fields.get("delivered_at"),
+        svix_message_id=fields.get("svix_message_id"),
+        pubsub_message_id=fields.get("pubsub_message_id"),
+    )
 
 
 def _from_now(lifetime: timedelta) -> datetime:

@@ -234,7 +234,7 @@ def _settle(
         return
     record = _read(database, claim.key, now)
     if record is None or (record.claim, record.state) != (claim.token, state):
-        raise ClaimLost(f"{claim.key} has been claimed by another delivery, or is gone")
+        raise ClaimLost(f"{claim.key} is another delivery's by now, or gone")
 
 
 def _read(database: sqlite3.Connection, key: str, now: float) -> Record | None:

@@ -1,7 +1,6 @@
 """One contract, both ledgers: what `delivery.py` relies on, whoever keeps the record."""
 
 import asyncio
-import hashlib
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.envelope import Event, Source
+from relay.envelope import Event
 from relay.ledger import (
     Claim,
     ClaimLost,
@@ -24,6 +23,7 @@ from relay.ledger import (
 )
 from relay.ledger.firestore import FirestoreLedger
 from relay.ledger.sqlite import SqliteLedger
+from tests.ledger.events import claimed, event
 
 HOUR = timedelta(hours=1)
 MOMENT = timedelta(seconds=0.3)
@@ -55,20 +55,6 @@ async def open_ledger(
     yield open_one
     for ledger in opened:
         await ledger.close()
-
-
-def event(event_id: str = "evt_1", *, payload: str = "a") -> Event:
-    """An event that came by a push."""
-    digest = hashlib.sha256(payload.encode()).hexdigest()
-    source = Source(pushed=True, message_id="77")
-    return Event(event_id, "user.created", "acme", {"data": payload}, digest, source)
-
-
-async def claimed(ledger: Ledger, what: Event) -> Claim:
-    """A claim that must succeed."""
-    claim = await ledger.claim(what)
-    assert isinstance(claim, Claim)
-    return claim
 
 
 async def lease_over(ledger: Ledger, what: Event) -> None:

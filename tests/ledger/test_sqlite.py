@@ -1,0 +1,202 @@
+"""What only the embedded ledger has to stand: other processes, restarts, and the file system."""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import sqlite3
+import sys
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from local.processes import Server, running
+from relay.ledger import DeadLetter, Duplicate, InProgress, LedgerUnavailable
+from relay.ledger.sqlite import SqliteLedger
+from tests.ledger.events import claimed, event
+
+HOUR = timedelta(hours=1)
+ROOT = Path(__file__).parents[2]
+
+Open = Callable[[Path], SqliteLedger]
+
+
+@pytest.fixture
+async def open_ledger() -> AsyncIterator[Open]:
+    """Opens ledgers, and closes them at the end."""
+    opened: list[SqliteLedger] = []
+
+    def open_one(path: Path) -> SqliteLedger:
+        opened.append(SqliteLedger(path, HOUR))
+        return opened[-1]
+
+    yield open_one
+    for ledger in opened:
+        await ledger.close()
+
+
+def script(program: str, *arguments: object) -> contextlib.AbstractContextManager[Server]:
+    """A Python process that has got as far as printing "ready"."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return running(command, ready="ready", cwd=ROOT)
+
+
+LOCK = """
+import sqlite3, sys, time
+sqlite3.connect(sys.argv[1], isolation_level=None).execute("begin exclusive")
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+async def test_a_database_that_another_process_has_locked_is_given_up(
+    open_ledger: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within the time limit, without stopping the event loop; once it is free, all is well."""
+    ledger = open_ledger(tmp_path / "ledger.db")
+    claim = await claimed(ledger, event("evt_before"))
+    with script(LOCK, tmp_path / "ledger.db"), monkeypatch.context() as impatient:
+        impatient.setattr("relay.ledger.sqlite.LEDGER_TIMEOUT", timedelta(seconds=0.5))
+        calls = [asyncio.ensure_future(ledger.claim(event(f"evt_{n}"))) for n in range(20)]
+        settling = asyncio.ensure_future(ledger.complete(claim, "msg_1"))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not any(call.done() for call in calls)
+        failures = await asyncio.gather(*calls, settling, return_exceptions=True)
+        assert {type(failure) for failure in failures} == {LedgerUnavailable}
+    await ledger.complete(claim, "msg_1")
+    await asyncio.gather(*(claimed(ledger, event(f"evt_{n}")) for n in range(20)))
+
+
+@pytest.mark.parametrize("fault", ["no directory", "a directory", "not a database"])
+async def test_a_file_that_cannot_be_opened_is_named(
+    open_ledger: Open, tmp_path: Path, fault: str
+) -> None:
+    """The path is what a person must mend; when it is mended, no restart is needed."""
+    path = tmp_path / "sub" / "ledger.db"
+    if fault == "a directory":
+        path.mkdir(parents=True)
+    elif fault == "not a database":
+        path.parent.mkdir()
+        path.write_text("something else entirely" * 100)
+    ledger = open_ledger(path)
+    with pytest.raises(LedgerUnavailable, match=re.escape(str(path))):
+        await ledger.claim(event())
+    if fault == "no directory":
+        path.parent.mkdir()
+        await claimed(ledger, event())
+
+
+async def test_a_failure_in_the_middle_leaves_no_transaction_open(
+    open_ledger: Open, tmp_path: Path
+) -> None:
+    """Else every later call, of every process, would find the database locked."""
+    ledger = open_ledger(tmp_path / "ledger.db")
+    await claimed(ledger, event())
+    with contextlib.closing(sqlite3.connect(tmp_path / "ledger.db")) as database:
+        database.execute("alter table dead_letters rename to elsewhere")
+        with pytest.raises(LedgerUnavailable):
+            await ledger.park(DeadLetter(data=b"{", reason="malformed", detail="no JSON"))
+        database.execute("alter table elsewhere rename to dead_letters")
+    await ledger.park(DeadLetter(data=b"{", reason="malformed", detail="no JSON"))
+
+
+DELIVER_AND_WAIT = """
+import asyncio, sys, time
+from datetime import timedelta
+from pathlib import Path
+from relay.ledger.sqlite import SqliteLedger
+from tests.ledger.events import claimed, event
+
+async def main():
+    ledger = SqliteLedger(Path(sys.argv[1]), timedelta(hours=1))
+    await ledger.complete(await claimed(ledger, event("evt_delivered")), "msg_1")
+    await claimed(ledger, event("evt_claimed"))
+    print("ready", flush=True)
+    time.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+async def test_what_was_recorded_survives_the_death_of_the_process(
+    open_ledger: Open, tmp_path: Path
+) -> None:
+    """Killed without a word, and its claim still runs."""
+    with script(DELIVER_AND_WAIT, tmp_path / "ledger.db") as server:
+        os.kill(server.pid, signal.SIGKILL)
+        server.process.wait()
+        ledger = open_ledger(tmp_path / "ledger.db")
+        delivered = await ledger.claim(event("evt_delivered"))
+        assert delivered == Duplicate("msg_1", payload_changed=False, attempts=1)
+        assert isinstance(await ledger.claim(event("evt_claimed")), InProgress)
+
+
+RACE = """
+import asyncio, random, sys
+from datetime import timedelta
+from pathlib import Path
+from relay.ledger import Claim
+from relay.ledger.sqlite import SqliteLedger
+from tests.ledger.events import event
+
+async def main():
+    print("ready", flush=True)
+    while not Path(sys.argv[2]).exists():
+        await asyncio.sleep(0.001)
+    ledger = SqliteLedger(Path(sys.argv[1]), timedelta(hours=1))
+    events = [event(f"evt_{n}") for n in range(200)]
+    random.shuffle(events)
+
+    async def deliver(what):
+        claim = await ledger.claim(what)
+        if isinstance(claim, Claim):
+            await ledger.complete(claim, "msg_1")
+            print("won", what.id, flush=True)
+
+    await asyncio.gather(*map(deliver, events))
+    await ledger.close()
+
+asyncio.run(main())
+"""
+
+
+async def test_several_processes_win_each_event_once(open_ledger: Open, tmp_path: Path) -> None:
+    """Four race for the same 200 events, from the creation of the file on."""
+    with contextlib.ExitStack() as stack:
+        racers = [
+            stack.enter_context(script(RACE, tmp_path / "ledger.db", tmp_path / "go"))
+            for _ in range(4)
+        ]
+        (tmp_path / "go").touch()
+        ended = await asyncio.gather(
+            *(asyncio.to_thread(racer.process.wait, 60) for racer in racers)
+        )
+        output = "".join(racer.output() for racer in racers)
+        assert ended == [0, 0, 0, 0], output
+    won = re.findall(r"won (\S+)", output)
+    assert sorted(won) == sorted(f"evt_{n}" for n in range(200))
+    ledger = open_ledger(tmp_path / "ledger.db")
+    assert isinstance(await ledger.claim(event("evt_0")), Duplicate)
+
+
+async def test_what_is_past_its_time_is_deleted_at_opening(
+    open_ledger: Open, tmp_path: Path
+) -> None:
+    """As Firestore's TTL does; the rest stays."""
+    path = tmp_path / "ledger.db"
+    ledger = open_ledger(path)
+    for name in ("evt_old", "evt_new"):
+        await ledger.complete(await claimed(ledger, event(name)), "msg_1")
+    await ledger.park(DeadLetter(data=b"{", reason="malformed", detail="no JSON"))
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("update events set expires_at = 1 where event_id = 'evt_old'")
+        database.execute("update dead_letters set expires_at = 1")
+    later = open_ledger(path)
+    assert isinstance(await later.claim(event("evt_new")), Duplicate)
+    await claimed(later, event("evt_old"))
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        assert database.execute("select count(*) from dead_letters").fetchone() == (0,)

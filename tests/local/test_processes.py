@@ -1,0 +1,109 @@
+"""Servers come up, say why they don't, and are gone afterwards, with all that they started."""
+
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from local.processes import ServerFailed, free_port, listening, running
+
+STAY = "import time; print('up as', 7, flush=True); time.sleep(600)"
+
+STUBBORN = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print("child", child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def python(program: str) -> list[str]:
+    """A command that runs this program."""
+    return [sys.executable, "-c", program]
+
+
+def gone(pid: int) -> bool:
+    """Whether no such process runs any more; one that was killed may take a moment to end."""
+    status = Path(f"/proc/{pid}/status")
+    given_up_at = time.monotonic() + 10
+    while time.monotonic() < given_up_at:
+        try:
+            if "State:\tZ" in status.read_text():  # ended; whoever adopted it has not noticed yet
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_a_server_is_ready_when_its_line_comes() -> None:
+    """And is handed over with that line; at the end it is stopped."""
+    with running(python(STAY), ready=r"up as \d") as server:
+        assert server.ready_line == "up as 7"
+        assert server.process.poll() is None
+    assert server.process.returncode == -signal.SIGTERM
+
+
+def test_a_server_is_ready_when_it_accepts_connections() -> None:
+    """For those that say nothing."""
+    port = free_port()
+    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+    with running(command, ready=listening(port)):
+        assert listening(port)()
+    assert not listening(port)()
+
+
+def test_a_server_that_ends_early_is_quoted() -> None:
+    """Its last words say what is wrong."""
+    with (
+        pytest.raises(ServerFailed, match=r"(?s)exit code 3 .*port 80 is taken"),
+        running(python("import sys; print('port 80 is taken'); sys.exit(3)"), ready="never"),
+    ):
+        pass
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at processes in /proc")
+def test_a_server_that_is_never_ready_is_given_up_and_stopped() -> None:
+    """Within the limit, with its last words."""
+    with (
+        pytest.raises(ServerFailed, match=r"(?s)not ready within 1 s.*pid \d+") as failure,
+        running(python(f"import os; print('pid', os.getpid()); {STAY}"), ready="never", limit=1),
+    ):
+        pass
+    found = re.search(r"pid (\d+)\n", str(failure.value))
+    assert found
+    assert gone(int(found[1]))
+
+
+def test_a_command_that_does_not_exist_is_named() -> None:
+    """Not a traceback of the standard library's."""
+    with (
+        pytest.raises(ServerFailed, match="no-such-program could not be started"),
+        running(["no-such-program"], ready="never"),
+    ):
+        pass
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at processes in /proc")
+@pytest.mark.parametrize("suspended", [False, True])
+def test_a_server_that_will_not_end_is_killed_with_its_children(*, suspended: bool) -> None:
+    """Nothing is left that holds a port or a file."""
+    with running(python(STUBBORN), ready=r"child \d+", grace=0.2) as server:
+        child = int(server.ready_line.split()[1])
+        if suspended:
+            server.send_signal(signal.SIGSTOP)
+    assert server.process.returncode == -signal.SIGKILL
+    assert gone(child)
+
+
+def test_a_server_that_died_by_itself_is_no_trouble() -> None:
+    """A test may kill it; the end of the block has nothing left to do."""
+    with running(python(STAY), ready="up") as server:
+        os.kill(server.pid, signal.SIGKILL)
+        server.process.wait()
+    assert server.process.returncode == -signal.SIGKILL
