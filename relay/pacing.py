@@ -1,45 +1,216 @@
-"""When the next call to Svix may go. (A first version without pacing: turns are always given.)"""
+"""When the next call to Svix may go: each instance finds, alone, a rate that nobody tells it.
+
+A 429 pauses sending; then one probe goes, and once it is taken all follow at the rate that Svix
+turned out to allow, which grows again until the next 429. Requests wait in the order of their
+deadlines, which is the order they came in, and a retry goes back to its place.
+
+Pure but for the clock and the loop's timers: while nobody waits, nothing runs.
+"""
 
 import asyncio
+import contextlib
+import heapq
+import itertools
+import math
+import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from relay.outcome import Answer, Outcome
+from relay.outcome import Answer, Outcome, Verdict
+
+_FIRST_RATE = 50.0  # calls a second; few enough for a small plan, and the burst it allows
+_DOUBLING_SECONDS = 2.0  # until a limit is met; faster, and more is in flight when it is
+
+# With a limit known the rate follows a cubic curve, as TCP CUBIC's window does
+# (https://www.rfc-editor.org/rfc/rfc9438): soon back up, level near the limit, and away from there
+# ever faster, for a limit that is not met has been raised.
+_CUT = 0.1  # the share that a refusal takes off at once
+_LEVEL_SECONDS = 6.0  # from the cut until the curve is level
+_LIFT = 0.03  # the share by which it is level above the limit: a pause has filled Svix's bucket
+_LOWEST_SHARE = 0.8  # of the last rate: one refusal may count too little, two will not
+
+_FAILURES_IN_A_ROW = 5  # one lost call stops nobody; five with none taken between is an outage
+_FIRST_PAUSE = 0.5  # seconds, doubled with each probe that fails
+_LONGEST_OUTAGE_PAUSE = 5.0  # seconds: so long may a recovery stay unnoticed
+_LONGEST_REFUSAL_PAUSE = 60.0  # seconds, whatever Retry-After says: a probe a minute costs nothing
+_JITTER = 0.1  # the share by which pauses and back-offs are lengthened, so that instances part
+
+_HEALTHY = {Verdict.ACCEPTED, Verdict.CONFLICT, Verdict.NOT_FOUND, Verdict.REJECTED}
 
 
+@dataclass(eq=False)
 class TurnedAway(Exception):
-    """No turn by the deadline."""
+    """There is no turn by the deadline; `retry_after` is in seconds."""
 
-    def __init__(self, outcome: Outcome, retry_after: float, detail: str) -> None:
-        super().__init__(detail)
-        self.outcome = outcome
-        self.retry_after = retry_after
-        self.detail = detail
+    outcome: Outcome
+    retry_after: float
+    detail: str = "no turn to call Svix in time"
 
 
 class Pacer:
-    """Gives turns."""
+    """Gives turns to call Svix. `clock` is in seconds; `uniform` draws between two numbers."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._closed = False
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._clock, self._uniform = clock, uniform
+        self._closing = asyncio.Event()
+        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._order = itertools.count()
+        self._timer: asyncio.TimerHandle | None = None
+        self._next_at = clock()  # no call goes before
+        self._rate = _FIRST_RATE  # with a limit known, the rate where the curve is level
+        self._limited = False
+        self._pressed = 0.0  # seconds of sending at the full rate since the cut
+        self._accepted, self._counted_from = 0, clock()  # what Svix took since the last refusal
+        self._in_flight = self._stale = 0  # stale: sent before the pause, so they tell no news
+        self._paused = False  # until a probe is answered
+        self._probed_at: float | None = None
+        self._pauses = self._failures = 0  # in a row
+        self._cause = Outcome.UNAVAILABLE
+
+    @property
+    def rate(self) -> float:
+        """Calls a second, as of now."""
+        if not self._limited:
+            return self._rate
+        return self._rate * (1 + _LIFT + _CUT * (self._pressed / _LEVEL_SECONDS - 1) ** 3)
 
     def refusal(self, deadline: float) -> TurnedAway | None:
-        """Whether a turn can come by `deadline`."""
-        if self._closed or self._clock() > deadline:
+        """Why no turn can come by `deadline`, as far as is known now; None where one can."""
+        if self._closing.is_set():
             return TurnedAway(Outcome.UNAVAILABLE, 1.0, "shutting down")
-        return None
+        now = self._clock()
+        queue = len(self._waiting) / self.rate if self._limited else 0.0
+        wait = max(0.0, self._next_at - now) + queue
+        return TurnedAway(self._cause, wait) if now + wait > deadline else None
 
     async def turn(self, deadline: float, delay: float = 0.0) -> None:
-        """Wait for a turn."""
-        if refusal := self.refusal(deadline - delay):
-            raise refusal
+        """Wait for the next call to Svix, no sooner than `delay` and no later than `deadline`.
+
+        Raises `TurnedAway`. Every turn must be followed by one `report`.
+        """
         if delay:
-            await asyncio.sleep(delay)
+            delay = min(delay * self._uniform(1, 1 + _JITTER), deadline - self._clock())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    await self._closing.wait()
+        if self._closing.is_set() or self._clock() >= deadline:
+            raise self.refusal(0) or TurnedAway(self._cause, delay)
+        if not self._waiting and self._take():
+            return
+        granted = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (deadline, next(self._order), granted))
+        self._arm()
+        try:
+            await granted
+        except asyncio.CancelledError:
+            if not granted.cancelled() and granted.exception() is None:
+                self.report(Answer(Verdict.UNAVAILABLE))  # a turn that came too late to be used
+            raise
 
     def report(self, answer: Answer) -> None:
-        """Take note of an answer."""
+        """Learn from what Svix said to a call that had a turn."""
+        self._in_flight -= 1
+        healthy = answer.verdict in _HEALTHY
+        self._accepted += healthy
+        if self._stale:
+            self._stale -= 1
+        elif healthy:
+            self._taken()
+        elif answer.verdict is Verdict.RATE_LIMITED:
+            self._refused(answer.retry_after)
+        else:
+            self._failed()
+        self._serve()
 
     def close(self) -> None:
-        """Turn everyone away."""
-        self._closed = True
+        """Turn away all who wait and all who come: the process is about to end."""
+        self._closing.set()
+        for _, _, granted in self._waiting:
+            if not granted.done():
+                granted.set_exception(TurnedAway(Outcome.UNAVAILABLE, 1.0, "shutting down"))
+        self._waiting.clear()
+        self._arm()
+
+    def _taken(self) -> None:
+        self._failures = 0
+        if self._paused:
+            self._paused, self._probed_at, self._pauses = False, None, 0
+            self._next_at = self._clock()
+        elif not self._limited:
+            self._rate += math.log(2) / _DOUBLING_SECONDS  # each call taken: used up, it doubles
+
+    def _refused(self, retry_after: float | None) -> None:
+        self._cause = Outcome.RATE_LIMITED
+        now = self._clock()
+        if not self._paused:
+            # Svix's bucket was empty at the last refusal and is again: what it took between is the
+            # limit, or our share of it; too little where we were idle between.
+            took = self._accepted / max(1.0, now - self._counted_from) if self._limited else 0.0
+            lowest = self.rate * (_LOWEST_SHARE if self._limited else 0.5)
+            self._rate = min(self.rate, max(took, lowest))
+            self._limited, self._pressed = True, 0.0
+            self._accepted, self._counted_from = 0, now
+        if retry_after is None:
+            retry_after = _FIRST_PAUSE * 2**self._pauses
+        self._pause(now, min(retry_after, _LONGEST_REFUSAL_PAUSE))
+
+    def _failed(self) -> None:
+        self._failures += 1
+        if not self._paused and self._failures < _FAILURES_IN_A_ROW:
+            return
+        self._cause = Outcome.UNAVAILABLE
+        if not self._limited:
+            self._rate = min(self._rate, _FIRST_RATE)  # no herd upon one that has just come back
+        # From the probe's start: one that hung for long was pause enough.
+        since = self._probed_at or self._clock()
+        self._pause(since, min(_FIRST_PAUSE * 2**self._pauses, _LONGEST_OUTAGE_PAUSE))
+
+    def _pause(self, since: float, seconds: float) -> None:
+        self._next_at = since + seconds * self._uniform(1, 1 + _JITTER)
+        self._paused, self._probed_at = True, None
+        self._pauses = min(self._pauses + 1, 10)
+        self._stale = self._in_flight
+
+    def _take(self) -> bool:
+        now = self._clock()
+        if self._probed_at is not None or now < self._next_at:
+            return False
+        if self._paused:
+            self._probed_at = now
+        else:
+            spare = 0.1 if self._limited else 1.0  # seconds of unused turns that may be made up for
+            self._next_at = max(self._next_at, now - spare) + 1 / self.rate
+        self._in_flight += 1
+        return True
+
+    def _serve(self) -> None:
+        """Give turns to those who wait, and turn away those whose deadline has come."""
+        while self._waiting:
+            deadline, _, granted = self._waiting[0]
+            if not granted.done():
+                if self._clock() >= deadline:
+                    granted.set_exception(TurnedAway(self._cause, self._next_at - self._clock()))
+                elif self._take():
+                    self._pressed += 1 / self.rate
+                    granted.set_result(None)
+                else:
+                    break
+            heapq.heappop(self._waiting)
+        self._arm()
+
+    def _arm(self) -> None:
+        """Set the timer for what comes of itself: the next turn, or the first deadline."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._waiting:
+            until = self._waiting[0][0]
+            if self._probed_at is None:
+                until = min(until, self._next_at)
+            delay = max(0.0, until - self._clock())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._serve)
