@@ -1,0 +1,127 @@
+"""End to end with Google's own parts: Pub/Sub pushes, Firestore keeps the record, Svix has it once.
+
+The Pub/Sub and Firestore emulators, the function as Cloud Run serves it, and the Svix simulator.
+"""
+
+import base64
+import json
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.function import Function, Svix, event, function, simulator
+
+PATIENCE = 60.0  # seconds until a message must have arrived: the emulator retries after ten
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic of the emulator, whose only subscription pushes to the function."""
+
+    url: str
+    name: str
+
+    def publish(self, *events: dict[str, Any], **attributes: str) -> list[str]:
+        """Publish events; their message ids."""
+        messages = [
+            {"data": base64.b64encode(json.dumps(e).encode()).decode(), "attributes": attributes}
+            for e in events
+        ]
+        answer = httpx.post(f"{self.url}/{self.name}:publish", json={"messages": messages})
+        answer.raise_for_status()
+        ids: list[str] = answer.json()["messageIds"]
+        return ids
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """All of it, running."""
+
+    topic: Topic
+    function: Function
+    svix: Svix
+
+
+@pytest.fixture(params=["wrapped", "unwrapped"])
+def stack(
+    request: pytest.FixtureRequest, firestore_emulator: str, pubsub_emulator: str
+) -> Iterator[Stack]:
+    """The whole way, for either form of push."""
+    project = f"test-{uuid.uuid4().hex[:12]}"
+    google = {"GOOGLE_CLOUD_PROJECT": project, "FIRESTORE_EMULATOR_HOST": firestore_emulator}
+    with simulator() as svix, function(svix.url, **google) as relay:
+        url = f"http://{pubsub_emulator}/v1"
+        topic = Topic(url, f"projects/{project}/topics/events")
+        httpx.put(f"{url}/{topic.name}").raise_for_status()
+        push: dict[str, Any] = {"pushEndpoint": relay.notifications}
+        if request.param == "unwrapped":
+            push["noWrapper"] = {"writeMetadata": True}
+        subscription = {
+            "topic": topic.name,
+            "pushConfig": push,
+            "ackDeadlineSeconds": 60,
+            "retryPolicy": {"minimumBackoff": "1s", "maximumBackoff": "5s"},
+        }
+        name = f"projects/{project}/subscriptions/webhook-relay"
+        httpx.put(f"{url}/{name}", json=subscription).raise_for_status()
+        yield Stack(topic, relay, svix)
+        httpx.delete(f"{url}/{name}").raise_for_status()
+
+
+def await_lines(stack: Stack, enough: Callable[[Counter[str]], bool]) -> Counter[str]:
+    """The outcomes logged, once there are enough of them."""
+    give_up_at = time.monotonic() + PATIENCE
+    while True:
+        outcomes = Counter(line["outcome"] for line in stack.function.lines())
+        if enough(outcomes):
+            return outcomes
+        assert time.monotonic() < give_up_at, f"only {outcomes}\n{stack.function.server.output()}"
+        time.sleep(0.1)  # the log is a file: there is nothing to await
+
+
+def test_each_published_event_is_in_svix_once(stack: Stack) -> None:
+    """Published twice as well: the publisher's retry has a message id of its own."""
+    events = [event(f"evt_{number}", data={"n": 2**70 + number}) for number in range(20)]
+    stack.topic.publish(*events)
+    stack.topic.publish(*events[:5])
+    outcomes = await_lines(stack, lambda seen: seen["delivered"] + seen["duplicate"] >= 25)
+    assert outcomes["delivered"] == 20
+    held = {message["event_id"]: message["payload"] for message in stack.svix.control.messages()}
+    assert held == {e["id"]: e for e in events}
+    assert stack.svix.control.summary()["messages"] == 20
+
+
+def test_an_event_that_svix_cannot_take_now_comes_back(stack: Stack) -> None:
+    """401: our own fault, answered 500, and brought back by the retry policy once it is mended."""
+    stack.svix.control.inject("status", status=401, body="json")
+    stack.topic.publish(event("evt_late"))
+    await_lines(stack, lambda seen: seen["misconfigured"] >= 1)
+    stack.svix.control.clear_faults()
+    await_lines(stack, lambda seen: seen["delivered"] >= 1)
+    assert stack.svix.control.summary()["messages"] == 1
+
+
+def test_poison_is_parked_and_does_not_come_back(stack: Stack) -> None:
+    """An acknowledged dead letter, between two events that pass."""
+    stack.topic.publish(event("evt_a"), {"no": "event"}, event("evt_b"))
+    outcomes = await_lines(stack, lambda seen: seen.total() >= 3)
+    assert outcomes == {"delivered": 2, "malformed": 1}
+    (line,) = (line for line in stack.function.lines() if line["outcome"] == "malformed")
+    assert line["status"] == 200
+    assert line["dead_letter"]
+
+
+def test_the_log_line_knows_the_push(stack: Stack) -> None:
+    """Message id, subscription and lag come from Pub/Sub."""
+    (message_id,) = stack.topic.publish(event("evt_logged"))
+    await_lines(stack, lambda seen: seen["delivered"] >= 1)
+    (line,) = stack.function.lines()
+    assert line["message_id"] == message_id
+    assert line["subscription"].endswith("/subscriptions/webhook-relay")
+    assert line["lag_ms"] >= 0

@@ -1,0 +1,87 @@
+"""The function and the Svix simulator as processes of their own, as the suites on servers use them.
+
+What a test asserts is its own business; here is how the two are started and how events look.
+"""
+
+import base64
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from local.control import Control
+from local.processes import Server, free_port, listening, running
+
+ROOT = Path(__file__).parent.parent
+TOKEN = "testsk_9f8e7d6c5b4a"
+JSON = {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True, slots=True)
+class Svix:
+    """A running simulator."""
+
+    url: str
+    control: Control
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A running function."""
+
+    url: str
+    server: Server
+
+    @property
+    def notifications(self) -> str:
+        """Where events go."""
+        return f"{self.url}/notifications"
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The delivery log so far; what else the server prints is left out."""
+        return [
+            json.loads(line)
+            for line in self.server.output().splitlines()
+            if line.startswith('{"severity"')
+        ]
+
+
+@contextlib.contextmanager
+def simulator(*arguments: str) -> Iterator[Svix]:
+    """The Svix simulator; `arguments` as its command line has them."""
+    command = [sys.executable, "-m", "local.simulator", "--port", "0", "--token", TOKEN]
+    with running([*command, *arguments], ready="Svix simulator on", cwd=ROOT) as server:
+        url = server.ready_line.split()[-1]
+        control = Control(url)
+        try:
+            yield Svix(url, control)
+        finally:
+            control.close()
+
+
+@contextlib.contextmanager
+def function(
+    svix_url: str, *, source: Path = ROOT / "main.py", port: int | None = None, **environment: str
+) -> Iterator[Function]:
+    """The function as Cloud Run serves it; `environment` holds its settings beside Svix's."""
+    port = port or free_port()
+    command = [sys.executable, "-m", "functions_framework", "--target", "notifications"]
+    command += ["--source", str(source), "--host", "127.0.0.1", "--port", str(port)]
+    settings = {"SVIX_TOKEN": TOKEN, "SVIX_SERVER_URL": svix_url, **environment}
+    with running(command, ready=listening(port), env=settings, cwd=ROOT) as server:
+        yield Function(f"http://127.0.0.1:{port}", server)
+
+
+def event(event_id: str, **more: Any) -> dict[str, Any]:
+    """An event of the platform; `more` replaces and adds fields."""
+    return {"id": event_id, "type": "user.created", "project": "acme", "data": {}, **more}
+
+
+def wrapped(body: bytes, message_id: str, **more: Any) -> bytes:
+    """A wrapped push of these bytes; `more` goes beside `message`."""
+    message = {"data": base64.b64encode(body).decode(), "messageId": message_id}
+    subscription = "projects/local/subscriptions/relay"
+    return json.dumps({"message": message, "subscription": subscription, **more}).encode()
