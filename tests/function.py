@@ -17,7 +17,7 @@ from local.processes import Server, free_port, listening, running
 
 ROOT = Path(__file__).parent.parent
 TOKEN = "testsk_9f8e7d6c5b4a"
-JSON = {"Content-Type": "application/json"}
+JSON = {"content-type": "application/json"}
 
 
 @dataclass(frozen=True, slots=True)

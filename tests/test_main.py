@@ -64,7 +64,9 @@ async def post(client: httpx.AsyncClient, body: Any, **headers: str) -> tuple[in
 
 
 def claimed(ledger: Path) -> int:
-    """How many claims are held."""
+    """How many claims are held; none while there is no ledger yet."""
+    if not ledger.exists():
+        return 0
     with contextlib.closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as database:
         query = "select count(*) from events where state = 'claimed'"
         [count] = database.execute(query).fetchone()

@@ -1,0 +1,160 @@
+"""Requests that nobody should send, from a seed: the same seed, the same requests.
+
+Structure-aware: most begin as one of the three bodies with a good event, and have a few things
+broken; some are raw bytes. Nothing is asserted here.
+"""
+
+import base64
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+_LONGEST = 60_000  # bytes; under 64 KiB, so that memory can be compared
+
+_SCALARS: list[Any] = [
+    *(None, True, False, 0, -1, 1.5, 1e308, 10**30, "", " ", "x", "é", "\u0000", "\n", "\ud800"),
+    *("..", ".", "../..", "a/b?x=1", "a%2fb", "msg_1", "app_1", "a" * 256, "a" * 257, "\r\nX: y"),
+    *(
+        "user.created",
+        "2026-11-24T09:15:01Z",
+        "9999-99-99",
+        "💥",
+        "\u202e",
+        "${jndi:x}",
+        "%s%n",
+        {},
+        [],
+    ),
+]
+_TOKENS = [
+    *(b"NaN", b"-Infinity", b"1E400", b"-0", b"9" * 5000, b"\\ud800", b"\xff\xfe", b"\x00", b"{"),
+    *(b"}", b"[" * 500, b'"', b"\\", b",", b":", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"1e-999"),
+]
+_FIELDS = ["id", "type", "project", "data", "object", "time", "version", "previousData", "actor"]
+_PUSH_FIELDS = ["message", "subscription", "deliveryAttempt", "id"]
+_MESSAGE_FIELDS = ["data", "messageId", "message_id", "publishTime", "attributes", "orderingKey"]
+_HEADERS = {
+    "content-type": [
+        *("application/json", "application/cloudevents+json; charset=utf-8", "text/plain", ""),
+        *("application/json; charset=utf-16", "multipart/form-data; boundary=x", "a" * 2000),
+    ],
+    "content-encoding": ["gzip", "identity", "br", "deflate, gzip", ""],
+    "x-goog-pubsub-message-id": ["1", "", "a" * 2000, "\x80\xff", "../1", "1 2"],
+    "x-goog-pubsub-publish-time": ["2026-11-24T09:15:01Z", "yesterday", "", "0001-01-01T00:00:00Z"],
+    "x-goog-pubsub-subscription-name": ["projects/p/subscriptions/s", "\xe9", "x" * 1025],
+    "traceparent": ["00-" + "a" * 32 + "-" + "b" * 16 + "-01", "00-zz-zz-01", ""],
+    "x-cloud-trace-context": ["a" * 32 + "/1;o=1", "/", "x" * 500],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request; its number and the seed tell how to make it again."""
+
+    number: int
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+def requests(seed: int, count: int) -> Iterator[Request]:
+    """`count` requests. Each has a random source of its own, so that one can be made alone."""
+    for number in range(count):
+        yield request(seed, number)
+
+
+def request(seed: int, number: int) -> Request:
+    """The request of this number."""
+    rng = random.Random(f"{seed}/{number}")  # noqa: S311 - repeatable, not secret
+    headers = {"content-type": "application/json"}
+    for name, values in _HEADERS.items():
+        if rng.random() < 0.06:
+            headers[name] = rng.choice(values)
+    method, path = "POST", "/notifications"
+    if rng.random() < 0.02:
+        method = rng.choice(["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"])
+    if rng.random() < 0.02:
+        path = rng.choice(["/", "/notifications/", "/notifications?x=1", "/%00", "/..%2f", "/a b"])
+    return Request(number, method, path.replace(" ", "%20"), headers, _body(rng, number)[:_LONGEST])
+
+
+def _body(rng: random.Random, number: int) -> bytes:
+    if rng.random() < 0.1:
+        return rng.randbytes(rng.choice([0, 1, 7, 300, 5000]))
+    event = _event(rng, number)
+    body = _encoded(rng, event)
+    shape = rng.random()
+    if shape < 0.5:
+        body = _encoded(rng, _push(rng, body))
+    if rng.random() < 0.3:
+        body = _damaged(rng, body)
+    return body
+
+
+def _event(rng: random.Random, number: int) -> Any:
+    event: dict[str, Any] = {
+        "id": f"evt_{rng.randrange(max(1, number // 2 + 1))}",  # some are seen before
+        "type": rng.choice(["user.created", "taxRate.updated", "com.gigs.subscription.activated"]),
+        "project": rng.choice(["acme", "globex", "initech"]),
+        "data": {"email": "ada@example.com", "n": rng.random()},
+    }
+    _break(rng, event, _FIELDS)
+    return event if rng.random() < 0.98 else [event]
+
+
+def _push(rng: random.Random, data: bytes) -> Any:
+    encoded = base64.b64encode(data).decode()
+    if rng.random() < 0.05:
+        encoded = rng.choice([encoded[1:], encoded + "=", "_-" + encoded, " " + encoded, "é"])
+    message: dict[str, Any] = {"data": encoded, "messageId": str(rng.randrange(10**16))}
+    _break(rng, message, _MESSAGE_FIELDS)
+    push: dict[str, Any] = {"message": message, "subscription": "projects/p/subscriptions/s"}
+    _break(rng, push, _PUSH_FIELDS)
+    return push
+
+
+def _break(rng: random.Random, value: dict[str, Any], fields: list[str]) -> None:
+    while rng.random() < 0.35:
+        name = rng.choice(fields)
+        if rng.random() < 0.3:
+            value.pop(name, None)
+        else:
+            value[name] = _value(rng, 0)
+
+
+def _value(rng: random.Random, depth: int) -> Any:
+    kind = rng.random()
+    if kind < 0.8 or depth > 4:
+        return rng.choice(_SCALARS)
+    if kind < 0.9:
+        return [_value(rng, depth + 1) for _ in range(rng.randrange(4))]
+    keys = ("id", "message", "data", "x\n", "")
+    return {rng.choice(keys): _value(rng, depth + 1) for _ in range(rng.randrange(4))}
+
+
+def _encoded(rng: random.Random, value: Any) -> bytes:
+    if rng.random() < 0.8:
+        return json.dumps(value).encode()
+    codec = rng.choice(["utf-8", "utf-16", "utf-32", "utf-8-sig"])
+    return json.dumps(value, ensure_ascii=False, indent=1).encode(codec, "surrogatepass")
+
+
+def _damaged(rng: random.Random, body: bytes) -> bytes:
+    damaged = bytearray(body)
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(damaged) + 1)
+        match rng.randrange(5):
+            case 0:
+                damaged[at:at] = rng.choice(_TOKENS)
+            case 1:
+                del damaged[at : at + rng.randint(1, 20)]
+            case 2:
+                damaged[at : at + 1] = rng.randbytes(1)
+            case 3:
+                damaged[at:at] = damaged[at : at + rng.randint(1, 50)]
+            case _:
+                damaged.extend(rng.randbytes(rng.randint(1, 10)))
+    return bytes(damaged)
