@@ -64,10 +64,10 @@ def simulator(*arguments: str) -> Iterator[Svix]:
 
 @contextlib.contextmanager
 def function(
-    svix_url: str, *, source: Path = ROOT / "main.py", port: int | None = None, **environment: str
+    svix_url: str, source: Path = ROOT / "main.py", /, **environment: str
 ) -> Iterator[Function]:
     """The function as Cloud Run serves it; `environment` holds its settings beside Svix's."""
-    port = port or free_port()
+    port = free_port()
     command = [sys.executable, "-m", "functions_framework", "--target", "notifications"]
     command += ["--source", str(source), "--host", "127.0.0.1", "--port", str(port)]
     settings = {"SVIX_TOKEN": TOKEN, "SVIX_SERVER_URL": svix_url, **environment}
