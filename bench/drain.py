@@ -81,7 +81,8 @@ async def pushing_to(urls: Sequence[str]) -> AsyncIterator[Callable[[int], Await
     """Delivers a message by its number, to the instance that has the fewest at work."""
     busy = dict.fromkeys(urls, 0)
     # Longer than the ack deadline: the function always answers first.
-    limits = httpx.Limits(max_connections=4000)
+    # And connections are given up before the server, which keeps them for 5 s, does so.
+    limits = httpx.Limits(max_connections=4000, keepalive_expiry=2)
     transport = AiohttpTransport(limits=limits)
     async with httpx.AsyncClient(transport=transport, timeout=130) as client:
 

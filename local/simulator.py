@@ -144,6 +144,8 @@ class Simulator:
             try:
                 response = await self._answer(request, handler)
                 status = response.status
+            except ConnectionResetError:
+                return wire.reset(request)  # the client has left before all of it was here
             finally:
                 call = Call(time.monotonic(), request.method, request.path_qs, status)
                 self.calls.append(call)
