@@ -1,0 +1,171 @@
+"""What comes in stays in its bounds: one project's Svix path, one log line, two MiB."""
+
+import asyncio
+import gzip
+import json
+import zlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import psutil
+import pytest
+
+from tests.function import JSON, Function, Svix, event, function, simulator, wrapped
+
+MIB = 1024 * 1024
+HOSTILE = [
+    *("..", ".", "../globex", "..%2fglobex", "globex/msg", "globex?x=1", "globex#", "a/../globex"),
+    *(
+        "globex%00",
+        "globex\x00",
+        "globex\r\nX-Injected: 1",
+        "globex\n",
+        "\u2028",
+        "\uff47lobex",
+        "",
+    ),
+    *("globex;a", "@globex", "globex\\msg", "//globex", "http://globex", "globex ", "x" * 257),
+    *("{app_id}", "%s", "app_globex"),
+]
+CONTROLS = ["a\nb", "a\r\n{}", 'a"b', "a\x1b[2J", "a\x00b", "a\u2028b", "a\x7f"]
+
+
+@pytest.fixture(scope="module")
+def svix() -> Iterator[Svix]:
+    """The simulator, whose call log is what counts."""
+    with simulator() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def relay(svix: Svix, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Function]:
+    """The function."""
+    ledger = tmp_path_factory.mktemp("ledger") / "ledger.db"
+    with function(svix.url, LEDGER=f"sqlite:{ledger}") as started:
+        yield started
+
+
+@pytest.fixture
+async def client(relay: Function) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the function."""
+    async with httpx.AsyncClient(base_url=relay.url, timeout=60) as opened:
+        yield opened
+
+
+async def post(client: httpx.AsyncClient, body: bytes, **headers: str) -> httpx.Response:
+    """Post a body."""
+    return await client.post("/notifications", content=body, headers={**JSON, **headers})
+
+
+@pytest.mark.parametrize("field", ["project", "id", "type"])
+async def test_no_name_leads_elsewhere(client: httpx.AsyncClient, svix: Svix, field: str) -> None:
+    """A hostile name is refused without a call; a call goes to the event's own project alone."""
+    svix.control.reset()
+    for number, name in enumerate(HOSTILE):
+        if field != "project" and name == "app_globex":
+            continue  # only a project may not begin so
+        hostile = {**event(f"evt_{field}_{number}"), field: name}
+        body = json.dumps(hostile).encode()
+        assert (await post(client, body)).status_code == 400, name
+        assert (await post(client, wrapped(body, "1"))).json()["outcome"] == "malformed", name
+    assert svix.control.calls() == []
+    good = event(f"evt_{field}_good", project="acme.-_9")
+    assert (await post(client, json.dumps(good).encode())).status_code == 200
+    paths = {urlsplit(call["path"]).path for call in svix.control.calls()}
+    assert paths == {"/api/v1/app/acme.-_9/msg"}
+
+
+async def test_what_is_around_an_event_does_not_lead_elsewhere(
+    client: httpx.AsyncClient, svix: Svix
+) -> None:
+    """Attributes, query and headers that name another project change nothing."""
+    svix.control.reset()
+    body = json.dumps(event("evt_around")).encode()
+    push = json.loads(wrapped(body, "1", project="globex"))
+    push["message"]["attributes"] = {"project": "globex", "id": "evt_other"}
+    answer = await client.post(
+        "/notifications?project=globex&app_id=globex",
+        content=json.dumps(push).encode(),
+        headers={**JSON, "svix-app": "globex", "x-forwarded-path": "/globex"},
+    )
+    assert answer.json()["outcome"] == "delivered"
+    assert {message["app"] for message in svix.control.messages()} == {"acme"}
+
+
+@pytest.mark.parametrize("text", CONTROLS)
+async def test_no_input_makes_a_log_line(
+    client: httpx.AsyncClient, relay: Function, text: str
+) -> None:
+    """Control characters in names and metadata: one line of JSON for each request, without them."""
+    before = len(relay.server.output().splitlines())
+    bodies: list[bytes] = [
+        json.dumps({**event("evt_log"), "id": text}).encode(),
+        wrapped(json.dumps({**event("evt_log"), "type": text}).encode(), text),
+        wrapped(b"{", "1", subscription=text, deliveryAttempt=text),
+    ]
+    for body in bodies:
+        answer = await post(client, body)
+        assert "x-injected" not in answer.headers
+        assert text not in answer.text
+    lines = relay.server.output().splitlines()[before:]
+    assert len(lines) == len(bodies)
+    for line in lines:
+        assert text not in json.dumps(json.loads(line), ensure_ascii=False)
+        assert text not in line
+
+
+async def test_no_header_injection_reaches_svix(client: httpx.AsyncClient, svix: Svix) -> None:
+    """The idempotency key is a hash and the token our own: nothing of the event is a header."""
+    svix.control.reset()
+    sent: dict[str, Any] = event("evt_header", data={"k": "v\r\nAuthorization: Bearer stolen"})
+    assert (await post(client, json.dumps(sent).encode())).status_code == 200
+    [message] = svix.control.messages()
+    assert message["payload"] == sent
+    assert [call["status"] for call in svix.control.calls()] == [202]
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "GZIP", "identity, gzip"])
+async def test_a_compressed_bomb_is_refused_unopened(
+    client: httpx.AsyncClient, relay: Function, encoding: str
+) -> None:
+    """A gigabyte's worth in a megabyte: 415, and the worker has not grown by what it holds."""
+    [worker] = psutil.Process(relay.server.pid).children()
+    packed = zlib.compressobj(9, wbits=31 if "zip" in encoding.lower() else 15)
+    bomb = b"".join(packed.compress(bytes(MIB)) for _ in range(200)) + packed.flush()
+    assert len(bomb) < MIB
+    before = worker.memory_info().rss
+    answer = await post(client, bomb, **{"content-encoding": encoding})
+    assert (answer.status_code, answer.json()["outcome"]) == (415, "malformed")
+    assert worker.memory_info().rss - before < 20 * MIB
+
+
+async def test_a_compressed_push_is_parked_unopened(client: httpx.AsyncClient, svix: Svix) -> None:
+    """What only looks like JSON once it is expanded is no event, in `message.data` either."""
+    svix.control.reset()
+    data = gzip.compress(json.dumps(event("evt_gzip")).encode())
+    answer = await post(client, wrapped(data, "1"))
+    assert (answer.status_code, answer.json()["outcome"]) == (200, "malformed")
+    assert svix.control.calls() == []
+
+
+async def test_many_oversized_bodies_at_once_are_refused_as_they_come(relay: Function) -> None:
+    """Thirty endless uploads: 413 each, and what is over 2 MiB is never held."""
+    [worker] = psutil.Process(relay.server.pid).children()
+    before = worker.memory_info().rss
+    port = int(relay.url.rpartition(":")[2])
+
+    async def upload() -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = b"POST /notifications HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        writer.write(head)
+        chunk = b"%x\r\n" % MIB + b" " * MIB + b"\r\n"
+        writer.write(chunk * 3)  # and no end
+        status = (await reader.readline()).split()[1]
+        writer.close()
+        return status
+
+    async with asyncio.timeout(60):
+        assert set(await asyncio.gather(*(upload() for _ in range(30)))) == {b"413"}
+    assert worker.memory_info().rss - before < 200 * MIB
