@@ -154,9 +154,11 @@ class SqliteLedger:
 
         def run() -> _T:
             # SQLite itself waits for other processes, as long as the queue for the thread has left.
-            left = max(0.0, give_up_at - time.monotonic())
+            left = give_up_at - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
             if self._connection is None:
-                self._connection = _open(self._path, left)
+                self._connection = _open(self._path, give_up_at)
             database = self._connection
             database.execute(f"pragma busy_timeout = {left * 1000:.0f}")
             database.execute("begin immediate")
@@ -177,18 +179,36 @@ class SqliteLedger:
             raise LedgerUnavailable(f"{self._path}: {failure}") from None
 
 
-def _open(path: Path, busy_timeout: float) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
+def _open(path: Path, give_up_at: float) -> sqlite3.Connection:
+    left = max(0.0, give_up_at - time.monotonic())
+    database = sqlite3.connect(path, timeout=left, isolation_level=None)
     try:
-        # Readers and the writer don't wait for each other. `synchronous` stays FULL: what was
-        # acknowledged must survive a power cut too.
-        database.execute("pragma journal_mode = wal")
+        _write_ahead(database, give_up_at)
         database.executescript(_OPEN)
     except BaseException:
         database.close()
         raise
     database.row_factory = sqlite3.Row
     return database
+
+
+def _write_ahead(database: sqlite3.Connection, give_up_at: float) -> None:
+    """Keep readers and the writer from waiting for each other.
+
+    `synchronous` stays FULL: what was acknowledged must survive a power cut too.
+    """
+    while True:
+        try:
+            database.execute("pragma journal_mode = wal")
+        except sqlite3.OperationalError as failure:
+            # The one statement for which SQLite does not wait itself: two that open a new file
+            # at once would deadlock (https://www.sqlite.org/c3ref/busy_handler.html).
+            busy = failure.sqlite_errorcode == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() > give_up_at:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _claim(

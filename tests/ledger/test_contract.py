@@ -2,7 +2,6 @@
 
 import asyncio
 import uuid
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -18,7 +17,6 @@ from relay.ledger import (
     Duplicate,
     InProgress,
     Ledger,
-    LedgerUnavailable,
     key_of,
 )
 from relay.ledger.firestore import FirestoreLedger
@@ -57,12 +55,12 @@ async def open_ledger(
         await ledger.close()
 
 
-async def lease_over(ledger: Ledger, what: Event) -> None:
-    """Wait as long as the ledger says that the claim still holds."""
-    refusal = await ledger.claim(what)
-    assert isinstance(refusal, InProgress)
-    assert timedelta(0) < refusal.lease_left <= MOMENT
-    await asyncio.sleep(refusal.lease_left.total_seconds() + 0.01)
+async def lease_over(open_ledger: Open) -> None:
+    """Wait until the claim on the event is older than a moment, by the ledger's own clock."""
+    patient = await open_ledger(HOUR).claim(event())
+    assert isinstance(patient, InProgress)
+    left = patient.lease_left - HOUR + MOMENT
+    await asyncio.sleep(max(0.0, left.total_seconds() + 0.01))
 
 
 async def test_a_first_claim_is_granted(open_ledger: Open) -> None:
@@ -136,7 +134,7 @@ async def test_a_claim_whose_lease_is_over_is_taken_over(open_ledger: Open) -> N
     """The worker that made it is dead, or too late."""
     ledger = open_ledger(MOMENT)
     await claimed(ledger, event())
-    await lease_over(ledger, event())
+    await lease_over(open_ledger)
     assert (await claimed(ledger, event())).attempts == 2
 
 
@@ -144,7 +142,7 @@ async def test_a_takeover_has_a_lease_of_its_own(open_ledger: Open) -> None:
     """Else two workers would hold one claim."""
     ledger = open_ledger(MOMENT)
     await claimed(ledger, event())
-    await lease_over(ledger, event())
+    await lease_over(open_ledger)
     await claimed(ledger, event())
     refusal = await open_ledger(HOUR).claim(event())
     assert isinstance(refusal, InProgress)
@@ -158,7 +156,7 @@ async def test_a_claim_taken_over_can_be_neither_completed_nor_released(
     """Nothing is written: the successor's claim stands, and is the one to be settled."""
     ledger = open_ledger(MOMENT)
     lost = await claimed(ledger, event())
-    await lease_over(ledger, event())
+    await lease_over(open_ledger)
     successor = await claimed(ledger, event())
     with pytest.raises(ClaimLost):
         await (ledger.complete(lost, "msg_lost") if settle == "complete" else ledger.release(lost))
@@ -174,7 +172,7 @@ async def test_a_claim_past_its_lease_that_nobody_took_over_can_still_be_settled
     """Svix has the event: to refuse the record of that would only cost a resend."""
     ledger = open_ledger(MOMENT)
     claim = await claimed(ledger, event())
-    await lease_over(ledger, event())
+    await lease_over(open_ledger)
     await ledger.complete(claim, "msg_1")
     assert isinstance(await ledger.claim(event()), Duplicate)
 
@@ -224,32 +222,39 @@ async def test_the_age_runs_on_across_releases_and_takeovers(open_ledger: Open) 
     """It is how one knows that Svix may have forgotten the first try."""
     ledger = open_ledger(MOMENT)
     first = await claimed(ledger, event())
-    await ledger.release(first)
+    await lease_over(open_ledger)
     second = await claimed(ledger, event())
-    await lease_over(ledger, event())
+    await ledger.release(second)
     third = await claimed(ledger, event())
-    assert first.age < second.age < third.age
-    assert third.age > MOMENT
-    assert third.attempts == 3
+    await lease_over(open_ledger)
+    fourth = await claimed(ledger, event())
+    assert first.age < MOMENT < second.age < third.age
+    assert fourth.age > 2 * MOMENT
+    assert fourth.attempts == 4
 
 
 @pytest.mark.parametrize("before", ["nothing", "released", "lease over"])
 async def test_of_fifty_claims_at_once_one_wins(open_ledger: Open, before: str) -> None:
-    """Through two instances, of a new event and of one to be taken over; the winner can settle."""
-    preparing = open_ledger(MOMENT)
+    """Through two instances, of a new event or one to be taken over; the winner can settle."""
+    ledger = open_ledger(HOUR)
     if before != "nothing":
-        claim = await claimed(preparing, event())
+        claim = await claimed(ledger, event())
     if before == "released":
-        await preparing.release(claim)
+        await ledger.release(claim)
     elif before == "lease over":
-        await lease_over(preparing, event())
-    # Where the lease is over it is so for these: they would not see it end in the middle.
-    ledgers = [open_ledger(MOMENT if before == "lease over" else HOUR) for _ in range(2)]
+        await lease_over(open_ledger)
+    lease = MOMENT if before == "lease over" else HOUR
+    ledgers = [open_ledger(lease) for _ in range(2)]
     answers = await asyncio.gather(*(ledgers[n % 2].claim(event()) for n in range(50)))
-    assert Counter(map(type, answers)) == {Claim: 1, InProgress: 49}
-    winner = next(answer for answer in answers if isinstance(answer, Claim))
-    await ledgers[0].complete(winner, "msg_1")
-    assert isinstance(await ledgers[1].claim(event()), Duplicate)
+    winners = [answer for answer in answers if isinstance(answer, Claim)]
+    # A lease that is over in a moment may be so within the race: each takeover has one winner.
+    assert len(winners) == 1 or before == "lease over"
+    first_attempt = 1 if before == "nothing" else 2
+    attempts = sorted(winner.attempts for winner in winners)
+    assert attempts == [*range(first_attempt, first_attempt + len(winners))]
+    winner = max(winners, key=lambda winner: winner.attempts)
+    await ledger.complete(winner, "msg_1")
+    assert isinstance(await ledger.claim(event()), Duplicate)
 
 
 async def test_many_events_at_once_do_not_hinder_each_other(open_ledger: Open) -> None:
@@ -271,13 +276,3 @@ async def test_parking_twice_is_once(open_ledger: Open) -> None:
     letter = DeadLetter(data=b"\xff{", reason="malformed", detail="no JSON", message_id="77")
     await ledger.park(letter)
     await ledger.park(replace(letter, detail="parked again"))
-
-
-async def test_a_letter_too_large_to_be_stored_is_refused(open_ledger: Open) -> None:
-    """It is nacked then, rather than lost."""
-    ledger = open_ledger(HOUR)
-    if isinstance(ledger, SqliteLedger):
-        pytest.skip("SQLite stores anything that a request may hold")
-    letter = DeadLetter(data=b"x" * 2 * 1024 * 1024, reason="rejected", detail="too large")
-    with pytest.raises(LedgerUnavailable, match="larger"):
-        await ledger.park(letter)

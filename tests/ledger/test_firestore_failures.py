@@ -130,6 +130,15 @@ async def test_a_suspended_firestore_is_given_up_and_no_harm_is_done(
         assert (await claimed(ledger, event("evt_released"))).attempts == 2
 
 
+async def test_a_letter_too_large_to_be_stored_is_refused(
+    connect: Callable[[str], Ledger], firestore_emulator: str
+) -> None:
+    """It is nacked then, rather than lost."""
+    letter = DeadLetter(data=b"x" * 2 * 1024 * 1024, reason="rejected", detail="too large")
+    with pytest.raises(LedgerUnavailable, match="larger than a document"):
+        await connect(firestore_emulator).park(letter)
+
+
 @pytest.mark.parametrize(
     ("code", "advice"),
     [
