@@ -10,6 +10,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import logging
 import sys
 import tempfile
 from collections import Counter
@@ -308,6 +309,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.drain", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one run of the relay alone, no plot")
     arguments = parser.parse_args(argv)
+    # Functions are stopped with calls under way: that the simulator notices is not news.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     print("About ten minutes:" if not arguments.quick else "About a minute:")
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         results = asyncio.run(measure(Path(directory), quick=arguments.quick))

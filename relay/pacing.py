@@ -3,8 +3,7 @@
 A 429 pauses sending; then one probe goes, and once it is taken all follow at the rate that Svix
 turned out to allow, which grows again until the next 429. Requests wait in the order of their
 deadlines, which is the order they came in, and a retry goes back to its place.
-
-Pure but for the clock and the loop's timers: while nobody waits, nothing runs.
+Pure but for the clock and the loop's timers.
 """
 
 import asyncio
@@ -57,13 +56,11 @@ class Pacer:
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._clock, self._uniform = clock, uniform
-        self._closing = asyncio.Event()
+        self._closing, self._order = asyncio.Event(), itertools.count()
         self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
-        self._order = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self._next_at = clock()  # no call goes before
-        self._rate = _FIRST_RATE  # with a limit known, the rate where the curve is level
-        self._limited = False
+        self._rate, self._limited = _FIRST_RATE, False  # limited: the rate on the curve's level
         self._pressed = 0.0  # seconds of sending at the full rate since the cut
         self._accepted, self._counted_from = 0, clock()  # what Svix took since the last refusal
         self._in_flight = self._stale = 0  # stale: sent before the pause, so they tell no news
@@ -75,29 +72,24 @@ class Pacer:
     @property
     def rate(self) -> float:
         """Calls a second, as of now."""
-        if not self._limited:
-            return self._rate
-        return self._rate * (1 + _LIFT + _CUT * (self._pressed / _LEVEL_SECONDS - 1) ** 3)
+        curve = _LIFT + _CUT * (self._pressed / _LEVEL_SECONDS - 1) ** 3
+        return self._rate * (1 + curve) if self._limited else self._rate
 
     def refusal(self, deadline: float) -> TurnedAway | None:
         """Why no turn can come by `deadline`, as far as is known now; None where one can."""
         if self._closing.is_set():
             return TurnedAway(Outcome.UNAVAILABLE, 1.0, "shutting down")
         now = self._clock()
-        queue = len(self._waiting) / self.rate if self._limited else 0.0
-        wait = max(0.0, self._next_at - now) + queue
+        wait = max(0.0, self._next_at - now)
+        wait += len(self._waiting) / self.rate if self._limited else 0.0
         return TurnedAway(self._cause, wait) if now + wait > deadline else None
 
     async def turn(self, deadline: float, delay: float = 0.0) -> None:
-        """Wait for the next call to Svix, no sooner than `delay` and no later than `deadline`.
-
-        Raises `TurnedAway`. Every turn must be followed by one `report`.
-        """
+        """Wait for the next call, from `delay` until `deadline`; then one `report` must follow."""
         if delay:
             delay = min(delay * self._uniform(1, 1 + _JITTER), deadline - self._clock())
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(delay):
-                    await self._closing.wait()
+                await asyncio.wait_for(self._closing.wait(), delay)
         if self._closing.is_set() or self._clock() >= deadline:
             raise self.refusal(0) or TurnedAway(self._cause, delay)
         if not self._waiting and self._take():
@@ -115,16 +107,19 @@ class Pacer:
     def report(self, answer: Answer) -> None:
         """Learn from what Svix said to a call that had a turn."""
         self._in_flight -= 1
-        healthy = answer.verdict in _HEALTHY
-        self._accepted += healthy
+        self._accepted += (healthy := answer.verdict in _HEALTHY)
         if self._stale:
             self._stale -= 1
-        elif healthy:
-            self._taken()
         elif answer.verdict is Verdict.RATE_LIMITED:
             self._refused(answer.retry_after)
-        else:
+        elif not healthy:
             self._failed()
+        elif self._paused:
+            self._paused, self._probed_at, self._pauses = False, None, 0
+            self._next_at = self._clock()
+        elif not self._limited:
+            self._rate += math.log(2) / _DOUBLING_SECONDS  # each call taken: used up, it doubles
+        self._failures = 0 if healthy else self._failures
         self._serve()
 
     def close(self) -> None:
@@ -136,28 +131,19 @@ class Pacer:
         self._waiting.clear()
         self._arm()
 
-    def _taken(self) -> None:
-        self._failures = 0
-        if self._paused:
-            self._paused, self._probed_at, self._pauses = False, None, 0
-            self._next_at = self._clock()
-        elif not self._limited:
-            self._rate += math.log(2) / _DOUBLING_SECONDS  # each call taken: used up, it doubles
-
     def _refused(self, retry_after: float | None) -> None:
         self._cause = Outcome.RATE_LIMITED
         now = self._clock()
         if not self._paused:
-            # Svix's bucket was empty at the last refusal and is again: what it took between is the
-            # limit, or our share of it; too little where we were idle between.
+            # Svix's bucket was empty at the last refusal and is again: what it took between is
+            # the limit, or our share of it; too little where we were idle between.
             took = self._accepted / max(1.0, now - self._counted_from) if self._limited else 0.0
             lowest = self.rate * (_LOWEST_SHARE if self._limited else 0.5)
             self._rate = min(self.rate, max(took, lowest))
             self._limited, self._pressed = True, 0.0
             self._accepted, self._counted_from = 0, now
-        if retry_after is None:
-            retry_after = _FIRST_PAUSE * 2**self._pauses
-        self._pause(now, min(retry_after, _LONGEST_REFUSAL_PAUSE))
+        pause = _FIRST_PAUSE * 2**self._pauses if retry_after is None else retry_after
+        self._pause(now, min(pause, _LONGEST_REFUSAL_PAUSE))
 
     def _failed(self) -> None:
         self._failures += 1
@@ -166,9 +152,8 @@ class Pacer:
         self._cause = Outcome.UNAVAILABLE
         if not self._limited:
             self._rate = min(self._rate, _FIRST_RATE)  # no herd upon one that has just come back
-        # From the probe's start: one that hung for long was pause enough.
-        since = self._probed_at or self._clock()
-        self._pause(since, min(_FIRST_PAUSE * 2**self._pauses, _LONGEST_OUTAGE_PAUSE))
+        pause = min(_FIRST_PAUSE * 2**self._pauses, _LONGEST_OUTAGE_PAUSE)
+        self._pause(self._probed_at or self._clock(), pause)  # a probe that hung was pause enough
 
     def _pause(self, since: float, seconds: float) -> None:
         self._next_at = since + seconds * self._uniform(1, 1 + _JITTER)
@@ -207,10 +192,8 @@ class Pacer:
         """Set the timer for what comes of itself: the next turn, or the first deadline."""
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
         if self._waiting:
-            until = self._waiting[0][0]
-            if self._probed_at is None:
-                until = min(until, self._next_at)
-            delay = max(0.0, until - self._clock())
-            self._timer = asyncio.get_running_loop().call_later(delay, self._serve)
+            next_turn = self._next_at if self._probed_at is None else math.inf
+            until = min(self._waiting[0][0], next_turn)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(0.0, until - self._clock()), self._serve)
