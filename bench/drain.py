@@ -92,6 +92,9 @@ async def pushing_to(urls: Sequence[str]) -> AsyncIterator[Callable[[int], Await
             busy[url] += 1
             try:
                 answer = await client.post(f"{url}/notifications", json=push(number))
+            except httpx.TransportError as failure:
+                print(f"    a push was not answered: {failure}", flush=True)
+                return False  # as Pub/Sub sees it: a nack
             finally:
                 busy[url] -= 1
             return answer.status_code in {200, 204}
