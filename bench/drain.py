@@ -114,7 +114,9 @@ def figures(
 ) -> Figures:
     """What the run came to; `allowed` calls (None: at the one limit, until the last delivery)."""
     statuses = Counter(call.status for call in simulator.calls)
-    seconds = max(subscription.acked.values(), default=NAIVE_LIMIT)
+    seconds = NAIVE_LIMIT  # given up
+    if subscription.is_done:
+        seconds = max(subscription.acked.values())
     if allowed is None:
         allowed = BURST + RATE * seconds
     timeline: dict[int, list[int]] = {}

@@ -43,8 +43,14 @@ class Subscription:
     _pause: float = 0.0
     _last_nack: float = 0.0
     _outstanding: int = 0
+    _messages: int = 0
     _nacks: dict[int, int] = field(default_factory=dict)
     _due: list[tuple[float, int, int]] = field(default_factory=list)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether everything was acked."""
+        return len(self.acked) == self._messages
 
     async def run(self, arrivals: list[Arrival], limit: float | None = None) -> None:
         """Push everything; give up after `limit` seconds, leaving what is outstanding."""
@@ -53,6 +59,7 @@ class Subscription:
         order = itertools.count()
         self._due = [(arrival.at, next(order), arrival.message) for arrival in arrivals]
         heapq.heapify(self._due)
+        self._messages = len(arrivals)
         wake = asyncio.Event()
 
         async def push(message: int) -> None:
@@ -69,7 +76,7 @@ class Subscription:
 
         try:
             async with asyncio.timeout(limit), asyncio.TaskGroup() as pushes:
-                while len(self.acked) < len(arrivals):
+                while not self.is_done:
                     wake.clear()
                     now = loop.time() - started
                     while self._may_push(now):

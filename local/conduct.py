@@ -33,9 +33,9 @@ class Fault:
     """Something that goes wrong, for the next `times` calls that match (None: until cleared).
 
     `kind`: `status` answers `status` with `body` and `headers`; `hang` never answers; `drop`
-    resets the connection; `drip` sends a 202 byte by byte; `lose_answer` stores the message and
-    resets; `store_then_status` stores it and answers `status`; `race` answers 409 as if another
-    call were creating the application.
+    resets the connection; `drip` stores the message and answers 202 byte by byte; `lose_answer`
+    stores it and resets; `store_then_status` stores it and answers `status`; `race` answers 409 as
+    if another call were creating the application.
     """
 
     kind: str

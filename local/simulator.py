@@ -191,6 +191,7 @@ class Simulator:
             case "drop":
                 return wire.reset(request)
             case "drip":
+                await self._store(request)
                 return await self._drip(request)
             case "lose_answer":
                 await handler(request)
