@@ -25,9 +25,9 @@ _DOUBLING_SECONDS = 2.0  # until a limit is met; faster, and more is in flight w
 # (https://www.rfc-editor.org/rfc/rfc9438): soon back up, level near the limit, and away from there
 # ever faster, for a limit that is not met has been raised.
 _CUT = 0.1  # the share that a refusal takes off at once
-_LEVEL_SECONDS = 6.0  # from the cut until the curve is level
-_LIFT = 0.03  # the share by which it is level above the limit: a pause has filled Svix's bucket
-_LOWEST_SHARE = 0.8  # of the last rate: one refusal may count too little, two will not
+_LEVEL_SECONDS = 8.0  # from the cut until the curve is level
+_CLIMB = 0.8  # calls a second, each second: the same for all, so that who has less catches up
+_LOWEST_SHARE = 0.9  # of the last rate: one refusal may be another instance's doing
 
 _FAILURES_IN_A_ROW = 5  # one lost call stops nobody; five with none taken between is an outage
 _FIRST_PAUSE = 0.5  # seconds, doubled with each probe that fails
@@ -72,8 +72,8 @@ class Pacer:
     @property
     def rate(self) -> float:
         """Calls a second, as of now."""
-        curve = _LIFT + _CUT * (self._pressed / _LEVEL_SECONDS - 1) ** 3
-        return self._rate * (1 + curve) if self._limited else self._rate
+        curve = self._rate * (1 + _CUT * (self._pressed / _LEVEL_SECONDS - 1) ** 3)
+        return curve + _CLIMB * self._pressed if self._limited else self._rate
 
     def refusal(self, deadline: float) -> TurnedAway | None:
         """Why no turn can come by `deadline`, as far as is known now; None where one can."""
