@@ -175,6 +175,29 @@ async def test_what_svix_refuses_is_answered_as_the_table_says(
     assert held(svix, name) == []
 
 
+async def test_two_first_events_that_race_for_one_application_are_both_delivered(
+    client: httpx.AsyncClient, svix: Svix
+) -> None:
+    """409 without a message to show for it: sent again, under the same key."""
+    svix.control.inject("race", times=1)
+    names = ["evt_race_1", "evt_race_2"]
+    posts = [post(client, event(name, project="newcomer")) for name in names]
+    answers = await asyncio.gather(*posts)
+    assert [(status, told["outcome"]) for status, told in answers] == [(200, "delivered")] * 2
+    assert [len(held(svix, name)) for name in names] == [1, 1]
+
+
+async def test_a_lost_answer_is_made_good_within_the_request(
+    client: httpx.AsyncClient, svix: Svix
+) -> None:
+    """Svix has it, the connection broke: the resend is absorbed by the idempotency key."""
+    svix.control.inject("lose_answer", times=1)
+    status, told = await post(client, event("evt_lost_answer"))
+    assert (status, told["outcome"]) == (200, "delivered")
+    [message] = held(svix, "evt_lost_answer")
+    assert told["svix_message_id"] == message["id"]
+
+
 async def test_unusable_answers_are_unavailable_and_the_redelivery_delivers(
     tmp_path: Path, svix: Svix
 ) -> None:
