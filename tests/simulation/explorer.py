@@ -1,0 +1,285 @@
+"""Tries every schedule: which delivery goes next, what goes wrong, and when.
+
+A run is fixed by its choices. The explorer takes the first option at each new choice and comes
+back for the others; a state that was reached before is not gone through again.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from relay.delivery import Delivery
+from relay.envelope import Event, Source
+from relay.outcome import Outcome, Result
+from relay.pacing import TurnedAway
+from tests.simulation.model import (
+    FIND_FAULTS,
+    LEASE,
+    SEND_FAULTS,
+    ModelLedger,
+    ModelPacer,
+    ModelSender,
+    Op,
+    World,
+    failed,
+)
+
+HOUR = 3600.0
+LATER = (0.0, LEASE + 10, 13 * HOUR, 72 * HOUR)
+"""How long Pub/Sub may take to redeliver."""
+HEALING = 6  # redeliveries without faults after which an event must be acknowledged
+
+
+class Violation(AssertionError):
+    """An invariant does not hold; its text is the schedule that leads there."""
+
+
+class Known(Exception):
+    """This state was gone through before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """So many deliveries of each event, so many faults; `build` makes a delivery's adapters."""
+
+    deliveries: tuple[str, ...]
+    faults: int
+    world: Callable[[], World] = World
+    ledger: Callable[[World], ModelLedger] = ModelLedger
+    sender: Callable[[], ModelSender] = ModelSender
+
+
+@dataclass(slots=True)
+class Worker:
+    """One delivery of an event on its way."""
+
+    event: str
+    coroutine: Coroutine[Any, Any, Result]
+    waits_for: Op | None = None
+    history: list[str] = field(default_factory=list)
+    acked: bool | None = None
+    """None while it is under way."""
+
+
+@dataclass(slots=True)
+class Explorer:
+    """Counts what it has tried."""
+
+    scenario: Scenario
+    schedules: int = 0
+    states: set[object] = field(default_factory=set)
+
+    def explore(self) -> None:
+        """Try everything. Raises `Violation`."""
+        prefixes: list[list[int]] = [[]]
+        while prefixes:
+            run = Run(self, prefixes.pop())
+            try:
+                run.execute()
+                self.schedules += 1
+            except Known:
+                pass
+            prefixes.extend(run.alternatives)
+
+
+class Run:
+    """One schedule."""
+
+    def __init__(self, explorer: Explorer, prefix: list[int]) -> None:
+        self._explorer = explorer
+        self._prefix = prefix
+        self._taken: list[int] = []
+        self.alternatives: list[list[int]] = []
+        self._story: list[str] = []
+        self._scenario = explorer.scenario
+        self._world = explorer.scenario.world()
+        self._faults = explorer.scenario.faults
+        self._workers: list[Worker] = []
+        self._unstarted = list(explorer.scenario.deliveries)
+        self._late: list[Op] = []
+        self._acked: set[str] = set()
+
+    def execute(self) -> None:
+        """The faulty part, then the healing, then the verdict."""
+        while options := self._options():
+            self._do(*options[self._choose(len(options), options)])
+        for event in sorted(set(self._scenario.deliveries)):
+            self._heal(event)
+        self._check()
+
+    # -- choices
+
+    def _choose(self, count: int, options: object) -> int:
+        if len(self._taken) < len(self._prefix):
+            choice = self._prefix[len(self._taken)]
+        else:
+            state = self._state(options)
+            if state in self._explorer.states:
+                raise Known
+            self._explorer.states.add(state)
+            choice = 0
+            self.alternatives.extend([*self._taken, other] for other in range(1, count))
+        self._taken.append(choice)
+        return choice
+
+    def _state(self, options: object) -> object:
+        workers = tuple(sorted((w.event, repr(w.acked), *w.history) for w in self._workers))
+        late = tuple(map(repr, self._late))
+        acked = tuple(sorted(self._acked))
+        return hash((self._world.state(), workers, late, acked, self._faults, repr(options)))
+
+    def _options(self) -> list[tuple[str, int, str]]:
+        """What may happen next: (what, whose, how)."""
+        options: list[tuple[str, int, str]] = []
+        if self._unstarted:
+            options.append(("start", 0, ""))
+        active = [n for n, worker in enumerate(self._workers) if worker.acked is None]
+        for number in active:
+            options.append(("step", number, ""))
+            if self._faults:
+                op = self._workers[number].waits_for
+                assert op is not None
+                options.extend(("step", number, fault) for fault in op.faults)
+        options.extend(("land", number, "") for number in range(len(self._late)))
+        if options and self._faults and self._workers:
+            # While somebody is at work only a lease can pass: a request is over long before hours.
+            options.extend(
+                ("wait", int(seconds), "") for seconds in (LATER[1:2] if active else LATER[1:])
+            )
+        return options
+
+    # -- what happens
+
+    def _do(self, what: str, whose: int, how: str) -> None:
+        self._story.append(f"{what} {whose} {how}")
+        match what:
+            case "start":
+                self._start(self._unstarted.pop(0))
+            case "wait":
+                self._faults -= 1
+                self._world.now += whose
+            case "land":
+                self._land(self._late.pop(whose))
+            case _:
+                self._step(self._workers[whose], how)
+        self._check_records()
+
+    def _start(self, event_id: str) -> Worker:
+        source = Source(pushed=True, message_id="77")
+        event = Event(event_id, "user.created", "acme", {}, "0" * 64, source)
+        delivery = Delivery(
+            self._scenario.ledger(self._world), self._scenario.sender(), ModelPacer(), lambda: 0.0
+        )
+        worker = Worker(event_id, delivery.deliver(event, 60.0))
+        self._workers.append(worker)
+        self._resume(worker, None)
+        return worker
+
+    def _step(self, worker: Worker, fault: str) -> None:
+        op = worker.waits_for
+        assert op is not None
+        self._faults -= bool(fault)
+        match fault:
+            case "crash before":
+                self._crash(worker)
+            case "crash after":
+                self._land(op)
+                self._crash(worker)
+            case "cancelled":
+                self._resume(worker, None, asyncio.CancelledError())
+            case "fails":
+                self._resume(worker, None, failed())
+            case "times out but lands":
+                self._land(op)
+                self._resume(worker, None, failed())
+            case "lands later":
+                self._late.append(op)
+                self._resume(worker, None, failed())
+            case "turned away":
+                self._resume(worker, None, TurnedAway(Outcome.RATE_LIMITED, 1.0))
+            case "lost":
+                self._land(op)
+                self._resume(worker, SEND_FAULTS["lost"])
+            case "":
+                self._perform(worker, op)
+            case _:
+                self._resume(worker, (SEND_FAULTS | FIND_FAULTS)[fault])
+
+    def _perform(self, worker: Worker, op: Op) -> None:
+        try:
+            result = self._world.perform(op)
+        except Exception as refusal:  # noqa: BLE001 - whatever it is, it is the worker's
+            self._resume(worker, None, refusal)
+        else:
+            self._resume(worker, result)
+
+    def _land(self, op: Op) -> None:
+        """The operation takes effect or is refused, and nobody hears of it."""
+        with contextlib.suppress(Exception):
+            self._world.perform(op)
+
+    def _crash(self, worker: Worker) -> None:
+        # Not closed: a dead process runs no handler. Its coroutine is told once all is checked.
+        worker.acked = False
+        worker.history.append("crashed")
+
+    def _resume(self, worker: Worker, value: Any, failure: BaseException | None = None) -> None:
+        worker.history.append(repr(failure) if failure else repr(value))
+        try:
+            if failure is not None:
+                worker.waits_for = worker.coroutine.throw(failure)
+            else:
+                worker.waits_for = worker.coroutine.send(value)
+        except StopIteration as end:
+            result: Result = end.value
+            worker.acked = result.status == 200
+            if worker.acked:
+                self._acknowledge(worker.event)
+        except asyncio.CancelledError:
+            worker.acked = False
+
+    def _acknowledge(self, event: str) -> None:
+        self._acked.add(event)
+        if event not in self._world.parked and not self._sent(event):
+            self._violated(f"{event} was acknowledged, and is neither in Svix nor parked")
+
+    # -- the end
+
+    def _heal(self, event: str) -> None:
+        """Redeliver without faults until it is acknowledged; and once more, for Pub/Sub may."""
+        for number in range(HEALING):
+            is_over = event in self._acked
+            # The first and the last may come at any time; between, leases run out.
+            is_free = number == 0 or is_over
+            wait = LATER[self._choose(len(LATER), ("heal", event))] if is_free else LEASE + 10
+            self._world.now += wait
+            self._story.append(f"redelivery of {event} after {wait:g} s")
+            worker = self._start(event)
+            while worker.acked is None:
+                self._step(worker, "")
+            if is_over:
+                return
+        self._violated(f"{event} is not delivered although nothing fails any more")
+
+    def _check(self) -> None:
+        for event in set(self._scenario.deliveries):
+            if self._sent(event) > 1:
+                self._violated(f"{event} is in Svix {self._sent(event)} times")
+        self._check_records()
+        for worker in self._workers:
+            worker.coroutine.close()
+
+    def _check_records(self) -> None:
+        """What was acknowledged stays recorded: nobody reopens what another has completed."""
+        for event in self._acked - self._world.parked:
+            row = self._world.rows[event]
+            if row.state != "delivered":
+                self._violated(f"{event} was acknowledged, and its record says {row.state}")
+
+    def _sent(self, event: str) -> int:
+        return sum(sent == event for sent, _ in self._world.messages)
+
+    def _violated(self, what: str) -> None:
+        raise Violation(what + "\n" + "\n".join(self._story))

@@ -1,0 +1,99 @@
+"""Every schedule of a few deliveries and faults: nothing lost, nothing twice; and mutants fail."""
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import pytest
+
+from relay import delivery
+from relay.envelope import Event
+from relay.ledger import Claim, Duplicate, InProgress
+from relay.outcome import Answer, Verdict
+from tests.simulation.explorer import Explorer, Scenario, Violation
+from tests.simulation.model import OK, ModelLedger, ModelSender, Op, Row, World, call
+
+SCENARIOS = {
+    "two deliveries of one event, two faults": Scenario(("a", "a"), 2),
+    "three deliveries of one event, one fault": Scenario(("a", "a", "a"), 1),
+    "one delivery each of two events, one fault": Scenario(("a", "b"), 1),
+    "one delivery, three faults": Scenario(("a",), 3),
+}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_every_schedule_keeps_the_promise(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Acknowledged means in Svix or parked, in Svix is at most once, and all ends delivered."""
+    explorer = Explorer(SCENARIOS[name])
+    explorer.explore()
+    assert explorer.schedules > 100
+    with capsys.disabled():
+        counts = f"{explorer.schedules:,} schedules, {len(explorer.states):,} states"
+        print(f"\nsimulation: {name}: {counts}", end="")  # noqa: T201 - the suite's figures
+
+
+class Unfenced(World):
+    """Settles whoever's claim it is."""
+
+    def may_settle(self, row: Row, claim: Claim) -> bool:
+        return True
+
+
+@dataclass(slots=True)
+class SettlesFirst(ModelLedger):
+    """Records the delivery with the claim, before anything is sent."""
+
+    async def claim(self, event: Event) -> Claim | Duplicate | InProgress:
+        claimed = await ModelLedger.claim(self, event)
+        if isinstance(claimed, Claim):
+            await call(Op("complete", event.id, claimed))
+        return claimed
+
+
+@dataclass(slots=True)
+class NeverRefuses(ModelLedger):
+    """Claims nothing: everybody may send."""
+
+    async def claim(self, event: Event) -> Claim | Duplicate | InProgress:
+        claimed = await ModelLedger.claim(self, event)
+        if isinstance(claimed, Claim):
+            return claimed
+        return Claim(event.id, "none", -1, 1, timedelta(0))
+
+    async def complete(self, claim: Claim, svix_message_id: str | None) -> None:
+        if claim.version != -1:
+            await ModelLedger.complete(self, claim, svix_message_id)
+
+    async def release(self, claim: Claim) -> None:
+        if claim.version != -1:
+            await ModelLedger.release(self, claim)
+
+
+class TakesConflictsForDelivered(ModelSender):
+    """Does not ask what a 409 is about."""
+
+    async def send(self, event: Event, idempotency_key: str) -> Answer:
+        answer = await ModelSender.send(self, event, idempotency_key)
+        return OK if answer.verdict is Verdict.CONFLICT else answer
+
+
+TWO = SCENARIOS["two deliveries of one event, two faults"]
+MUTANTS: dict[str, Scenario] = {
+    "no fencing": replace(TWO, world=Unfenced),
+    "settles before it sends": replace(TWO, ledger=SettlesFirst),
+    "no claim": replace(TWO, ledger=NeverRefuses),
+    "every 409 is delivered": replace(TWO, sender=TakesConflictsForDelivered),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_protocol_without_one_of_its_parts_is_found_out(name: str) -> None:
+    """Each part is there for a schedule that breaks the promise without it."""
+    with pytest.raises(Violation):
+        Explorer(MUTANTS[name]).explore()
+
+
+def test_a_protocol_that_never_asks_first_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lost answer, and a redelivery after days: Svix has forgotten key and id."""
+    monkeypatch.setattr(delivery, "ASK_FIRST_AGE", timedelta(days=10_000))
+    with pytest.raises(Violation, match="in Svix 2 times"):
+        Explorer(TWO).explore()
