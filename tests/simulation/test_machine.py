@@ -1,0 +1,42 @@
+"""Beyond what can be enumerated: many deliveries, many faults, at random, by hypothesis."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+
+from tests.simulation.explorer import Explorer, Run, Scenario
+
+MANY = Scenario(("a", "a", "b", "a", "b", "a"), 8)
+
+
+class Wandering(Run):
+    """A schedule whose choices are handed in; where none is, time passes least."""
+
+    def _choose(self, count: int, options: object) -> int:
+        return 0
+
+    def act(self, choice: int) -> None:
+        """One of the things that may happen next, if there is any."""
+        if options := self._options():
+            self._do(*options[choice % len(options)])
+
+
+class Deliveries(RuleBasedStateMachine):
+    """Six deliveries of two events, eight faults."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._run = Wandering(Explorer(MANY), [])
+
+    @rule(choice=st.integers(0, 10_000))
+    def act(self, choice: int) -> None:
+        """Something happens."""
+        self._run.act(choice)
+
+    def teardown(self) -> None:
+        """The rest goes well, and the promise must hold."""
+        self._run.execute()
+
+
+TestDeliveries = Deliveries.TestCase
+TestDeliveries.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
