@@ -110,11 +110,16 @@ def push(number: int) -> dict[str, object]:
 
 
 def figures(
-    name: str, simulator: Simulator, subscription: Subscription, since: float, allowed: float | None
+    name: str,
+    simulator: Simulator,
+    subscription: Subscription,
+    since: float,
+    allowed: float | None,
+    given_up: float,
 ) -> Figures:
     """What the run came to; `allowed` calls (None: at the one limit, until the last delivery)."""
     statuses = Counter(call.status for call in simulator.calls)
-    seconds = NAIVE_LIMIT  # given up
+    seconds = given_up
     if subscription.is_done:
         seconds = max(subscription.acked.values())
     if allowed is None:
@@ -141,7 +146,7 @@ async def drain(
     start: Callable[[str, contextlib.ExitStack], list[str]],
     events: int,
     *,
-    limit: float | None = None,
+    limit: float = NAIVE_LIMIT,
     limits: Sequence[float] = (),
 ) -> Figures:
     """A backlog of `events`; with `limits`, the rate changes every 20 s and it ends after them."""
@@ -161,10 +166,11 @@ async def drain(
 
                 changing = asyncio.create_task(change())
                 arrivals = [Arrival(0.0, number) for number in range(events)]
-                await subscription.run(arrivals, 20.0 * len(limits) if limits else limit)
+                given_up = 20.0 * len(limits) if limits else limit
+                await subscription.run(arrivals, given_up)
                 changing.cancel()
                 allowed = BURST + 20 * sum(limits) if limits else None
-                return figures(name, sim, subscription, since, allowed)
+                return figures(name, sim, subscription, since, allowed, given_up)
 
 
 async def outage(name: str, start: Callable[[str, contextlib.ExitStack], list[str]]) -> Figures:
@@ -195,7 +201,7 @@ async def outage(name: str, start: Callable[[str, contextlib.ExitStack], list[st
                 arrivals = [Arrival(number / per_second, number) for number in range(count)]
                 await subscription.run(arrivals)
                 await failing
-                result = figures(name, sim, subscription, since, float(count))
+                result = figures(name, sim, subscription, since, float(count), ends)
                 late = {a.message for a in arrivals if ends - 30 <= a.at < ends}
                 acked = subscription.acked.values()
                 result.notes = {
@@ -236,8 +242,8 @@ async def measure(directory: Path, *, quick: bool) -> list[Figures]:
         await drain("relay, two instances", relays(2), 2000),
         await drain("relay, limit 50, 25, 50", relays(1), 5000, limits=(50, 25, 50)),
         await outage("relay, 45 s outage", relays(1)),
-        await drain("naive, default threads", naives(None), 2000, limit=NAIVE_LIMIT),
-        await drain("naive, 200 threads", naives(200), 2000, limit=NAIVE_LIMIT),
+        await drain("naive, default threads", naives(None), 2000),
+        await drain("naive, 200 threads", naives(200), 2000),
     ]
 
 
