@@ -1,0 +1,256 @@
+"""The simulator does as Svix does, in the words of Svix's own SDK."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+from svix.api import (
+    ApplicationIn,
+    MessageAttemptListByMsgOptions,
+    MessageIn,
+    MessageListOptions,
+    SvixAsync,
+    SvixOptions,
+)
+from svix.api.message import MessageCreateOptions
+from svix.exceptions import HttpError, HTTPValidationError
+
+from local.conduct import Fault
+from local.simulator import Simulator
+
+TOKEN = "testsk_simulated"
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    """A running simulator."""
+    async with Simulator(token=TOKEN) as running:
+        yield running
+
+
+@pytest.fixture
+async def svix(simulator: Simulator) -> AsyncIterator[SvixAsync]:
+    """The SDK, without retries."""
+    client = SvixAsync(TOKEN, SvixOptions(server_url=simulator.url, retry_schedule=[]))
+    yield client
+    await client._httpx_client.aclose()
+
+
+def message(event_id: str | None = "evt_1", app: str | None = "acme", **more: Any) -> MessageIn:
+    """A message; `app` is created with it unless None."""
+    application = None if app is None else ApplicationIn(name=app, uid=app)
+    fields: dict[str, Any] = {"event_type": "user.created", "payload": {"n": 2**70, "s": "ü"}}
+    return MessageIn(**{**fields, "event_id": event_id, "application": application, **more})
+
+
+def keyed(key: str) -> MessageCreateOptions:
+    """With an idempotency key."""
+    return MessageCreateOptions(idempotency_key=key)
+
+
+async def refusal(call: Any) -> HttpError:
+    """The error that the API must answer."""
+    with pytest.raises(HttpError) as error:
+        await call
+    return error.value
+
+
+async def test_a_message_is_taken_and_found_by_either_id(
+    svix: SvixAsync, simulator: Simulator
+) -> None:
+    """Its application is created with it, its payload kept value for value."""
+    created = await svix.message.create("acme", message(), keyed("k"))
+    assert (await svix.message.get("acme", created.id)).event_id == "evt_1"
+    assert (await svix.message.get("acme", "evt_1")).id == created.id
+    [held] = simulator.messages
+    assert held.payload == {"n": 2**70, "s": "ü"}
+
+
+async def test_without_an_application_there_is_no_message(svix: SvixAsync) -> None:
+    """404, unless the message brings one; whose uid must be the path's."""
+    error = await refusal(svix.message.create("acme", message(app=None), keyed("k")))
+    assert (error.status_code, error.code) == (404, "not_found")
+    with pytest.raises(HTTPValidationError):
+        await svix.message.create("acme", message(app="globex"), keyed("k"))
+    await svix.application.create(ApplicationIn(name="acme", uid="acme"))
+    await svix.message.create("acme", message(app=None), keyed("k"))
+
+
+async def test_a_wrong_token_is_refused(simulator: Simulator) -> None:
+    """401."""
+    client = SvixAsync("wrong", SvixOptions(server_url=simulator.url, retry_schedule=[]))
+    error = await refusal(client.message.create("acme", message(), keyed("k")))
+    assert (error.status_code, error.code) == (401, "authentication_failed")
+    await client._httpx_client.aclose()
+
+
+async def test_the_same_key_is_replayed_for_twelve_hours(
+    svix: SvixAsync, simulator: Simulator
+) -> None:
+    """Whatever its body is; after that the event id counts."""
+    first = await svix.message.create("acme", message(), keyed("k"))
+    again = await svix.message.create("acme", message("evt_2"), keyed("k"))
+    assert again.id == first.id
+    simulator.conduct.clock_offset = timedelta(hours=12, minutes=1)
+    error = await refusal(svix.message.create("acme", message(), keyed("k")))
+    assert error.status_code == 409
+    assert len(simulator.messages) == 1
+
+
+async def test_an_event_id_is_unique_for_a_day_and_within_its_application(
+    svix: SvixAsync, simulator: Simulator
+) -> None:
+    """409, then it is taken as new."""
+    await svix.message.create("acme", message(), keyed("1"))
+    await svix.message.create("globex", message(app="globex"), keyed("2"))
+    error = await refusal(svix.message.create("acme", message(), keyed("3")))
+    assert (error.status_code, error.code) == (409, "conflict")
+    simulator.conduct.clock_offset = timedelta(hours=24, minutes=1)
+    await svix.message.create("acme", message(), keyed("4"))
+    assert len(simulator.messages) == 3
+
+
+async def test_a_second_call_waits_for_the_first_of_its_key(
+    svix: SvixAsync, simulator: Simulator
+) -> None:
+    """And gets its answer."""
+    simulator.conduct.latency = 0.2
+    answers = await asyncio.gather(
+        *(svix.message.create("acme", message(), keyed("k")) for _ in range(5))
+    )
+    assert len({answer.id for answer in answers}) == 1
+    assert len(simulator.messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("app", "change"),
+    [
+        ("app_x", {}),
+        ("acme", {"event_id": "msg_1"}),
+        ("acme", {"event_id": "a b"}),
+        ("acme", {"event_type": "user/created"}),
+        ("acme", {"event_type": "x" * 257}),
+    ],
+)
+async def test_names_are_validated(svix: SvixAsync, app: str, change: dict[str, Any]) -> None:
+    """422, in the shape the SDK knows."""
+    with pytest.raises(HTTPValidationError) as error:
+        await svix.message.create(app, message(app=app, **change), keyed("k"))
+    assert error.value.detail[0].loc[0] == "body"
+
+
+async def test_a_payload_over_a_mebibyte_is_too_large(svix: SvixAsync) -> None:
+    """413."""
+    large = message(payload={"s": "x" * 1024 * 1024})
+    error = await refusal(svix.message.create("acme", large, keyed("k")))
+    assert (error.status_code, error.code) == (413, "payload_too_large")
+
+
+@pytest.mark.parametrize(
+    ("setting", "header"), [(None, None), ("seconds", "1"), ("date", " GMT"), ("soon", "soon")]
+)
+async def test_the_rate_is_limited_by_a_bucket(
+    simulator: Simulator, setting: str | None, header: str | None
+) -> None:
+    """429 when it is empty, with or without Retry-After, and nothing is stored."""
+    simulator.conduct.rate = 0.001
+    simulator.conduct.retry_after = setting
+    url = f"{simulator.url}/api/v1/app"
+    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+        statuses = [(await client.get(url)).status_code for _ in range(50)]
+        refused = await client.get(url)
+    assert statuses == [200] * 50
+    assert refused.status_code == 429
+    assert (header or "") in refused.headers.get("retry-after", "")
+    assert ("retry-after" in refused.headers) is (header is not None)
+
+
+@pytest.mark.parametrize(
+    ("fault", "stored"),
+    [
+        (Fault("drop", times=1), 0),
+        (Fault("lose_answer", times=1), 1),
+        (Fault("store_then_status", status=500, times=1), 1),
+        (Fault("status", status=503, body="html", times=1), 0),
+        (Fault("race", times=1), 0),
+    ],
+)
+async def test_a_fault_hits_as_often_as_it_is_told(
+    svix: SvixAsync, simulator: Simulator, fault: Fault, stored: int
+) -> None:
+    """And what it stores is stored."""
+    simulator.inject(fault)
+    with pytest.raises((httpx.RequestError, HttpError, json.JSONDecodeError)):
+        await svix.message.create("acme", message(), keyed("k"))
+    assert len(simulator.messages) == stored
+    await svix.message.create("acme", message("evt_2"), keyed("k2"))
+
+
+@pytest.mark.parametrize("kind", ["hang", "drip"])
+async def test_what_never_ends_ends_when_faults_are_cleared(
+    svix: SvixAsync, simulator: Simulator, kind: str
+) -> None:
+    """The connection is reset then."""
+    simulator.inject(Fault(kind))
+    call = asyncio.create_task(svix.message.create("acme", message(), keyed("k")))
+    _, pending = await asyncio.wait([call], timeout=0.2)
+    assert pending
+    simulator.clear_faults()
+    with pytest.raises(httpx.RequestError):
+        await call
+
+
+async def test_it_can_refuse_connections_and_come_back(
+    svix: SvixAsync, simulator: Simulator
+) -> None:
+    """On the same port."""
+    url = simulator.url
+    await simulator.stop_listening()
+    with pytest.raises(httpx.RequestError):
+        await svix.message.create("acme", message(), keyed("k"))
+    await simulator.start_listening()
+    assert simulator.url == url
+    await svix.message.create("acme", message(), keyed("k"))
+
+
+async def test_lists_are_paged_newest_first_and_bounded_by_time(
+    svix: SvixAsync, simulator: Simulator
+) -> None:
+    """As the SDK asks for them."""
+    for number in range(5):
+        await svix.message.create("acme", message(f"evt_{number}"), keyed(str(number)))
+    seen: list[str | None] = []
+    iterator = None
+    while True:
+        page = await svix.message.list("acme", MessageListOptions(limit=2, iterator=iterator))
+        seen += [item.event_id for item in page.data]
+        iterator = page.iterator
+        if page.done:
+            break
+    assert seen == ["evt_4", "evt_3", "evt_2", "evt_1", "evt_0"]
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    assert not (await svix.message.list("acme", MessageListOptions(after=tomorrow))).data
+
+
+async def test_endpoints_and_attempts_are_shown_as_they_were_set(
+    svix: SvixAsync, simulator: Simulator
+) -> None:
+    """One attempt for each endpoint."""
+    created = await svix.message.create("acme", message(), keyed("k"))
+    simulator.endpoints["acme"] = [
+        {"id": "ep_1", "url": "https://a.example/hook", "status": 0},
+        {"id": "ep_2", "url": "https://b.example/hook", "status": 2, "code": 503},
+    ]
+    endpoints = await svix.endpoint.list("acme")
+    assert [endpoint.url for endpoint in endpoints.data] == [
+        "https://a.example/hook",
+        "https://b.example/hook",
+    ]
+    attempts = await svix.message_attempt.list_by_msg(
+        "acme", created.id, MessageAttemptListByMsgOptions()
+    )
+    assert [attempt.response_status_code for attempt in attempts.data] == [200, 503]
