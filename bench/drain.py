@@ -7,7 +7,6 @@ word; the limit is the Svix simulator's token bucket: 50 calls a second, burst 5
 
 import argparse
 import asyncio
-import base64
 import contextlib
 import json
 import logging
@@ -21,15 +20,12 @@ from pathlib import Path
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
+from bench.functions import NAIVE, RELAY, RESULTS, ROOT, TOKEN, function, push
 from bench.push import Arrival, Subscription
 from local.conduct import Fault
-from local.processes import free_port, listening, running
 from local.simulator import Simulator
 
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "bench" / "results"
 PLOT = ROOT / "bench" / "drain.png"
-TOKEN = "testsk_bench"
 RATE, BURST, LATENCY = 50.0, 50.0, 0.1
 NAIVE_LIMIT = 120.0  # seconds after which it is stopped
 
@@ -52,9 +48,9 @@ class Figures:
 @contextlib.contextmanager
 def relay(svix_url: str, directory: Path) -> Iterator[str]:
     """The function with the embedded ledger; its URL."""
-    environment = {"LEDGER": f"sqlite:{directory / 'ledger.db'}", "LOG_LEVEL": "CRITICAL"}
-    with _function(ROOT / "main.py", svix_url, environment) as url:
-        yield url
+    environment = {"LEDGER": f"sqlite:{directory / 'ledger.db'}"}
+    with function(RELAY, svix_url, environment) as started:
+        yield started.url
 
 
 @contextlib.contextmanager
@@ -63,18 +59,8 @@ def naive(svix_url: str, threads: int | None) -> Iterator[str]:
     environment = {"NAIVE_LEDGER": "memory"}
     if threads is not None:
         environment["THREADS"] = str(threads)
-    with _function(ROOT / "bench" / "naive.py", svix_url, environment) as url:
-        yield url
-
-
-@contextlib.contextmanager
-def _function(source: Path, svix_url: str, environment: dict[str, str]) -> Iterator[str]:
-    port = free_port()
-    command = [sys.executable, "-m", "functions_framework", "--target", "notifications"]
-    command += ["--source", str(source), "--host", "127.0.0.1", "--port", str(port)]
-    environment = {"SVIX_TOKEN": TOKEN, "SVIX_SERVER_URL": svix_url, **environment}
-    with running(command, ready=listening(port), env=environment, cwd=ROOT):
-        yield f"http://127.0.0.1:{port}"
+    with function(NAIVE, svix_url, environment) as started:
+        yield started.url
 
 
 @contextlib.asynccontextmanager
@@ -100,13 +86,6 @@ async def pushing_to(urls: Sequence[str]) -> AsyncIterator[Callable[[int], Await
             return answer.status_code in {200, 204}
 
         yield deliver
-
-
-def push(number: int) -> dict[str, object]:
-    """A wrapped push of the event of this number."""
-    event = {"id": f"evt_{number}", "type": "user.created", "project": "acme", "data": {}}
-    data = base64.b64encode(json.dumps(event).encode()).decode()
-    return {"message": {"data": data, "messageId": str(number)}, "subscription": "s"}
 
 
 def figures(

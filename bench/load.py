@@ -1,0 +1,114 @@
+"""The load: events posted so many at a time, or at so many a second."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from bench.functions import push
+
+
+@dataclass(slots=True)
+class Load:
+    """What came of it; times are in seconds."""
+
+    seconds: float = 0.0
+    generator_seconds: float = 0.0
+    """Processor time that it took here."""
+    latencies: list[float] = field(default_factory=list)
+    finished: list[float] = field(default_factory=list)
+    """When each was answered, from the start."""
+    statuses: Counter[int] = field(default_factory=Counter)
+    most_in_flight: int = 0
+
+    @property
+    def rate(self) -> float:
+        """Answers a second."""
+        return len(self.finished) / self.seconds
+
+    def latency(self, share: float) -> float:
+        """The time within which this share was answered."""
+        ordered = sorted(self.latencies)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+@contextlib.asynccontextmanager
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
+    """Connections as many as asked for."""
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)  # less than the server's 5 s
+    timeout = aiohttp.ClientTimeout(total=150)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        yield session
+
+
+def events(run: str, count: int) -> list[bytes]:
+    """The bodies of so many pushes, made beforehand: posting them is all that is left to do."""
+    return [json.dumps(push(number, run)).encode() for number in range(count)]
+
+
+async def closed(
+    session: aiohttp.ClientSession, url: str, bodies: Sequence[bytes], in_flight: int
+) -> Load:
+    """Post them all, `in_flight` at a time."""
+    load = Load()
+    left = iter(bodies)
+    with _timed(load) as started:
+
+        async def poster() -> None:
+            for body in left:
+                await _post(session, url, body, load, started)
+
+        async with asyncio.TaskGroup() as posters:
+            for _ in range(in_flight):
+                posters.create_task(poster())
+    return load
+
+
+async def steady(
+    session: aiohttp.ClientSession, url: str, bodies: Sequence[bytes], rate: float
+) -> Load:
+    """Post them all, `rate` a second, however many are not answered yet."""
+    load = Load()
+    with _timed(load) as started:
+        running = 0
+
+        async def one(body: bytes) -> None:
+            nonlocal running
+            running += 1
+            load.most_in_flight = max(load.most_in_flight, running)
+            await _post(session, url, body, load, started)
+            running -= 1
+
+        async with asyncio.TaskGroup() as posts:
+            for number, body in enumerate(bodies):
+                await asyncio.sleep(max(0.0, started + number / rate - time.perf_counter()))
+                posts.create_task(one(body))
+    return load
+
+
+@contextlib.contextmanager
+def _timed(load: Load) -> Iterator[float]:
+    started, used = time.perf_counter(), time.process_time()
+    yield started
+    load.seconds = time.perf_counter() - started
+    load.generator_seconds = time.process_time() - used
+
+
+async def _post(
+    session: aiohttp.ClientSession, url: str, body: bytes, load: Load, started: float
+) -> None:
+    posted = time.perf_counter()
+    async with session.post(url, data=body, headers=_JSON) as answer:
+        await answer.read()
+    now = time.perf_counter()
+    load.latencies.append(now - posted)
+    load.finished.append(now - started)
+    load.statuses[answer.status] += 1
+
+
+_JSON = {"content-type": "application/json"}
