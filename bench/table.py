@@ -1,0 +1,57 @@
+"""Figures with their targets beside them, as a table and as JSON."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+
+@dataclass(slots=True)
+class Figure:
+    """One thing measured, several times over; what is judged is the median of `judged`.
+
+    `judged` are the ratios of each repetition's pair, unless a figure is judged as it is.
+    """
+
+    name: str
+    unit: str
+    target: float
+    relay: list[float]
+    against: list[float] = field(default_factory=list)
+    """What it is compared with in the same repetitions: naive's, unless `name` says otherwise."""
+    at_least: bool = False
+
+    @property
+    def judged(self) -> list[float]:
+        """What the target is for."""
+        if not self.against:
+            return self.relay
+        return [ours / theirs for ours, theirs in zip(self.relay, self.against, strict=True)]
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the target is."""
+        middle = median(self.judged)
+        return middle >= self.target if self.at_least else middle <= self.target
+
+    def to_json(self) -> dict[str, Any]:
+        """With what follows from it."""
+        return {**asdict(self), "median": median(self.judged), "met": self.is_met}
+
+
+def show(figures: Sequence[Figure]) -> None:
+    """Print them, a line each."""
+    print(
+        f"\n{'':46}{'unit':>6}{'naive':>9}{'relay':>9}{'ratio':>7}"
+        f"  {'spread':<12}{'target':>8}  met"
+    )
+    for figure in figures:
+        judged = figure.judged
+        against = f"{median(figure.against):.4g}" if figure.against else ""
+        ratio = f"{median(judged):.2f}" if figure.against else ""
+        spread = f"{min(judged):.3g}-{max(judged):.3g}" if len(judged) > 1 else ""
+        target = f"{'>=' if figure.at_least else '<='} {figure.target:g}"
+        print(
+            f"{figure.name:46}{figure.unit:>6}{against:>9}{median(figure.relay):>9.4g}{ratio:>7}"
+            f"  {spread:<12}{target:>8}  {'yes' if figure.is_met else 'NO'}"
+        )

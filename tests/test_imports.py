@@ -1,0 +1,104 @@
+"""What is loaded, and what is not: the import budget, on `sys.modules` of a process of its own.
+
+An import is paid for in each cold start and in memory. What the relay needs is imported with
+`main`, before the server forks its worker; this says what may not come along.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+from bench.functions import TOKEN, simulator
+
+ROOT = Path(__file__).parent.parent
+
+NEVER = {
+    # of this repository
+    "bench",
+    "local",
+    "tests",
+    # of its development
+    "hypothesis",
+    "matplotlib",
+    "psutil",
+    "pytest",
+    # heavy, and reached through optional parts of what is used
+    "grpc_tools",
+    "numpy",
+    "pandas",
+    "google.cloud.firestore_admin_v1",
+    "google.api_core.operations_v1",
+    # what aiohttp does instead
+    "h2",
+    "httpcore",
+}
+FIRESTORE = {"google.cloud.firestore", "google.cloud.firestore_v1", "google.auth", "grpc", "proto"}
+SQLITE = {"sqlite3"}
+
+SCRIPT = """
+import asyncio, json, sys
+from starlette.requests import Request
+import main
+
+before = sorted(sys.modules)
+
+async def post():
+    message = {"type": "http.request", "body": sys.argv[1].encode(), "more_body": False}
+    async def receive():
+        return message
+    scope = {"type": "http", "method": "POST", "path": "/notifications", "query_string": b"",
+             "server": ("127.0.0.1", 80), "scheme": "http",
+             "headers": [(b"content-type", b"application/json")]}
+    answer = await main.notifications(Request(scope, receive))
+    assert answer.status_code == 200, answer.body
+
+asyncio.run(post())
+print(json.dumps([before, sorted(sys.modules)]))
+"""
+EVENT = {"id": "evt_1", "type": "user.created", "project": "acme", "data": {}}
+
+
+def loaded(**settings: str) -> tuple[set[str], set[str]]:
+    """The modules when `main` is imported, and those after an event was delivered."""
+    with simulator() as svix_url:
+        outcome = subprocess.run(  # noqa: S603 - this Python, a script from above
+            [sys.executable, "-c", SCRIPT, json.dumps(EVENT)],
+            cwd=ROOT,
+            env={**os.environ, "SVIX_TOKEN": TOKEN, "SVIX_SERVER_URL": svix_url, **settings},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert outcome.returncode == 0, outcome.stderr
+    before, after = json.loads(outcome.stdout.splitlines()[-1])
+    return set(before), set(after)
+
+
+def test_with_sqlite_nothing_of_google_is_loaded(tmp_path: Path) -> None:
+    """Neither with `main` nor for an event; and nothing that is never needed."""
+    before, after = loaded(LEDGER=f"sqlite:{tmp_path / 'ledger.db'}")
+    assert not (NEVER | FIRESTORE) & before
+    assert not (NEVER | FIRESTORE) & after
+    assert SQLITE <= after
+
+
+def test_with_firestore_sqlite_is_not_loaded(firestore_emulator: str) -> None:
+    """Neither with `main` nor for an event; and nothing that is never needed."""
+    before, after = loaded(
+        FIRESTORE_EMULATOR_HOST=firestore_emulator,
+        GOOGLE_CLOUD_PROJECT=f"imports-{uuid.uuid4().hex[:8]}",
+    )
+    assert not (NEVER | SQLITE) & before
+    assert not (NEVER | SQLITE) & after
+    assert FIRESTORE <= after
+
+
+@pytest.mark.parametrize("ledger", ["firestore", "sqlite:unused.db"])
+def test_what_an_event_needs_is_there_before_it_comes(ledger: str) -> None:
+    """In the master: the worker that serves the first event then loads nothing but the loop."""
