@@ -25,8 +25,8 @@ lint: $(VENV)/dev ## ruff, mypy --strict, shellcheck
 	$(BIN)/mypy
 	$(BIN)/shellcheck $(wildcard *.sh deploy/*.sh) .ci/run
 
-bench: $(VENV)/dev ## what a rate limit does, beside the function most people would write
-	$(BIN)/python -m bench.drain $(ARGS)
+bench: $(VENV)/dev ## what an event costs and what a rate limit does, beside a naive function (ARGS=--quick)
+	$(BIN)/python -m bench $(ARGS)
 
 soak: $(VENV)/dev ## the suites at full length: an hour or so
 	SOAK=1 $(BIN)/python -m pytest $(ARGS)

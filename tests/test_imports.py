@@ -11,8 +11,6 @@ import sys
 import uuid
 from pathlib import Path
 
-import pytest
-
 from bench.functions import TOKEN, simulator
 
 ROOT = Path(__file__).parent.parent
@@ -97,8 +95,3 @@ def test_with_firestore_sqlite_is_not_loaded(firestore_emulator: str) -> None:
     assert not (NEVER | SQLITE) & before
     assert not (NEVER | SQLITE) & after
     assert FIRESTORE <= after
-
-
-@pytest.mark.parametrize("ledger", ["firestore", "sqlite:unused.db"])
-def test_what_an_event_needs_is_there_before_it_comes(ledger: str) -> None:
-    """In the master: the worker that serves the first event then loads nothing but the loop."""

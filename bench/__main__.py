@@ -1,0 +1,23 @@
+"""All benches, or the one that is named: `python -m bench [cost|drain] [--quick]`."""
+
+import argparse
+import sys
+
+from bench import cost, drain
+
+BENCHES = {"cost": cost.main, "drain": drain.main}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("name", nargs="?", choices=BENCHES, help="only this one (default: both)")
+    parser.add_argument("--quick", action="store_true", help="shorter, and rougher")
+    arguments = parser.parse_args(argv)
+    chosen = [arguments.name] if arguments.name else list(BENCHES)
+    ended = [BENCHES[name](["--quick"] if arguments.quick else []) for name in chosen]
+    return max(ended)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
