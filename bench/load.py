@@ -40,7 +40,7 @@ class Load:
 @contextlib.asynccontextmanager
 async def client() -> AsyncIterator[aiohttp.ClientSession]:
     """Connections as many as asked for."""
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)  # less than the server's 5 s
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=1)  # less than any server's
     timeout = aiohttp.ClientTimeout(total=150)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         yield session

@@ -1,0 +1,30 @@
+"""200,000 events through one process: nothing grows, nothing leaks, nothing slows down."""
+
+import os
+
+import pytest
+
+from bench import soak
+
+pytestmark = pytest.mark.skipif(os.environ.get("SOAK") != "1", reason="long: SOAK=1 runs it")
+
+
+async def test_the_last_events_cost_what_the_first_did(
+    firestore_emulator: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last tenth against the second: memory and processor time; and no more is held open."""
+
+    def say(words: str) -> None:
+        with capsys.disabled():
+            print(words, flush=True)  # noqa: T201 - it takes a quarter of an hour
+
+    say(f"\n{soak.HEADER}")
+    tenths = await soak.run(firestore_emulator, say=say)
+    second, last = tenths[1], tenths[-1]
+    assert last.megabytes <= 1.05 * second.megabytes
+    # The sender's and the client's idle connections may differ by what their keep-alive leaves.
+    assert last.descriptors <= second.descriptors + soak.IN_FLIGHT
+    assert last.connections <= second.connections + soak.IN_FLIGHT
+    assert last.tasks <= second.tasks
+    assert last.objects <= 1.02 * second.objects
+    assert last.ms <= 1.15 * second.ms  # the least of timings, and of what nobody else slows down
