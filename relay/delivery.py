@@ -65,6 +65,8 @@ class Delivery:
     clock: Callable[[], float]
     create_applications: bool = True
     """Whether an unknown application is about to exist, or a reason to park the event."""
+    ask_first: bool = False
+    """Whether Svix is asked before anything is sent, however young the event."""
 
     async def deliver(self, event: Event, deadline: float) -> Result:
         """Bring one event into Svix by `deadline`, or say why not. Raises only if cancelled."""
@@ -148,7 +150,7 @@ class _Attempt:
         After a conflict, and for a record so old that Svix may have forgotten its idempotency
         key, Svix is asked for the message, and nothing is sent until it has said that it has none.
         """
-        asking = self._claim.age > ASK_FIRST_AGE
+        asking = self._delivery.ask_first or self._claim.age > ASK_FIRST_AGE
         back_off = _FIRST_BACK_OFF
         delay = 0.0
         answer: Answer | None = None

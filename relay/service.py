@@ -15,7 +15,7 @@ from types import FrameType
 from relay.config import Settings
 from relay.delivery import Delivery
 from relay.envelope import Event, Malformed, Source, read
-from relay.ledger import Ledger
+from relay.ledger import Archive, Ledger
 from relay.logs import DeliveryLog
 from relay.outcome import Outcome, Result
 from relay.pacing import Pacer
@@ -26,7 +26,7 @@ _LAST_CALL_SECONDS = 8.0
 release take a moment (https://cloud.google.com/run/docs/container-contract#instance-shutdown)."""
 
 
-def ledger_opener(settings: Settings) -> Callable[[], Ledger]:
+def ledger_opener(settings: Settings) -> Callable[[], Archive]:
     """Import the ledger that the settings name; what is returned opens it, in a running loop."""
     lease = timedelta(seconds=settings.lease)
     if settings.ledger_path is not None:

@@ -1,11 +1,13 @@
 """The record of what was sent: one document per event, and the dead letters.
 
-The Protocol and its values; `firestore.py` and `sqlite.py` implement it and pass one contract
-suite. A ledger knows nothing of Svix and decides nothing about an event: it makes a claim
-exclusive, judges leases by its own clock, and refuses a worker whose claim has passed to another.
+The Protocols and their values: `Ledger` is what a delivery needs, `Archive` what the operator's
+commands need besides. `firestore.py` and `sqlite.py` implement both and pass one contract suite.
+A ledger knows nothing of Svix and decides nothing about an event: it makes a claim exclusive,
+judges leases by its own clock, and refuses a worker whose claim has passed to another.
 """
 
 import hashlib
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -116,14 +118,19 @@ class Record:
         """How long ago the event was claimed first."""
         return self.read_at - self.first_claimed_at
 
+    def lease_left(self, lease: timedelta) -> timedelta:
+        """How long the claim still holds; zero or less where nobody holds one."""
+        if self.state is not State.CLAIMED:
+            return timedelta(0)
+        return lease - (self.read_at - self.updated_at)
+
     def refusal(self, event: Event, lease: timedelta) -> Duplicate | InProgress | None:
         """Why `event` cannot be claimed now; None where this record may be taken over."""
         if self.state is State.DELIVERED:
             changed = event.payload_sha256 != self.payload_sha256
             return Duplicate(self.svix_message_id, changed, self.attempts)
-        lease_left = lease - (self.read_at - self.updated_at)
-        if self.state is State.CLAIMED and lease_left > timedelta(0):
-            return InProgress(lease_left, self.attempts)
+        if (left := self.lease_left(lease)) > timedelta(0):
+            return InProgress(left, self.attempts)
         return None
 
 
@@ -147,6 +154,8 @@ class DeadLetter:
     event_type: str | None = None
     svix_status: int | None = None
     svix_code: str | None = None
+    discarded: str | None = None
+    """Why an operator gave it up: `data` and `attributes` are gone then, the rest says what was."""
     parked_at: datetime | None = None
     """Set by the ledger's clock."""
 
@@ -179,3 +188,40 @@ class Ledger(Protocol):
 
     async def close(self) -> None:
         """Free connections and files."""
+
+
+class Archive(Ledger, Protocol):
+    """A ledger as the operator's commands use it: to look into, and to mend.
+
+    Every call, and every page of what is iterated over, keeps to `LEDGER_TIMEOUT` and raises as a
+    `Ledger`'s do. Nothing is held in memory but one page.
+    """
+
+    async def record(self, key: str) -> Record | None:
+        """One event's record."""
+
+    async def count(self) -> int:
+        """How many records there are."""
+
+    def records(self) -> AsyncIterator[Record]:
+        """All records, ordered by key. What is written meanwhile may be in or not."""
+
+    async def mend(self, record: Record, state: State, svix_message_id: str | None = None) -> None:
+        """Write what is known of the event by now.
+
+        Raises `ClaimLost` where its record was written since it was read.
+        """
+
+    async def dead_letter(self, letter_id: str) -> DeadLetter | None:
+        """One dead letter, whole."""
+
+    def dead_letters(
+        self, prefix: str = "", *, project: str | None = None, event_id: str | None = None
+    ) -> AsyncIterator[tuple[str, DeadLetter]]:
+        """Those whose id begins so, each with its id, without `data` and `attributes`."""
+
+    async def restate(self, letter_id: str, letter: DeadLetter) -> None:
+        """Say anew why the letter is there, or that it was discarded."""
+
+    async def remove(self, letter_id: str) -> None:
+        """Delete a dead letter; one that is not there is no fault."""

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
@@ -36,6 +36,9 @@ from google.cloud.firestore import (
     SERVER_TIMESTAMP,
     AsyncClient,
     AsyncDocumentReference,
+    AsyncQuery,
+    DocumentSnapshot,
+    FieldFilter,
 )
 from grpc import RpcError
 
@@ -58,6 +61,11 @@ from relay.ledger import (
 # What answers a write whose condition does not hold (any more), or, as Aborted (a Conflict), one
 # that met another writer: https://cloud.google.com/firestore/docs/understand-error-codes
 _CONTESTED = (Conflict, FailedPrecondition, NotFound)
+
+_PAGE = 500  # documents
+
+_LISTED = [field.name for field in fields(DeadLetter) if field.name not in {"data", "attributes"}]
+_RESTATED = ("data", "attributes", "reason", "detail", "svix_status", "svix_code", "discarded")
 
 
 class FirestoreLedger:
@@ -124,6 +132,64 @@ class FirestoreLedger:
             with contextlib.suppress(AlreadyExists):
                 await document.create(asdict(letter) | times)
 
+    async def record(self, key: str) -> Record | None:
+        """One event's record."""
+        async with self._answering():
+            return await _read(self._events.document(key))
+
+    async def count(self) -> int:
+        """How many records there are; billed as a read for each thousand."""
+        async with self._answering():
+            counted = await self._events.count().get()
+        return int(counted[0][0].value)
+
+    async def records(self) -> AsyncIterator[Record]:
+        """All records, ordered by key: each is a read on the bill."""
+        async for snapshot in self._pages(self._events.order_by("__name__")):
+            yield _record(snapshot)
+
+    async def mend(self, record: Record, state: State, svix_message_id: str | None = None) -> None:
+        """Write what is known of the event by now. Raises `ClaimLost` where it was touched."""
+        delivered_at = SERVER_TIMESTAMP if state is State.DELIVERED else None
+        known = {"delivered_at": delivered_at, "svix_message_id": svix_message_id}
+        as_read = Claim(record.key, record.claim, record.updated_at, record.attempts, record.age)
+        await self._settle(as_read, state, known)
+
+    async def dead_letter(self, letter_id: str) -> DeadLetter | None:
+        """One dead letter, whole."""
+        async with self._answering():
+            snapshot = await self._dead_letters.document(letter_id).get()
+        return _letter(snapshot) if snapshot.exists else None
+
+    async def dead_letters(
+        self, prefix: str = "", *, project: str | None = None, event_id: str | None = None
+    ) -> AsyncIterator[tuple[str, DeadLetter]]:
+        """Those whose id begins so, each with its id, without `data` and `attributes`."""
+        # Conditions of equality alone: they need no index that is not there by itself.
+        query = self._dead_letters.select(_LISTED).order_by("__name__")
+        for name, value in (("project", project), ("event_id", event_id)):
+            if value is not None:
+                query = query.where(filter=FieldFilter(name, "==", value))
+        if prefix:
+            ids = self._dead_letters
+            query = query.start_at({"__name__": ids.document(prefix)})
+            query = query.end_before({"__name__": ids.document(f"{prefix}g")})
+        async for snapshot in self._pages(query):
+            yield snapshot.id, _letter(snapshot)
+
+    async def restate(self, letter_id: str, letter: DeadLetter) -> None:
+        """Say anew why the letter is there, or that it was discarded."""
+        told = asdict(letter)
+        changes = {name: told[name] for name in _RESTATED}
+        async with self._answering():
+            with contextlib.suppress(NotFound):
+                await self._dead_letters.document(letter_id).update(changes)
+
+    async def remove(self, letter_id: str) -> None:
+        """Delete a dead letter; one that is not there is no fault."""
+        async with self._answering():
+            await self._dead_letters.document(letter_id).delete()
+
     async def close(self) -> None:
         """Free the connections."""
         # The client has no close of its own (https://github.com/googleapis/python-firestore).
@@ -143,6 +209,16 @@ class FirestoreLedger:
                 if record is None or record.updated_at != claim.version:
                     raise ClaimLost(f"{claim.key} is another delivery's by now, or gone")
                 # It is as our claim left it: the write was only crowded out.
+
+    async def _pages(self, query: AsyncQuery) -> AsyncIterator[DocumentSnapshot]:
+        while True:
+            async with self._answering():
+                page = await query.limit(_PAGE).get()
+            for snapshot in page:
+                yield snapshot
+            if len(page) < _PAGE:
+                return
+            query = query.start_after(page[-1])
 
     async def _update(
         self, document: AsyncDocumentReference, fields: dict[str, Any], version: object
@@ -201,9 +277,11 @@ def _first_claim(event: Event, token: str) -> dict[str, Any]:
 
 async def _read(document: AsyncDocumentReference) -> Record | None:
     snapshot = await document.get()
+    return _record(snapshot) if snapshot.exists else None
+
+
+def _record(snapshot: DocumentSnapshot) -> Record:
     fields = snapshot.to_dict()
-    if fields is None:
-        return None
     return Record(
         project=fields["project"],
         event_id=fields["event_id"],
@@ -219,6 +297,12 @@ async def _read(document: AsyncDocumentReference) -> Record | None:
         svix_message_id=fields.get("svix_message_id"),
         pubsub_message_id=fields.get("pubsub_message_id"),
     )
+
+
+def _letter(snapshot: DocumentSnapshot) -> DeadLetter:
+    stored = snapshot.to_dict()
+    stored.pop("expires_at", None)
+    return DeadLetter(**{"data": b"", **stored})
 
 
 def _from_now(lifetime: timedelta) -> datetime:

@@ -10,9 +10,9 @@ import asyncio
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -67,6 +67,7 @@ create table if not exists dead_letters (
     event_type text,
     svix_status integer,
     svix_code text,
+    discarded text,
     parked_at real not null,
     expires_at real not null
 );
@@ -92,18 +93,35 @@ _SETTLE = """
 update events set
     state = :state, delivered_at = :delivered_at, svix_message_id = :svix_message_id,
     updated_at = :now, expires_at = :expires_at
-where key = :key and claim = :claim and state = 'claimed'
+where key = :key and claim = :claim and state = :was
 """
 
 _PARK = """
 insert or ignore into dead_letters (
     id, data, reason, detail, message_id, subscription, attributes, project, event_id,
-    event_type, svix_status, svix_code, parked_at, expires_at
+    event_type, svix_status, svix_code, discarded, parked_at, expires_at
 ) values (
     :id, :data, :reason, :detail, :message_id, :subscription, :attributes, :project, :event_id,
-    :event_type, :svix_status, :svix_code, :parked_at, :expires_at
+    :event_type, :svix_status, :svix_code, :discarded, :parked_at, :expires_at
 )
 """
+
+_LETTERS = """
+select * from dead_letters
+where id > :after and id >= :prefix and id < :prefix || 'g'
+    and (:project is null or project = :project)
+    and (:event_id is null or event_id = :event_id)
+order by id limit :page
+"""
+
+_RESTATE = """
+update dead_letters set
+    data = :data, attributes = :attributes, reason = :reason, detail = :detail,
+    svix_status = :svix_status, svix_code = :svix_code, discarded = :discarded
+where id = :id
+"""
+
+_PAGE = 500  # rows
 
 
 class SqliteLedger:
@@ -137,6 +155,63 @@ class SqliteLedger:
         row = {"id": letter.id, **asdict(letter), **times}
         await self._transact(lambda database: database.execute(_PARK, row))
 
+    async def record(self, key: str) -> Record | None:
+        """One event's record."""
+        return await self._transact(lambda database: _read(database, key, time.time()))
+
+    async def count(self) -> int:
+        """How many records there are."""
+        counting = "select count(*) from events"
+        return await self._transact(lambda database: int(database.execute(counting).fetchone()[0]))
+
+    async def records(self) -> AsyncIterator[Record]:
+        """All records, ordered by key."""
+        paging = "select * from events where key > ? order by key limit ?"
+        after = ""
+        while True:
+            page = await self._rows(paging, (after, _PAGE))
+            for row in page:
+                yield _record(row, time.time())
+            if len(page) < _PAGE:
+                return
+            after = page[-1]["key"]
+
+    async def mend(self, record: Record, state: State, svix_message_id: str | None = None) -> None:
+        """Write what is known of the event by now. Raises `ClaimLost` where it was touched."""
+        row = _settled(record.key, record.claim, state, svix_message_id) | {"was": record.state}
+        # Any write of a delivery changes the state or the claim: together they are the version.
+        if not await self._transact(lambda database: database.execute(_SETTLE, row).rowcount):
+            raise ClaimLost(f"{record.key} has been written since it was read")
+
+    async def dead_letter(self, letter_id: str) -> DeadLetter | None:
+        """One dead letter, whole."""
+        page = await self._rows("select * from dead_letters where id = ?", (letter_id,))
+        return _letter(page[0]) if page else None
+
+    async def dead_letters(
+        self, prefix: str = "", *, project: str | None = None, event_id: str | None = None
+    ) -> AsyncIterator[tuple[str, DeadLetter]]:
+        """Those whose id begins so, each with its id, without `data` and `attributes`."""
+        wanted = {"prefix": prefix, "project": project, "event_id": event_id, "page": _PAGE}
+        after = ""
+        while True:
+            page = await self._rows(_LETTERS, wanted | {"after": after})
+            for row in page:
+                yield row["id"], replace(_letter(row), data=b"", attributes="{}")
+            if len(page) < _PAGE:
+                return
+            after = page[-1]["id"]
+
+    async def restate(self, letter_id: str, letter: DeadLetter) -> None:
+        """Say anew why the letter is there, or that it was discarded."""
+        row = asdict(letter) | {"id": letter_id}
+        await self._transact(lambda database: database.execute(_RESTATE, row))
+
+    async def remove(self, letter_id: str) -> None:
+        """Delete a dead letter; one that is not there is no fault."""
+        deleting = "delete from dead_letters where id = ?"
+        await self._transact(lambda database: database.execute(deleting, (letter_id,)))
+
     async def close(self) -> None:
         """Free the thread and the file."""
 
@@ -146,6 +221,11 @@ class SqliteLedger:
 
         await asyncio.get_running_loop().run_in_executor(self._thread, close)
         self._thread.shutdown(wait=False)
+
+    async def _rows(
+        self, query: str, values: tuple[object, ...] | dict[str, object]
+    ) -> list[sqlite3.Row]:
+        return await self._transact(lambda database: database.execute(query, values).fetchall())
 
     async def _transact(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Run `work` as one transaction; what SQLite does within ends as `LedgerUnavailable`."""
@@ -240,27 +320,33 @@ def _claim(
 def _settle(
     database: sqlite3.Connection, claim: Claim, state: State, svix_message_id: str | None = None
 ) -> None:
+    row = _settled(claim.key, claim.token, state, svix_message_id)
+    if database.execute(_SETTLE, row | {"was": State.CLAIMED}).rowcount:
+        return
+    record = _read(database, claim.key, time.time())
+    if record is None or (record.claim, record.state) != (claim.token, state):
+        raise ClaimLost(f"{claim.key} is another delivery's by now, or gone")
+
+
+def _settled(key: str, token: str, state: State, svix_message_id: str | None) -> dict[str, object]:
     now = time.time()
-    row = {
-        "key": claim.key,
-        "claim": claim.token,
+    return {
+        "key": key,
+        "claim": token,
         "state": state,
         "delivered_at": now if state is State.DELIVERED else None,
         "svix_message_id": svix_message_id,
         "now": now,
         "expires_at": now + RECORD_LIFETIME.total_seconds(),
     }
-    if database.execute(_SETTLE, row).rowcount:
-        return
-    record = _read(database, claim.key, now)
-    if record is None or (record.claim, record.state) != (claim.token, state):
-        raise ClaimLost(f"{claim.key} is another delivery's by now, or gone")
 
 
 def _read(database: sqlite3.Connection, key: str, now: float) -> Record | None:
     row = database.execute("select * from events where key = ?", (key,)).fetchone()
-    if row is None:
-        return None
+    return None if row is None else _record(row, now)
+
+
+def _record(row: sqlite3.Row, now: float) -> Record:
     return Record(
         project=row["project"],
         event_id=row["event_id"],
@@ -276,6 +362,11 @@ def _read(database: sqlite3.Connection, key: str, now: float) -> Record | None:
         svix_message_id=row["svix_message_id"],
         pubsub_message_id=row["pubsub_message_id"],
     )
+
+
+def _letter(row: sqlite3.Row) -> DeadLetter:
+    fields = {name: row[name] for name in row.keys() if name not in {"id", "expires_at"}}  # noqa: SIM118 - a row iterates over its values
+    return DeadLetter(**fields | {"parked_at": _time(row["parked_at"])})
 
 
 def _time(seconds: float) -> datetime:

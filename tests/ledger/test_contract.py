@@ -1,11 +1,8 @@
 """One contract, both ledgers: what `delivery.py` relies on, whoever keeps the record."""
 
 import asyncio
-import uuid
-from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -16,43 +13,10 @@ from relay.ledger import (
     DeadLetter,
     Duplicate,
     InProgress,
-    Ledger,
     key_of,
 )
-from relay.ledger.firestore import FirestoreLedger
-from relay.ledger.sqlite import SqliteLedger
 from tests.ledger.events import claimed, event
-
-HOUR = timedelta(hours=1)
-MOMENT = timedelta(seconds=0.3)
-
-Open = Callable[[timedelta], Ledger]
-"""A ledger with this lease; all of one test's share their records."""
-
-
-@pytest.fixture(params=["firestore", "sqlite"])
-async def open_ledger(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Open]:
-    """Opens either ledger, empty at first."""
-    opened: list[Ledger] = []
-    if request.param == "firestore":
-        address = request.getfixturevalue("firestore_emulator")
-        monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", address)
-        project = f"test-{uuid.uuid4().hex[:12]}"
-
-    def open_one(lease: timedelta) -> Ledger:
-        ledger: Ledger
-        if request.param == "firestore":
-            ledger = FirestoreLedger.connect(project, "(default)", lease)
-        else:
-            ledger = SqliteLedger(tmp_path / "ledger.db", lease)
-        opened.append(ledger)
-        return ledger
-
-    yield open_one
-    for ledger in opened:
-        await ledger.close()
+from tests.ledger.ledgers import HOUR, MOMENT, Open
 
 
 async def lease_over(open_ledger: Open) -> None:
