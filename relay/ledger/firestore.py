@@ -140,7 +140,7 @@ class FirestoreLedger:
     async def count(self) -> int:
         """How many records there are; billed as a read for each thousand."""
         async with self._answering():
-            counted = await self._events.count().get()
+            counted = await self._events.count().get()  # type: ignore[no-untyped-call] # published so
         return int(counted[0][0].value)
 
     async def records(self) -> AsyncIterator[Record]:
@@ -210,7 +210,7 @@ class FirestoreLedger:
                     raise ClaimLost(f"{claim.key} is another delivery's by now, or gone")
                 # It is as our claim left it: the write was only crowded out.
 
-    async def _pages(self, query: AsyncQuery) -> AsyncIterator[DocumentSnapshot]:
+    async def _pages(self, query: AsyncQuery) -> AsyncIterator[DocumentSnapshot[Any]]:
         while True:
             async with self._answering():
                 page = await query.limit(_PAGE).get()
@@ -280,29 +280,33 @@ async def _read(document: AsyncDocumentReference) -> Record | None:
     return _record(snapshot) if snapshot.exists else None
 
 
-def _record(snapshot: DocumentSnapshot) -> Record:
-    fields = snapshot.to_dict()
+def _record(snapshot: DocumentSnapshot[Any]) -> Record:
+    stored = _fields(snapshot)
     return Record(
-        project=fields["project"],
-        event_id=fields["event_id"],
-        event_type=fields["event_type"],
-        state=State(fields["state"]),
-        claim=fields["claim"],
-        attempts=fields["attempts"],
-        payload_sha256=fields["payload_sha256"],
-        first_claimed_at=fields["first_claimed_at"],
+        project=stored["project"],
+        event_id=stored["event_id"],
+        event_type=stored["event_type"],
+        state=State(stored["state"]),
+        claim=stored["claim"],
+        attempts=stored["attempts"],
+        payload_sha256=stored["payload_sha256"],
+        first_claimed_at=stored["first_claimed_at"],
         updated_at=snapshot.update_time,
         read_at=snapshot.read_time,
-        delivered_at=fields.get("delivered_at"),
-        svix_message_id=fields.get("svix_message_id"),
-        pubsub_message_id=fields.get("pubsub_message_id"),
+        delivered_at=stored.get("delivered_at"),
+        svix_message_id=stored.get("svix_message_id"),
+        pubsub_message_id=stored.get("pubsub_message_id"),
     )
 
 
-def _letter(snapshot: DocumentSnapshot) -> DeadLetter:
-    stored = snapshot.to_dict()
+def _letter(snapshot: DocumentSnapshot[Any]) -> DeadLetter:
+    stored = {"data": b"", **_fields(snapshot)}
     stored.pop("expires_at", None)
-    return DeadLetter(**{"data": b"", **stored})
+    return DeadLetter(**stored)
+
+
+def _fields(snapshot: DocumentSnapshot[Any]) -> dict[str, Any]:
+    return snapshot.to_dict() or {}
 
 
 def _from_now(lifetime: timedelta) -> datetime:

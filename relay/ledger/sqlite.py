@@ -10,7 +10,7 @@ import asyncio
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
@@ -223,7 +223,7 @@ class SqliteLedger:
         self._thread.shutdown(wait=False)
 
     async def _rows(
-        self, query: str, values: tuple[object, ...] | dict[str, object]
+        self, query: str, values: tuple[object, ...] | Mapping[str, object]
     ) -> list[sqlite3.Row]:
         return await self._transact(lambda database: database.execute(query, values).fetchall())
 
