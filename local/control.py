@@ -135,7 +135,10 @@ class Control:
         self._ask("DELETE", "faults")
 
     def endpoints(self, app: str, endpoints: list[dict[str, Any]]) -> None:
-        """Set an application's endpoints: `id`, `url`, and their attempts' `status` and `code`."""
+        """Set an application's endpoints, as Svix shows them, and what comes of their attempts.
+
+        That is `status`, `code`, `nextAttempt`, and `attempted`: false where there is none.
+        """
         self._ask("PUT", f"endpoints/{app}", json=endpoints)
 
     def refuse(self, seconds: float) -> None:

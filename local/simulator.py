@@ -76,7 +76,9 @@ class Simulator:
                 web.post(f"{api}/{{app}}/msg", self._guarded(self._create_message)),
                 web.get(f"{api}/{{app}}/msg", self._guarded(self._list_messages)),
                 web.get(f"{api}/{{app}}/msg/{{id}}", self._guarded(self._get_message)),
-                web.get(f"{api}/{{app}}/attempt/msg/{{id}}", self._guarded(self._list_attempts)),
+                web.get(f"{api}/{{app}}/msg/{{id}}/endpoint", self._guarded(self._destinations)),
+                web.get(f"{api}/{{app}}/attempt/msg/{{id}}", self._guarded(self._attempts)),
+                web.get(f"{api}/{{app}}/attempt/endpoint/{{id}}", self._guarded(self._attempts_at)),
                 web.get(f"{api}/{{app}}/endpoint", self._guarded(self._list_endpoints)),
                 web.get(api, self._guarded(self._list_applications)),
                 web.post(api, self._guarded(self._create_application)),
@@ -287,15 +289,18 @@ class Simulator:
         app = request.match_info["app"]
         if app not in self.applications:
             return wire.error(404, "not_found", "Application not found")
+        held = self._held(app, request)
+        return wire.page(request, [(m.id, wire.message_out(m, request)) for m in held])
+
+    def _held(self, app: str, request: web.Request) -> list[StoredMessage]:
         before, after = (wire.time(request.query.get(name)) for name in ("before", "after"))
-        held = [
+        return [
             message
             for message in reversed(self.messages)
             if message.app == app
             and (before is None or message.received_at < before)
             and (after is None or message.received_at > after)
         ]
-        return wire.page(request, [(m.id, wire.message_out(m, request)) for m in held])
 
     # -- applications, endpoints, attempts
 
@@ -325,21 +330,42 @@ class Simulator:
         if app not in self.applications:
             return wire.error(404, "not_found", "Application not found")
         created = self.applications[app].isoformat()
-        fixed = {"metadata": {}, "description": "", "createdAt": created, "updatedAt": created}
-        endpoints = [{**fixed, **wire.public(e)} for e in self.endpoints.get(app, [])]
+        endpoints = [wire.endpoint_out(e, created) for e in self.endpoints.get(app, [])]
         return wire.page(request, [(endpoint["id"], endpoint) for endpoint in endpoints])
 
-    async def _list_attempts(self, request: web.Request) -> web.StreamResponse:
-        """One attempt for each of the application's endpoints, with the status set for it."""
+    async def _attempts(self, request: web.Request) -> web.StreamResponse:
+        """A message's: one for each of the application's endpoints, with the status set for it."""
         app = request.match_info["app"]
         message = self._by_id.get((app, request.match_info["id"]))
         if message is None:
             return wire.error(404, "not_found", "Entity not found")
+        attempts = [wire.attempt_out(message, endpoint) for endpoint in self._attempted(app)]
+        return wire.page(request, [(attempt["id"], attempt) for attempt in attempts])
+
+    async def _attempts_at(self, request: web.Request) -> web.StreamResponse:
+        """An endpoint's: one for each message."""
+        app = request.match_info["app"]
         attempts = [
-            (f"atmpt_{number}", wire.attempt_out(message, endpoint, number))
-            for number, endpoint in enumerate(self.endpoints.get(app, []))
+            wire.attempt_out(message, endpoint)
+            for endpoint in self._attempted(app)
+            if endpoint["id"] == request.match_info["id"]
+            for message in self._held(app, request)
         ]
-        return wire.page(request, attempts)
+        return wire.page(request, [(attempt["id"], attempt) for attempt in attempts])
+
+    async def _destinations(self, request: web.Request) -> web.StreamResponse:
+        """The endpoints that a message was attempted at, and how it stands with each."""
+        app = request.match_info["app"]
+        message = self._by_id.get((app, request.match_info["id"]))
+        if message is None:
+            return wire.error(404, "not_found", "Entity not found")
+        created = self.applications[app].isoformat()
+        attempted = self._attempted(app)
+        standing = [wire.destination_out(message, endpoint, created) for endpoint in attempted]
+        return wire.page(request, [(endpoint["id"], endpoint) for endpoint in standing])
+
+    def _attempted(self, app: str) -> list[dict[str, Any]]:
+        return [e for e in self.endpoints.get(app, []) if e.get("attempted", True)]
 
     def _now(self) -> datetime:
         return datetime.now(UTC) + self.conduct.clock_offset

@@ -58,12 +58,12 @@ def message_out(message: StoredMessage, request: web.Request) -> dict[str, Any]:
     }
 
 
-def attempt_out(message: StoredMessage, endpoint: dict[str, Any], number: int) -> dict[str, Any]:
+def attempt_out(message: StoredMessage, endpoint: dict[str, Any]) -> dict[str, Any]:
     """`MessageAttemptOut`: one attempt to deliver to this endpoint."""
     status = endpoint.get("status", 0)
     texts = ["success", "pending", "fail", "sending"]
     return {
-        "id": f"atmpt_{number}",
+        "id": f"atmpt_{endpoint['id']}_{message.id}",
         "url": endpoint["url"],
         "response": "",
         "responseStatusCode": endpoint.get("code", 200 if status == 0 else 500),
@@ -77,9 +77,26 @@ def attempt_out(message: StoredMessage, endpoint: dict[str, Any], number: int) -
     }
 
 
-def public(endpoint: dict[str, Any]) -> dict[str, Any]:
-    """Of an endpoint, what Svix itself would show."""
-    return {name: endpoint[name] for name in ("id", "url")}
+def endpoint_out(endpoint: dict[str, Any], created_at: str) -> dict[str, Any]:
+    """`EndpointOut`: of an endpoint, what Svix itself would show."""
+    shown = ("id", "url", "eventTypes", "channels", "disabled")
+    return {
+        "metadata": {},
+        "description": "",
+        "createdAt": created_at,
+        "updatedAt": created_at,
+        **{name: endpoint[name] for name in shown if name in endpoint},
+    }
+
+
+def destination_out(
+    message: StoredMessage, endpoint: dict[str, Any], created_at: str
+) -> dict[str, Any]:
+    """`MessageEndpointOut`: how it stands between this message and this endpoint."""
+    attempt = attempt_out(message, endpoint)
+    out = endpoint_out(endpoint, created_at)
+    out |= {name: attempt[name] for name in ("status", "statusText")}
+    return out | {"nextAttempt": endpoint.get("nextAttempt")}
 
 
 def page(request: web.Request, items: list[tuple[str, dict[str, Any]]]) -> web.Response:
