@@ -1,0 +1,5 @@
+"""`python -m relay`: the operator's commands."""
+
+from relay.operate.commands import main
+
+main()
