@@ -1,0 +1,92 @@
+"""What is uploaded is the function and no more, and it serves by itself.
+
+The list is gcloud's own; the environment is made from the bundle's requirements alone.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from local.processes import free_port, listening, running
+from tests.function import JSON, ROOT, TOKEN, event, simulator, wrapped
+
+# gcloud itself, not what it would run on: an empty configuration, and none of this machine's.
+_GCLOUD = ["gcloud", "meta", "list-files-for-upload", str(ROOT)]
+
+
+@pytest.fixture(scope="module")
+def uploaded(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The paths that gcloud would upload, as it lists them."""
+    if shutil.which("gcloud") is None:
+        lacking = "gcloud is missing: https://cloud.google.com/sdk/docs/install"
+        if os.environ.get("REQUIRE_EMULATORS") == "1":
+            pytest.fail(f"REQUIRE_EMULATORS=1, but {lacking}")
+        pytest.skip(f"NOT TESTED: {lacking}")
+    config = str(tmp_path_factory.mktemp("gcloud"))
+    listed = subprocess.run(  # noqa: S603 - our own words
+        _GCLOUD,
+        env={**os.environ, "CLOUDSDK_CONFIG": config, "CLOUDSDK_CORE_DISABLE_PROMPTS": "1"},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return listed.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def bundle(uploaded: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with exactly these files."""
+    directory = tmp_path_factory.mktemp("bundle")
+    for name in uploaded:
+        target = directory / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, target)
+    return directory
+
+
+def test_the_function_is_uploaded_and_nothing_else(uploaded: list[str]) -> None:
+    """The entry point, the locked requirements and the package's source."""
+    source = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("relay/**/*.py")}
+    assert "relay/ledger/firestore.py" in source
+    assert sorted(uploaded) == sorted({"main.py", "requirements.txt"} | source)
+
+
+def test_the_bundle_installs_by_itself_and_delivers_a_push(bundle: Path, tmp_path: Path) -> None:
+    """Its own requirements into a fresh environment, and an event through to Svix."""
+    environment = tmp_path / "venv"
+    python = environment / "bin" / "python"
+    install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    install += ["--require-hashes", "-r", str(bundle / "requirements.txt")]
+    for command in ([sys.executable, "-m", "venv", str(environment)], [str(python), *install]):
+        made = subprocess.run(  # noqa: S603 - our own words
+            command, check=False, capture_output=True, text=True, timeout=600
+        )
+        assert made.returncode == 0, made.stdout + made.stderr
+    port = free_port()
+    framework = environment / "bin" / "functions-framework"
+    serve: list[str | Path] = [framework, "--target", "notifications"]
+    serve += ["--host", "127.0.0.1", "--port", str(port)]
+    with simulator() as svix:
+        settings = {
+            "SVIX_TOKEN": TOKEN,
+            "SVIX_SERVER_URL": svix.url,
+            "LEDGER": f"sqlite:{tmp_path}/ledger.db",
+            "PYTHONPATH": "",  # nothing of this repository beside the bundle
+            "PYTHONNOUSERSITE": "1",
+        }
+        with running(serve, ready=listening(port), env=settings, cwd=bundle, limit=60):
+            answer = httpx.post(
+                f"http://127.0.0.1:{port}/notifications",
+                content=wrapped(json.dumps(event("evt_bundle")).encode(), "1"),
+                headers=JSON,
+                timeout=60,
+            )
+        assert (answer.status_code, answer.json()["outcome"]) == (200, "delivered")
+        assert [message["event_id"] for message in svix.control.messages()] == ["evt_bundle"]
