@@ -5,18 +5,29 @@ worded for the operator; of Svix's own words only status and code are repeated.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
+from typing import Protocol, TypeVar
 
 import httpx
 from pydantic import ValidationError
 from svix.api import (
+    ApplicationListOptions,
+    EndpointListOptions,
+    MessageAttemptListByEndpointOptions,
     MessageAttemptListByMsgOptions,
+    MessageListOptions,
     SvixAsync,
     SvixOptions,
 )
 from svix.exceptions import HttpError
-from svix.models import MessageAttemptOut, MessageEndpointOut, MessageOut
+from svix.models import (
+    ApplicationOut,
+    EndpointOut,
+    MessageAttemptOut,
+    MessageEndpointOut,
+    MessageOut,
+)
 
 _PAGE = 250  # Svix's largest
 _CALL_SECONDS = 30.0
@@ -24,6 +35,13 @@ _BACK_OFFS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds
 _TOO_MANY, _NOT_FOUND = 429, 404
 
 _T = TypeVar("_T")
+_Item = TypeVar("_Item")
+
+
+class _Page(Protocol[_Item]):
+    data: list[_Item]
+    iterator: str | None
+    done: bool
 
 
 class SvixSilent(Exception):
@@ -52,6 +70,55 @@ class SvixView:
         options = MessageAttemptListByMsgOptions(limit=_PAGE)
         found = await _ask(lambda: listing(project, message_id, options))
         return [] if found is None else found.data
+
+    def applications(self) -> AsyncIterator[ApplicationOut]:
+        """All there are."""
+        listing = self._svix.application.list
+        return _all(lambda after: listing(ApplicationListOptions(limit=_PAGE, iterator=after)))
+
+    def messages(self, project: str, since: datetime) -> AsyncIterator[MessageOut]:
+        """An application's messages since then, without their payloads."""
+        listing = self._svix.message.list
+        return _all(
+            lambda after: listing(
+                project, MessageListOptions(limit=_PAGE, iterator=after, after=since)
+            )
+        )
+
+    def endpoints(self, project: str) -> AsyncIterator[EndpointOut]:
+        """An application's endpoints."""
+        listing = self._svix.endpoint.list
+        return _all(lambda after: listing(project, EndpointListOptions(_PAGE, after)))
+
+    def attempts_at(
+        self, project: str, endpoint_id: str, since: datetime
+    ) -> AsyncIterator[MessageAttemptOut]:
+        """What was attempted at one endpoint since then."""
+        listing = self._svix.message_attempt.list_by_endpoint
+        return _all(
+            lambda after: listing(
+                project,
+                endpoint_id,
+                MessageAttemptListByEndpointOptions(limit=_PAGE, iterator=after, after=since),
+            )
+        )
+
+
+async def _all(
+    listing: Callable[[str | None], Awaitable[_Page[_Item]]],
+) -> AsyncIterator[_Item]:
+    """What a listing has, page after page; nothing where the application is not there."""
+    after: str | None = None
+    while True:
+        position = after
+        page = await _ask(lambda: listing(position))  # noqa: B023 - awaited in this round
+        if page is None:
+            return
+        for item in page.data:
+            yield item
+        if page.done or not page.iterator:
+            return
+        after = page.iterator
 
 
 async def _ask(call: Callable[[], Awaitable[_T]]) -> _T | None:

@@ -1,57 +1,24 @@
 """`python -m relay inspect`, as a real process, with either ledger and the Svix simulator."""
 
+import functools
 import json
-import os
 import subprocess
-import sys
-import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.function import JSON, ROOT, TOKEN, Svix, event, function, simulator, wrapped
+from tests.function import JSON, TOKEN, Svix, event, function, wrapped
+from tests.operate.conftest import Command
 
 Inspect = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def svix() -> Iterator[Svix]:
-    """A simulator."""
-    with simulator() as running:
-        yield running
-
-
-@pytest.fixture(params=["firestore", "sqlite"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    """The settings of a ledger of the test's own."""
-    if request.param == "sqlite":
-        return {"LEDGER": f"sqlite:{tmp_path / 'ledger.db'}"}
-    address = request.getfixturevalue("firestore_emulator")
-    project = f"test-{uuid.uuid4().hex[:12]}"
-    return {"FIRESTORE_EMULATOR_HOST": address, "GOOGLE_CLOUD_PROJECT": project}
-
-
-@pytest.fixture
-def inspect(svix: Svix, ledger: dict[str, str]) -> Inspect:
+def inspect(relay: Command) -> Inspect:
     """Runs the command for the event evt_1."""
-
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "relay", "inspect", "evt_1", "--project", "acme"]
-        settings = {"SVIX_TOKEN": TOKEN, "SVIX_SERVER_URL": svix.url, **ledger, **environment}
-        return subprocess.run(  # noqa: S603 - our own command
-            [*command, *arguments],
-            env=os.environ | settings,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-
-    return run
+    return functools.partial(relay, "inspect", "evt_1", "--project", "acme")
 
 
 def deliver(svix: Svix, ledger: dict[str, str], *bodies: bytes) -> None:
