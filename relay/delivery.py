@@ -153,6 +153,7 @@ class _Attempt:
         asking = self._delivery.ask_first or self._claim.age > ASK_FIRST_AGE
         back_off = _FIRST_BACK_OFF
         delay = 0.0
+        sent = False
         answer: Answer | None = None
         while True:
             try:
@@ -162,6 +163,7 @@ class _Attempt:
                     raise
                 return replace(answer, retry_after=turned_away.retry_after)
             answer = await self._call(asking=asking)
+            sent |= not asking
             match answer.verdict:
                 case Verdict.ACCEPTED:
                     self._fanout_unconfirmed = asking and self._send_failed
@@ -177,6 +179,8 @@ class _Attempt:
                 case Verdict.NOT_FOUND if asking:
                     # Not sent yet, then: should no turn come for that, it is not Svix's refusal.
                     asking, answer = False, replace(answer, verdict=Verdict.UNAVAILABLE)
+                    if not sent:
+                        continue  # nothing has failed, so there is nothing to back off from
                 case Verdict.NOT_FOUND if not self._delivery.create_applications:
                     return answer
             delay, back_off = back_off, min(2 * back_off, _LONGEST_BACK_OFF)

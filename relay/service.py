@@ -39,22 +39,10 @@ def ledger_opener(settings: Settings) -> Callable[[], Archive]:
     return partial(FirestoreLedger.connect, project, database, lease)
 
 
-def delivery_through(
-    settings: Settings, ledger: Ledger, pacer: Pacer, *, ask_first: bool = False
-) -> Delivery:
-    """Deliveries to the Svix that the settings name. To be called in a running loop."""
-    return Delivery(
-        ledger=ledger,
-        sender=SvixSender(
-            settings.svix_token,
-            settings.svix_server_url,
-            create_applications=settings.create_applications,
-        ),
-        pacer=pacer,
-        clock=time.monotonic,
-        create_applications=settings.create_applications,
-        ask_first=ask_first,
-    )
+def svix_sender(settings: Settings) -> SvixSender:
+    """The way to the Svix that the settings name. To be called in a running loop."""
+    token, url = settings.svix_token, settings.svix_server_url
+    return SvixSender(token, url, create_applications=settings.create_applications)
 
 
 class Relay:
@@ -63,7 +51,13 @@ class Relay:
     def __init__(self, settings: Settings, open_ledger: Callable[[], Ledger]) -> None:
         self._budget = settings.request_budget
         self._pacer = Pacer()
-        self._delivery = delivery_through(settings, open_ledger(), self._pacer)
+        self._delivery = Delivery(
+            ledger=open_ledger(),
+            sender=svix_sender(settings),
+            pacer=self._pacer,
+            clock=time.monotonic,
+            create_applications=settings.create_applications,
+        )
         self._log = DeliveryLog(settings.log_level, settings.google_cloud_project)
         self._running: set[asyncio.Task[object] | None] = set()
         self._closing = False

@@ -1,15 +1,17 @@
 """Parked events, sent again by the function's own delivery, which asks Svix before it sends."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 from relay.config import Settings
+from relay.delivery import Delivery
 from relay.envelope import Event, Malformed, read
 from relay.ledger import Archive, DeadLetter
 from relay.outcome import Outcome, Result
 from relay.pacing import Pacer
-from relay.service import delivery_through
+from relay.service import svix_sender
 
 _AT_ONCE = 16
 _DONE = {Outcome.DELIVERED, Outcome.DUPLICATE}
@@ -17,7 +19,7 @@ _JUDGED = {Outcome.REJECTED, Outcome.MALFORMED}
 
 
 class Replay:
-    """Sends dead letters again. To be built in the running loop.
+    """Sends dead letters again, once. To be built in the running loop.
 
     What was delivered is removed; what Svix will not take stays with its new reason; what can't be
     sent now stays as it is. Interrupted anywhere it can be run again: a letter is removed only
@@ -28,7 +30,15 @@ class Replay:
         self._archive = archive
         self._budget = settings.request_budget
         self._pacer = Pacer()
-        self._delivery = delivery_through(settings, archive, self._pacer, ask_first=True)
+        self._sender = svix_sender(settings)
+        self._delivery = Delivery(
+            ledger=archive,
+            sender=self._sender,
+            pacer=self._pacer,
+            clock=time.monotonic,
+            create_applications=settings.create_applications,
+            ask_first=True,
+        )
         self._stopped = False
 
     async def run(self, letter_ids: Sequence[str]) -> AsyncIterator[tuple[str, Result]]:
@@ -45,12 +55,14 @@ class Replay:
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     if (replayed := task.result()) is not None:
-                        self._stopped |= replayed[1].outcome is Outcome.MISCONFIGURED
+                        if replayed[1].outcome is Outcome.MISCONFIGURED:
+                            self.stop()
                         yield replayed
         finally:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
+            await self._sender.close()
 
     def stop(self) -> None:
         """Begin no more, and let those who wait for their turn give their claims back."""
@@ -80,7 +92,7 @@ class Replay:
             event = _event_in(letter)
         except Malformed as fault:
             return Result(outcome=Outcome.MALFORMED, detail=fault.detail)
-        deadline = self._delivery.clock() + self._budget
+        deadline = time.monotonic() + self._budget
         return await self._delivery.deliver(event, deadline)
 
 

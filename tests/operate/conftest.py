@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from relay.config import Settings
+from relay.delivery import Delivery
 from relay.envelope import read
 from relay.ledger import Archive
 from relay.pacing import Pacer
-from relay.service import delivery_through, ledger_opener
+from relay.service import ledger_opener, svix_sender
 from tests.function import ROOT, TOKEN, Svix, simulator
 
 
@@ -102,12 +104,13 @@ def prepare(relay: Command, monkeypatch: pytest.MonkeyPatch) -> Prepare:
 
 async def _within(settings: Settings, within: Within) -> None:
     archive = ledger_opener(settings)()
-    delivery = delivery_through(settings, archive, Pacer())
+    sender = svix_sender(settings)
+    delivery = Delivery(ledger=archive, sender=sender, pacer=Pacer(), clock=time.monotonic)
     at_once = asyncio.Semaphore(32)
 
     async def one(body: bytes) -> None:
         async with at_once:
-            await delivery.deliver(read(body, {}), delivery.clock() + 60)
+            await delivery.deliver(read(body, {}), time.monotonic() + 60)
 
     async def deliver(bodies: list[bytes]) -> None:
         await asyncio.gather(*map(one, bodies))
@@ -115,4 +118,5 @@ async def _within(settings: Settings, within: Within) -> None:
     try:
         await within(archive, deliver)
     finally:
+        await sender.close()
         await archive.close()

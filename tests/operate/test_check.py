@@ -42,7 +42,7 @@ def test_settings_that_are_wrong(relay: Command) -> None:
 
 
 def test_svix_that_is_away(relay: Command, svix: Svix) -> None:
-    svix.control.inject("status", status=500, body="json")
+    svix.control.inject("status", status=500, body="json", method="GET")
     run = relay("check")
     assert run.returncode == 3
     assert "Svix answered 500" in run.stdout

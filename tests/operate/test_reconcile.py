@@ -134,7 +134,7 @@ def test_what_is_told(relay: Command, prepare: Prepare) -> None:
 
 
 def test_svix_that_refuses(relay: Command, svix: Svix) -> None:
-    svix.control.inject("status", status=429, body="json", times=2)
+    svix.control.inject("status", status=429, body="json", times=2, method="GET")
     assert relay("reconcile", "--since", "24h").returncode == 0  # waited out
     run = relay("reconcile", "--since", "24h", SVIX_TOKEN="testsk_wrong")
     assert run.returncode == 3
@@ -152,7 +152,6 @@ def test_interrupted_it_leaves_nothing_behind(
     prepare(within)
     svix.control.inject("hang", method="GET")
     folder = tempfile.mkdtemp(dir=tmp_path)
-    calls = len(svix.control.calls())
     process = relay.start("reconcile", "--since", "24h", TMPDIR=folder)
     assert process.stderr is not None
     while "Ledger" not in (line := process.stderr.readline()):
@@ -162,4 +161,3 @@ def test_interrupted_it_leaves_nothing_behind(
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert list(Path(folder).iterdir()) == []
-    assert len(svix.control.calls()) >= calls
