@@ -170,11 +170,9 @@ class _Attempt:
                     return answer
                 case Verdict.REJECTED | Verdict.MISCONFIGURED:
                     return answer
-                case Verdict.RATE_LIMITED:
+                case Verdict.RATE_LIMITED | Verdict.CONFLICT:
+                    asking |= answer.verdict is Verdict.CONFLICT
                     delay = 0.0  # the pacer knows when
-                    continue
-                case Verdict.CONFLICT:
-                    asking, delay = True, 0.0
                     continue
                 case Verdict.NOT_FOUND if asking:
                     # Not sent yet, then: should no turn come for that, it is not Svix's refusal.
