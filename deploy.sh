@@ -95,8 +95,9 @@ done
 [[ $SECRET =~ ^[a-zA-Z0-9_-]{1,255}$ ]] || wrong_usage "--secret $SECRET is no secret's name."
 [[ -z $SVIX_URL || $SVIX_URL =~ ^https://[^[:space:],]+$ ]] || wrong_usage '--svix-url is an https URL.'
 whole_number() { # NAME VALUE LOW HIGH
-  [[ $2 =~ ^[0-9]{1,4}$ ]] && ((10#$2 >= $3 && 10#$2 <= $4)) ||
+  if ! [[ $2 =~ ^[1-9][0-9]{0,3}$|^0$ ]] || (($2 < $3 || $2 > $4)); then
     wrong_usage "--$1 is $2: it is a whole number from $3 to $4."
+  fi
 }
 whole_number budget "$BUDGET" 25 540
 whole_number concurrency "$CONCURRENCY" 1 1000
@@ -137,7 +138,7 @@ failed() { # WHAT GCLOUD SAID
     *PERMISSION_DENIED* | *'does not have permission'*)
       echo "The account of \`gcloud auth list\` needs roles/owner, or the step's own admin role, in $PROJECT." >&2 ;;
     *BILLING* | *billing*) echo "Link a billing account to $PROJECT." >&2 ;;
-    *'currently select an active account'* | *UNAUTHENTICATED*) echo 'Run `gcloud auth login`.' >&2 ;;
+    *'currently select an active account'* | *UNAUTHENTICATED*) echo 'Run gcloud auth login.' >&2 ;;
   esac
   exit 1
 }
