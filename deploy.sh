@@ -455,13 +455,21 @@ confirm() { # QUESTION
   }
 }
 
-# A backlog is a metric, a few minutes old: Pub/Sub itself does not tell it.
+# A backlog is a metric, some minutes old; gcloud has no command that reads one.
 backlog() { # SUBSCRIPTION METRIC
-  local since
-  since=$(date -u -d '10 minutes ago' +%Y-%m-%dT%H:%M:%SZ 2>/dev/null || date -u -v-10M +%Y-%m-%dT%H:%M:%SZ)
-  gcloud monitoring time-series list --project="$PROJECT" --quiet 2>/dev/null \
-    --filter="metric.type=\"pubsub.googleapis.com/subscription/$2\" AND resource.labels.subscription_id=\"$1\"" \
-    --interval-start-time="$since" --format='value(points[0].value.int64Value)' | head -n 1 || true
+  local filter api=${CLOUDSDK_API_ENDPOINT_OVERRIDES_MONITORING:-https://monitoring.googleapis.com/}
+  filter="metric.type=\"pubsub.googleapis.com/subscription/$2\""
+  filter+=" AND resource.labels.subscription_id=\"$1\""
+  printf 'header = "Authorization: Bearer %s"\n' "$(gcloud auth print-access-token 2>/dev/null)" |
+    curl --silent --fail --max-time 20 --config - --get "${api}v3/projects/$PROJECT/timeSeries" \
+      --data-urlencode "filter=$filter" \
+      --data-urlencode "interval.startTime=$(minutes_ago 10)" \
+      --data-urlencode "interval.endTime=$(minutes_ago 0)" |
+    grep -Eo '"int64Value": *"[0-9]+"' | head -n 1 | grep -Eo '[0-9]+' | tail -n 1 || echo unknown
+}
+
+minutes_ago() { # on Linux, and on a Mac
+  date -u -d "$1 minutes ago" +%Y-%m-%dT%H:%M:%SZ 2>/dev/null || date -u -v "-${1}M" +%Y-%m-%dT%H:%M:%SZ
 }
 
 status() {

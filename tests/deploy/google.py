@@ -132,6 +132,16 @@ def _enable(google: Google, request: Request) -> tuple[int, Any]:
     return 200, _DONE
 
 
+def _service(google: Google, request: Request, name: str) -> tuple[int, Any]:
+    state = "ENABLED" if name in google.enabled else "DISABLED"
+    return 200, {"config": {"name": name}, "state": state}
+
+
+def _series(google: Google, request: Request) -> tuple[int, Any]:
+    point = {"value": {"int64Value": "42"}}
+    return 200, {"timeSeries": [{"points": [point]}]}
+
+
 def _enable_one(google: Google, request: Request, name: str) -> tuple[int, Any]:
     google.enabled.add(name)
     return 200, _DONE
@@ -165,7 +175,8 @@ def _make_secret(google: Google, request: Request, project: str) -> tuple[int, A
 def _add_version(google: Google, request: Request, path: str) -> tuple[int, Any]:
     versions = google.resources[path]["versions"]
     versions.append(request.body["payload"]["data"])
-    return 200, {"name": f"{path}/versions/{len(versions)}", "state": "ENABLED"}
+    checked = {"clientSpecifiedPayloadChecksum": True}
+    return 200, {"name": f"{path}/versions/{len(versions)}", "state": "ENABLED", **checked}
 
 
 def _list_versions(google: Google, request: Request, path: str) -> tuple[int, Any]:
@@ -297,7 +308,9 @@ _P = "projects/[^/:]+"
 _L = f"{_P}/locations/[^/:]+"
 _ROUTES: list[tuple[str, _Handler]] = [
     (rf"GET /v1/{_P}/services", _services),
+    (rf"GET /v1/{_P}/services/([^/:]+)", _service),
     (rf"POST /v1/{_P}/services:batchEnable", _enable),
+    (rf"GET /v3/{_P}/timeSeries", _series),
     (rf"POST /v1/{_P}/services/([^/]+):enable", _enable_one),
     (r"GET /v1/projects/[^/]+/serviceAccounts/([^/:]+)", _account),
     (r"DELETE /v1/projects/[^/]+/serviceAccounts/([^/:]+)", _delete_account),
