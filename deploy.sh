@@ -184,7 +184,7 @@ grant() { # MEMBER ROLE RESOURCE... (gcloud's group, name and location flags)
   if grep -Fqx "$(printf '%s\t%s' "$role" "$member")" <<<"$held"; then
     same "$role for ${member#*:}"
   elif [[ ${group[*]} == 'run services' ]]; then
-    change "granted $role" functions add-invoker-policy-binding "$name" \
+    change "granted $role to ${member#*:}" functions add-invoker-policy-binding "$name" \
       --region="$REGION" --member="$member"
   else
     change "granted $role to ${member#*:}" "${group[@]}" "${binding[@]}" "$name" \
@@ -433,7 +433,8 @@ watch() {
 
   fill_in deploy/dashboard.json
   sed "0,/{/s//{\n  \"labels\": {\"relay-$HASH\": \"\"},/" "$WORK/filled.json" >"$WORK/file.json"
-  held=$(look monitoring dashboards list --filter="displayName=$FUNCTION" --format='value(name,labels)')
+  listed=$(look monitoring dashboards list --format='value(displayName,name,labels)')
+  held=$(awk -F'\t' -v name="$FUNCTION" '$1 == name {print $2 "\t" $3}' <<<"$listed")
   if [[ $held == *"relay-$HASH"* ]]; then
     same 'the dashboard'
   else
@@ -474,8 +475,8 @@ minutes_ago() { # on Linux, and on a Mac
 
 status() {
   step 'The function'
-  if exists functions describe "$FUNCTION" --v2 --region="$REGION" --format='table[no-heading](
-      state, serviceConfig.uri, labels.relay-version.slice(0:12), updateTime)'; then
+  if exists functions describe "$FUNCTION" --v2 --region="$REGION" \
+    --format='value[separator=" "](state,serviceConfig.uri,updateTime)'; then
     printf '   %s\n' "$FOUND"
   else
     echo '   not deployed'
@@ -546,11 +547,13 @@ teardown() {
   remove "the function $FUNCTION" functions describe "$FUNCTION" --v2 --region="$REGION" -- \
     functions delete "$FUNCTION" --gen2 --region="$REGION"
   # Alerts before the metrics that they read.
-  for name in $(look alpha monitoring policies list --format='value(name)' \
-    --filter="displayName:\"$FUNCTION: \""); do
-    change "removed an alert" alpha monitoring policies delete "$name"
+  local alerts dashboards
+  alerts=$(look alpha monitoring policies list --format='value(displayName,name)')
+  for name in $(awk -F'\t' -v ours="$FUNCTION: " 'index($1, ours) == 1 {print $2}' <<<"$alerts"); do
+    change 'removed an alert' alpha monitoring policies delete "$name"
   done
-  for name in $(look monitoring dashboards list --filter="displayName=$FUNCTION" --format='value(name)'); do
+  dashboards=$(look monitoring dashboards list --format='value(displayName,name)')
+  for name in $(awk -F'\t' -v ours="$FUNCTION" '$1 == ours {print $2}' <<<"$dashboards"); do
     change 'removed the dashboard' monitoring dashboards delete "$name"
   done
   for file in deploy/metrics/*.json; do

@@ -212,7 +212,9 @@ def _make_database(google: Google, request: Request, project: str) -> tuple[int,
 
 
 def _field(google: Google, request: Request, path: str) -> tuple[int, Any]:
-    default = {"indexConfig": {"usesAncestorConfig": True, "indexes": [{"queryScope": "COLLECTION"}]}}
+    default = {
+        "indexConfig": {"usesAncestorConfig": True, "indexes": [{"queryScope": "COLLECTION"}]}
+    }
     return 200, google.resources.get(path, {**default, "name": path})
 
 
@@ -223,7 +225,7 @@ def _set_field(google: Google, request: Request, path: str) -> tuple[int, Any]:
         held["indexConfig"] = request.body.get("indexConfig", {})
     if any(mask.startswith("ttlConfig") for mask in masks):
         held["ttlConfig"] = {"state": "CREATING"}
-    return 200, {**_DONE, "name": path.split("/collectionGroups")[0] + "/operations/done"}
+    return 200, {**_DONE, "name": path.split("/collectionGroups", maxsplit=1)[0] + "/operations/done"}
 
 
 def _upload_url(google: Google, request: Request) -> tuple[int, Any]:
@@ -233,9 +235,7 @@ def _upload_url(google: Google, request: Request) -> tuple[int, Any]:
 
 def _runtimes(google: Google, request: Request) -> tuple[int, Any]:
     names = ("python311", "python312", "python313")
-    return 200, {
-        "runtimes": [{"name": n, "stage": "GA", "environment": "GEN_2"} for n in names]
-    }
+    return 200, {"runtimes": [{"name": n, "stage": "GA", "environment": "GEN_2"} for n in names]}
 
 
 def _function(google: Google, request: Request, path: str) -> tuple[int, Any]:
@@ -258,11 +258,13 @@ def _make_function(google: Google, request: Request, parent: str) -> tuple[int, 
 
 def _delete_function(google: Google, request: Request, path: str) -> tuple[int, Any]:
     status, body = _delete(google, request, path)
-    return (status, body) if status != 200 else (200, {**_DONE, "name": f"{path}/operations/done"})  # noqa: PLR2004 - HTTP's own
+    return (status, body) if status != 200 else (200, {**_DONE, "name": f"{path}/operations/done"})
 
 
 def _operation(google: Google, request: Request) -> tuple[int, Any]:
-    return 200, {**_DONE, "name": request.path.lstrip("/").split("/", 1)[1]}
+    kind = "type.googleapis.com/google.cloud.functions.v2.OperationMetadata"
+    name = request.path.lstrip("/").split("/", 1)[1]
+    return 200, {**_DONE, "name": name, "metadata": {"@type": kind, "stages": []}}
 
 
 def _run_service(google: Google, request: Request, name: str) -> tuple[int, Any]:
