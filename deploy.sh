@@ -162,7 +162,7 @@ change() { # WORDS ARGUMENTS OF GCLOUD...
     printf '   would: gcloud%s\n' "$(printf ' %q' "$@" --project="$PROJECT" --quiet)"
     return
   fi
-  gcloud "$@" --project="$PROJECT" --quiet >"$WORK/said" 2>&1 || failed "$(<"$WORK/said")"
+  gcloud "$@" --project="$PROJECT" --quiet </dev/null >"$WORK/said" 2>&1 || failed "$(<"$WORK/said")"
   printf '   %s\n' "$words"
 }
 
@@ -549,13 +549,13 @@ teardown() {
   # Alerts before the metrics that they read.
   local alerts dashboards
   alerts=$(look alpha monitoring policies list --format='value(displayName,name)')
-  for name in $(awk -F'\t' -v ours="$FUNCTION: " 'index($1, ours) == 1 {print $2}' <<<"$alerts"); do
-    change 'removed an alert' alpha monitoring policies delete "$name"
-  done
+  while read -r name; do
+    [[ -z $name ]] || change 'removed an alert' alpha monitoring policies delete "$name"
+  done < <(awk -F'\t' -v ours="$FUNCTION: " 'index($1, ours) == 1 {print $2}' <<<"$alerts")
   dashboards=$(look monitoring dashboards list --format='value(displayName,name)')
-  for name in $(awk -F'\t' -v ours="$FUNCTION" '$1 == ours {print $2}' <<<"$dashboards"); do
-    change 'removed the dashboard' monitoring dashboards delete "$name"
-  done
+  while read -r name; do
+    [[ -z $name ]] || change 'removed the dashboard' monitoring dashboards delete "$name"
+  done < <(awk -F'\t' -v ours="$FUNCTION" '$1 == ours {print $2}' <<<"$dashboards")
   for file in deploy/metrics/*.json; do
     name=$FUNCTION-$(basename "$file" .json)
     remove "the metric $name" logging metrics describe "$name" -- logging metrics delete "$name"

@@ -225,7 +225,8 @@ def _set_field(google: Google, request: Request, path: str) -> tuple[int, Any]:
         held["indexConfig"] = request.body.get("indexConfig", {})
     if any(mask.startswith("ttlConfig") for mask in masks):
         held["ttlConfig"] = {"state": "CREATING"}
-    return 200, {**_DONE, "name": path.split("/collectionGroups", maxsplit=1)[0] + "/operations/done"}
+    database = path.split("/collectionGroups", maxsplit=1)[0]
+    return 200, {**_DONE, "name": f"{database}/operations/done"}
 
 
 def _upload_url(google: Google, request: Request) -> tuple[int, Any]:
@@ -265,6 +266,11 @@ def _operation(google: Google, request: Request) -> tuple[int, Any]:
     kind = "type.googleapis.com/google.cloud.functions.v2.OperationMetadata"
     name = request.path.lstrip("/").split("/", 1)[1]
     return 200, {**_DONE, "name": name, "metadata": {"@type": kind, "stages": []}}
+
+
+def _builder(google: Google, request: Request) -> tuple[int, Any]:
+    email = f"{NUMBER}-compute@developer.gserviceaccount.com"
+    return 200, {"serviceAccountEmail": f"projects/p/serviceAccounts/{email}"}
 
 
 def _run_service(google: Google, request: Request, name: str) -> tuple[int, Any]:
@@ -341,9 +347,7 @@ _ROUTES: list[tuple[str, _Handler]] = [
     (rf"DELETE /v2/({_L}/functions/[^/:]+)", _delete_function),
     (r"GET /(?:v[123]|v1alpha)/.*operations/[^/]+", _operation),
     (r"GET /apis/serving.knative.dev/v1/namespaces/[^/]+/services/([^/]+)", _run_service),
-    (rf"GET /v1/{_P}/locations/[^/]+/defaultServiceAccount", lambda *_: (
-        200, {"serviceAccountEmail": f"projects/p/serviceAccounts/{NUMBER}-compute@developer.gserviceaccount.com"}
-    )),
+    (rf"GET /v1/{_P}/locations/[^/]+/defaultServiceAccount", _builder),
     (rf"GET /v2/({_P}/metrics/[^/]+)", _metric),
     (rf"POST /v2/({_P})/metrics", _make_metric),
     (rf"PUT /v2/({_P}/metrics/[^/]+)", _update_metric),
@@ -369,7 +373,7 @@ def google() -> Iterator[Google]:
             parts = urlsplit(self.path)
             if parts.path == "/upload":
                 held.uploads.append(raw)
-                status, value = 200, {}
+                status, value = 200, dict[str, object]()
             else:
                 query = {name: values[0] for name, values in parse_qs(parts.query).items()}
                 path = parts.path.replace("//", "/").replace("%40", "@")

@@ -12,7 +12,7 @@ import pytest
 from relay.config import Settings
 from tests.function import ROOT, TOKEN
 
-CHANGES = 43
+CHANGES = 36
 STAND_IN = Path(__file__).parent / "gcloud-stand-in.sh"
 
 
@@ -54,7 +54,8 @@ class Script:
         """What gcloud was called with."""
         if not self.calls_file.exists():
             return []
-        return [shlex.split(line) for line in self.calls_file.read_text().splitlines()]
+        calls = self.calls_file.read_text().split("\x1e")[:-1]
+        return [call.split("\x1f")[:-1] for call in calls]
 
 
 @pytest.fixture
