@@ -40,7 +40,9 @@ from google.cloud.firestore import (
     DocumentSnapshot,
     FieldFilter,
 )
+from google.cloud.firestore_v1.types import CommitRequest, CommitResponse
 from grpc import RpcError
+from proto.datetime_helpers import DatetimeWithNanoseconds
 
 from relay.envelope import Event
 from relay.ledger import (
@@ -63,6 +65,8 @@ from relay.ledger import (
 _CONTESTED = (Conflict, FailedPrecondition, NotFound)
 
 _PAGE = 500  # documents
+
+_CommitRequest = CommitRequest.pb()  # the protobuf itself, which the library's class wraps
 
 _LISTED = [field.name for field in fields(DeadLetter) if field.name not in {"data", "attributes"}]
 _RESTATED = ("data", "attributes", "reason", "detail", "svix_status", "svix_code", "discarded")
@@ -94,8 +98,8 @@ class FirestoreLedger:
             while True:
                 # The loop ends: it goes round only when another writer has just got ahead of us.
                 with contextlib.suppress(Conflict):
-                    written = await document.create(_first_claim(event, token))
-                    return Claim(key, token, written.update_time, 1, timedelta(0))
+                    version = await self._write(key, _first_claim(event, token))
+                    return Claim(key, token, version, 1, timedelta(0))
                 record = await _read(document)
                 if record is None:
                     continue
@@ -112,7 +116,7 @@ class FirestoreLedger:
                     "expires_at": _from_now(RECORD_LIFETIME),
                 }
                 with contextlib.suppress(*_CONTESTED):
-                    version = await self._update(document, takeover, record.updated_at)
+                    version = await self._write(key, takeover, record.updated_at)
                     return Claim(key, token, version, attempts, record.age)
 
     async def complete(self, claim: Claim, svix_message_id: str | None) -> None:
@@ -201,7 +205,7 @@ class FirestoreLedger:
         async with self._answering():
             while True:
                 with contextlib.suppress(*_CONTESTED):
-                    await self._update(document, update, claim.version)
+                    await self._write(claim.key, update, claim.version)
                     return
                 record = await _read(document)
                 if record and (record.claim, record.state) == (claim.token, state):
@@ -220,13 +224,31 @@ class FirestoreLedger:
                 return
             query = query.start_after(page[-1])
 
-    async def _update(
-        self, document: AsyncDocumentReference, fields: dict[str, Any], version: object
-    ) -> object:
-        """Write if the document is still at this version; its new version."""
-        unchanged = self._client.write_option(last_update_time=version)
-        written = await document.update(fields, option=unchanged)
-        return written.update_time
+    async def _write(self, key: str, record: dict[str, Any], version: object = None) -> object:
+        """Write into an event's document, if it is still at `version` (None: if there is none).
+
+        Returns its new version. The library's own client, but plain protobufs: a `create` and an
+        `update` of its documents take twice the processor time, most of it in wrappers.
+        """
+        request = _CommitRequest(database=self._client._database_string)  # noqa: SLF001 - pinned
+        write = request.writes.add()
+        write.update.name = f"{request.database}/documents/{self._events.id}/{key}"
+        for name, value in record.items():
+            if value is SERVER_TIMESTAMP:
+                write.update_transforms.add(field_path=name, set_to_server_value="REQUEST_TIME")
+                continue
+            _set(write.update.fields[name], value)
+            if version is not None:
+                write.update_mask.field_paths.append(name)
+        if isinstance(version, DatetimeWithNanoseconds):
+            write.current_document.update_time.CopyFrom(version.timestamp_pb())
+        else:
+            write.current_document.exists = False
+        commit = self._client._firestore_api.commit  # noqa: SLF001 - pinned by a test
+        metadata = self._client._rpc_metadata  # noqa: SLF001 - pinned by a test
+        answer = await commit(CommitRequest.wrap(request), metadata=metadata)
+        written_at = CommitResponse.pb(answer).write_results[0].update_time
+        return DatetimeWithNanoseconds.from_timestamp_pb(written_at)
 
     @contextlib.asynccontextmanager
     async def _answering(self) -> AsyncIterator[None]:
@@ -273,6 +295,18 @@ def _first_claim(event: Event, token: str) -> dict[str, Any]:
         "pubsub_message_id": event.source.message_id,
         "expires_at": _from_now(RECORD_LIFETIME),
     }
+
+
+def _set(field: Any, value: str | int | datetime | None) -> None:
+    match value:
+        case None:
+            field.null_value = 0
+        case str():
+            field.string_value = value
+        case int():
+            field.integer_value = value
+        case datetime():
+            field.timestamp_value.FromDatetime(value)
 
 
 async def _read(document: AsyncDocumentReference) -> Record | None:

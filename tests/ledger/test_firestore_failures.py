@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import grpc
 import pytest
 from google.api_core.exceptions import Aborted
-from google.cloud.firestore import AsyncClient, AsyncDocumentReference
+from google.cloud.firestore import AsyncClient
+from google.cloud.firestore_v1.services.firestore import FirestoreAsyncClient
 
 from local import emulators
 from local.processes import free_port
@@ -228,6 +229,12 @@ class Link:
             questions.transport.abort()
 
 
+def kind(commit: Any) -> str:
+    """Whether a commit is to create a document or to update one."""
+    (write,) = commit["writes"] if isinstance(commit, dict) else commit.writes
+    return "update" if "update_time" in write.current_document else "create"
+
+
 @dataclass
 class Unanswered:
     """A ledger, and a way to make a call to it whose write lands and is never answered."""
@@ -239,16 +246,17 @@ class Unanswered:
 
     async def make(self, call: Awaitable[T], write: str, path: str) -> T:
         """Withhold answers from this write on; break off when the document has changed."""
-        written = getattr(AsyncDocumentReference, write)
+        commit = FirestoreAsyncClient.commit
         document = self.records.document(path)
         before = (await document.get()).update_time
 
-        async def unheard(document: AsyncDocumentReference, *args: Any, **kwargs: Any) -> Any:
-            self.monkeypatch.setattr(AsyncDocumentReference, write, written)
-            self.link.withhold()
-            return await written(document, *args, **kwargs)
+        async def unheard(client: FirestoreAsyncClient, request: Any, **kwargs: Any) -> Any:
+            if kind(request) == write:
+                self.monkeypatch.setattr(FirestoreAsyncClient, "commit", commit)
+                self.link.withhold()
+            return await commit(client, request, **kwargs)
 
-        self.monkeypatch.setattr(AsyncDocumentReference, write, unheard)
+        self.monkeypatch.setattr(FirestoreAsyncClient, "commit", unheard)
         answer = asyncio.ensure_future(call)
         async with asyncio.timeout(NEVER):
             while (await document.get()).update_time == before:
@@ -321,17 +329,17 @@ async def test_a_write_that_was_crowded_out_is_repeated(
     method: str,
 ) -> None:
     """Firestore aborts what meets another writer: nothing was written, and nobody has the claim."""
-    write = getattr(AsyncDocumentReference, method)
+    commit = FirestoreAsyncClient.commit
     failures: list[Exception] = [
         Aborted("contention")  # type: ignore[no-untyped-call]  # as published
     ]
 
-    async def crowded_out(self: AsyncDocumentReference, *args: Any, **kwargs: Any) -> Any:
-        if failures:
+    async def crowded_out(self: FirestoreAsyncClient, request: Any, **kwargs: Any) -> Any:
+        if failures and kind(request) == method:
             raise failures.pop()
-        return await write(self, *args, **kwargs)
+        return await commit(self, request, **kwargs)
 
-    monkeypatch.setattr(AsyncDocumentReference, method, crowded_out)
+    monkeypatch.setattr(FirestoreAsyncClient, "commit", crowded_out)
     ledger = connect(firestore_emulator)
     await ledger.complete(await claimed(ledger, event()), "msg_1")
     assert not failures
