@@ -166,30 +166,27 @@ change() { # WORDS ARGUMENTS OF GCLOUD...
   printf '   %s\n' "$words"
 }
 
-grant() { # MEMBER ROLE RESOURCE... (gcloud's group, name and location flags)
-  local member=$1 role=$2 held policy=(get-iam-policy) binding=(add-iam-policy-binding)
+grant() { # MEMBER ROLE GROUP... NAME, as gcloud calls the resource
+  local member=$1 role=$2
   shift 2
-  local group=("${@:1:$#-1}") name=${*: -1} more=()
-  case ${group[*]} in
-    projects) more=(--condition=None) ;;
-    run*) group=(run services) more=(--region="$REGION") ;;
-  esac
+  local group=("${@:1:$#-1}") name=${*: -1} words="granted $role to ${member#*:}" where=()
+  [[ ${group[*]} != 'run services' ]] || where=(--region="$REGION")
   # What is not there yet, in a dry run, has no policy.
-  if exists "${group[@]}" "${policy[@]}" "$name" "${more[@]/--condition=None/--verbosity=error}" \
-    --flatten='bindings[].members' --format='value(bindings.role,bindings.members)'; then
-    held=$FOUND
-  else
-    held=''
-  fi
-  if grep -Fqx "$(printf '%s\t%s' "$role" "$member")" <<<"$held"; then
+  if exists "${group[@]}" get-iam-policy "$name" "${where[@]}" --flatten='bindings[].members' \
+    --format='value(bindings.role,bindings.members)' &&
+    grep -Fqx "$role"$'\t'"$member" <<<"$FOUND"; then
     same "$role for ${member#*:}"
-  elif [[ ${group[*]} == 'run services' ]]; then
-    change "granted $role to ${member#*:}" functions add-invoker-policy-binding "$name" \
-      --region="$REGION" --member="$member"
-  else
-    change "granted $role to ${member#*:}" "${group[@]}" "${binding[@]}" "$name" \
-      --member="$member" --role="$role" "${more[@]}"
+    return
   fi
+  case ${group[*]} in
+    'run services')
+      change "$words" functions add-invoker-policy-binding "$name" "${where[@]}" --member="$member" ;;
+    projects)
+      change "$words" projects add-iam-policy-binding "$name" --member="$member" --role="$role" \
+        --condition=None ;;
+    *)
+      change "$words" "${group[@]}" add-iam-policy-binding "$name" --member="$member" --role="$role" ;;
+  esac
 }
 
 # -- the steps
@@ -339,7 +336,7 @@ deploy_function() {
     change "deployed version ${version:0:12}" functions deploy "$FUNCTION" --gen2 \
       --region="$REGION" --source=. "${settings[@]}" --update-labels="relay-version=$version"
   fi
-  grant "serviceAccount:$PUSH_ACCOUNT" roles/run.invoker run "$FUNCTION"
+  grant "serviceAccount:$PUSH_ACCOUNT" roles/run.invoker run services "$FUNCTION"
   find_function
 }
 
@@ -363,15 +360,18 @@ subscribe() {
   settings=("${PUSH[@]}" --ack-deadline="$ACK_DEADLINE" --min-retry-delay=10s
     --max-retry-delay=600s --dead-letter-topic="$DEAD_LETTER_TOPIC" --max-delivery-attempts=100
     --message-retention-duration=7d --retain-acked-messages --expiration-period=never)
-  wanted=$(printf '%s;' "$URL/notifications" "$PUSH_ACCOUNT" "$URL" "$ACK_DEADLINE" 10s 600s \
+  wanted=$(printf '%s;' "projects/$PROJECT/topics/$TOPIC" "$URL/notifications" "$PUSH_ACCOUNT" "$URL" "$ACK_DEADLINE" 10s 600s \
     "projects/$PROJECT/topics/$DEAD_LETTER_TOPIC" 100 604800s True)
   if ! exists pubsub subscriptions describe "$SUBSCRIPTION" --format="value[separator=';',terminator=';'](
-      pushConfig.pushEndpoint, pushConfig.oidcToken.serviceAccountEmail, pushConfig.oidcToken.audience,
+      topic, pushConfig.pushEndpoint, pushConfig.oidcToken.serviceAccountEmail, pushConfig.oidcToken.audience,
       ackDeadlineSeconds, retryPolicy.minimumBackoff, retryPolicy.maximumBackoff,
       deadLetterPolicy.deadLetterTopic, deadLetterPolicy.maxDeliveryAttempts,
       messageRetentionDuration, retainAckedMessages)"; then
     change "made the subscription $SUBSCRIPTION" \
       pubsub subscriptions create "$SUBSCRIPTION" --topic="$TOPIC" "${settings[@]}"
+  elif [[ ${FOUND%%;*} != "${wanted%%;*}" ]]; then
+    # What the new one publishes would go nowhere.
+    failed "$SUBSCRIPTION reads ${FOUND%%;*}, and a subscription's topic can't be changed: name that one with --topic, or the relay otherwise with --name."
   elif [[ ${FOUND%;}\; == "$wanted" ]]; then
     same "the subscription $SUBSCRIPTION"
   else
@@ -393,7 +393,7 @@ fill_in() { # FILE
     -e "s|\${SUBSCRIPTION}|$SUBSCRIPTION|g" -e "s|\${PROJECT}|$PROJECT|g" \
     -e "s|\${DEAD_LETTER_TOPIC}|$DEAD_LETTER_TOPIC|g" \
     -e "s|\${DEAD_LETTER_SUBSCRIPTION}|$DEAD_LETTER_SUBSCRIPTION|g" "$1" >"$WORK/filled.json"
-  HASH=$({ cat "$WORK/filled.json" && echo "$CHANNELS"; } | git hash-object --stdin)
+  HASH=$(git hash-object "$WORK/filled.json")
 }
 
 watch() {
@@ -417,6 +417,7 @@ watch() {
   listed=$(look alpha monitoring policies list --format='value(displayName,name,userLabels.relay_file)')
   for file in deploy/alerts/*.json; do
     fill_in "$file"
+    HASH=$(git hash-object --stdin <<<"$HASH $CHANNELS") # whom it calls belongs to it
     sed "0,/{/s//{\n  \"userLabels\": {\"relay_file\": \"$HASH\"},/" "$WORK/filled.json" >"$WORK/file.json"
     name=$(sed -n 's/^  "displayName": "\(.*\)",$/\1/p' "$WORK/filled.json")
     held=$(awk -F'\t' -v name="$name" '$1 == name {print $2 "\t" $3}' <<<"$listed")
@@ -510,7 +511,7 @@ redrive() {
   change 'the dead-letter subscription pushes to the function: --status shows its backlog' \
     pubsub subscriptions update "$DEAD_LETTER_SUBSCRIPTION" "${PUSH[@]}" \
     --ack-deadline="$ACK_DEADLINE" --min-retry-delay=10s --max-retry-delay=600s
-  grant "serviceAccount:$PUSH_ACCOUNT" roles/run.invoker run "$FUNCTION"
+  grant "serviceAccount:$PUSH_ACCOUNT" roles/run.invoker run services "$FUNCTION"
 }
 
 redrive_stop() {

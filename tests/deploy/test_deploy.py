@@ -244,6 +244,31 @@ def test_a_setting_that_differs_is_all_that_changes(cloud: Google, deploy: Deplo
     assert push["pushConfig"]["oidcToken"]["audience"] == URL
 
 
+def test_what_was_changed_by_hand_is_brought_back(cloud: Google, deploy: Deploy) -> None:
+    metric = f"{HOME}/metrics/webhook-relay-lag"
+    alert = next(path for path in cloud.resources if "/alertPolicies/" in path)
+    dashboard = next(path for path in cloud.resources if "/dashboards/" in path)
+    cloud.resources[metric] = {**cloud.resources[metric], "description": "by hand"}
+    cloud.resources[alert] = {**cloud.resources[alert], "userLabels": {}}
+    cloud.resources[dashboard] = {**cloud.resources[dashboard], "labels": {}}
+    changed = len(cloud.changes)
+    run = deploy("--budget", "120")
+    assert run.returncode == 0, run.stderr
+    assert [str(request) for request in cloud.changes[changed:]] == [
+        f"PUT /v2/{metric}",
+        f"PATCH /v3/{alert}",
+        f"DELETE /v1/{dashboard}",
+        f"POST /v1/{HOME}/dashboards",
+    ]
+
+
+def test_another_topic_is_refused_for_the_same_subscription(cloud: Google, deploy: Deploy) -> None:
+    run = deploy("--budget", "120", "--topic", "others")
+    assert run.returncode == 1
+    assert "reads projects/acme-relay/topics/events" in run.stderr
+    del cloud.resources[f"{HOME}/topics/others"]
+
+
 def test_status(deploy: Deploy) -> None:
     run = deploy("--status")
     assert run.returncode == 0, run.stderr
