@@ -15,6 +15,7 @@ import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 
 import httpx
@@ -106,7 +107,7 @@ def figures(
     timeline: dict[int, list[int]] = {}
     for call in simulator.calls:
         counts = timeline.setdefault(int(call.at - since), [0, 0])
-        counts[0 if call.status == 202 else 1] += 1  # noqa: PLR2004 - HTTP
+        counts[0 if call.status == HTTPStatus.ACCEPTED else 1] += 1
     held = Counter(message.event_id for message in simulator.messages)
     return Figures(
         name=name,
@@ -250,7 +251,7 @@ def plot(results: Sequence[Figures], path: Path) -> None:
     import matplotlib as mpl  # noqa: PLC0415 - slow, and for the plot alone
 
     mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415 - as above
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - slow, and for the plot alone
 
     shown = [
         run

@@ -10,6 +10,7 @@ the ledger makes no difference.
 import base64
 import json
 import os
+from http import HTTPStatus
 
 import functions_framework
 from flask import Request
@@ -65,5 +66,5 @@ def notifications(request: Request) -> tuple[str, int]:
         )
     except HttpError as error:
         forget(event["id"])
-        return error.code, 429 if error.status_code == 429 else 500  # noqa: PLR2004 - HTTP
+        return error.code, 429 if error.status_code == HTTPStatus.TOO_MANY_REQUESTS else 500
     return "delivered", 200

@@ -224,7 +224,7 @@ class FirestoreLedger:
                 return
             query = query.start_after(page[-1])
 
-    async def _write(self, key: str, record: dict[str, Any], version: object = None) -> object:
+    async def _write(self, key: str, record: dict[str, Any], version: Any = None) -> object:
         """Write into an event's document, if it is still at `version` (None: if there is none).
 
         Returns its new version. The library's own client, but plain protobufs: a `create` and an
@@ -240,10 +240,10 @@ class FirestoreLedger:
             _set(write.update.fields[name], value)
             if version is not None:
                 write.update_mask.field_paths.append(name)
-        if isinstance(version, DatetimeWithNanoseconds):
-            write.current_document.update_time.CopyFrom(version.timestamp_pb())
-        else:
+        if version is None:
             write.current_document.exists = False
+        else:
+            write.current_document.update_time.CopyFrom(version.timestamp_pb())
         commit = self._client._firestore_api.commit  # noqa: SLF001 - pinned by a test
         metadata = self._client._rpc_metadata  # noqa: SLF001 - pinned by a test
         answer = await commit(CommitRequest.wrap(request), metadata=metadata)
