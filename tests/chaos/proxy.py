@@ -1,7 +1,7 @@
 """A TCP proxy that can be gone: Firestore "stopped", as its clients see it.
 
 The Firestore emulator forgets everything when it is stopped, which the real one doesn't. So it
-stays, and its address goes away instead: connections are reset, and new ones are refused.
+stays, and the way to it breaks instead: connections are dropped, and new ones at once.
 """
 
 import asyncio
@@ -10,23 +10,31 @@ from collections.abc import AsyncIterator
 
 
 class Proxy:
-    """Passes bytes on between `address` and a `port` of the loopback while it is up."""
+    """Passes bytes on between `address` and a `port` of the loopback while it is up.
+
+    It listens while it is down as well: a server that is closed as a connection comes in leaves
+    that connection open for good (https://github.com/python/cpython/issues/109564).
+    """
 
     def __init__(self, address: str) -> None:
         self._host, _, self._port = address.partition(":")
-        self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self._is_up = True
         self.port = 0
 
-    async def up(self) -> None:
-        """Listen, on the same port as before."""
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
+    async def listen(self) -> asyncio.Server:
+        """Take connections on a free port, from now on."""
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        return server
+
+    def up(self) -> None:
+        """Pass connections on."""
+        self._is_up = True
 
     async def down(self) -> None:
-        """Refuse connections, and reset those there are."""
-        if self._server is not None:
-            self._server.close()
+        """Drop the connections there are, and those that come."""
+        self._is_up = False
         for connection in tuple(self._connections):
             connection.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
@@ -37,10 +45,11 @@ class Proxy:
         self._connections.add(task)
         onward = None
         try:
-            far, onward = await asyncio.open_connection(self._host, int(self._port))
-            async with asyncio.TaskGroup() as both:
-                both.create_task(_pass_on(near, onward))
-                both.create_task(_pass_on(far, answer))
+            if self._is_up:
+                far, onward = await asyncio.open_connection(self._host, int(self._port))
+                async with asyncio.TaskGroup() as both:
+                    both.create_task(_pass_on(near, onward))
+                    both.create_task(_pass_on(far, answer))
         except (OSError, ExceptionGroup, asyncio.CancelledError):
             pass  # either side has gone, or we are down
         finally:
@@ -61,8 +70,8 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 async def proxying(address: str) -> AsyncIterator[Proxy]:
     """A proxy that is up."""
     proxy = Proxy(address)
-    await proxy.up()
-    try:
-        yield proxy
-    finally:
-        await proxy.down()
+    async with await proxy.listen():
+        try:
+            yield proxy
+        finally:
+            await proxy.down()

@@ -69,10 +69,10 @@ class Chaos:
         self.done["Firestore paused"] += 1
 
     async def stop_firestore(self) -> None:
-        """Refused connections for up to three seconds."""
+        """Dropped connections for up to three seconds."""
         await self.proxy.down()
         await asyncio.sleep(self.rng.uniform(0.2, 3))
-        await self.proxy.up()
+        self.proxy.up()
         self.done["Firestore gone"] += 1
 
     async def break_svix(self) -> None:
