@@ -35,12 +35,16 @@ from google.auth.exceptions import GoogleAuthError
 from google.cloud.firestore import (
     SERVER_TIMESTAMP,
     AsyncClient,
-    AsyncDocumentReference,
     AsyncQuery,
     DocumentSnapshot,
     FieldFilter,
 )
-from google.cloud.firestore_v1.types import CommitRequest, CommitResponse
+from google.cloud.firestore_v1.types import (
+    BatchGetDocumentsRequest,
+    BatchGetDocumentsResponse,
+    CommitRequest,
+    CommitResponse,
+)
 from grpc import RpcError
 from proto.datetime_helpers import DatetimeWithNanoseconds
 
@@ -66,7 +70,9 @@ _CONTESTED = (Conflict, FailedPrecondition, NotFound)
 
 _PAGE = 500  # documents
 
-_CommitRequest = CommitRequest.pb()  # the protobuf itself, which the library's class wraps
+# The protobufs themselves, which the library's classes wrap.
+_CommitRequest = CommitRequest.pb()
+_BatchGetDocumentsRequest = BatchGetDocumentsRequest.pb()
 
 _LISTED = [field.name for field in fields(DeadLetter) if field.name not in {"data", "attributes"}]
 _RESTATED = ("data", "attributes", "reason", "detail", "svix_status", "svix_code", "discarded")
@@ -93,14 +99,13 @@ class FirestoreLedger:
         """Take the right to send this event, or learn why not."""
         key = key_of(event.project, event.id)
         token = secrets.token_hex(16)
-        document = self._events.document(key)
         async with self._answering():
             while True:
                 # The loop ends: it goes round only when another writer has just got ahead of us.
                 with contextlib.suppress(Conflict):
                     version = await self._write(key, _first_claim(event, token))
                     return Claim(key, token, version, 1, timedelta(0))
-                record = await _read(document)
+                record = await self._read(key)
                 if record is None:
                     continue
                 if record.claim == token:
@@ -139,7 +144,7 @@ class FirestoreLedger:
     async def record(self, key: str) -> Record | None:
         """One event's record."""
         async with self._answering():
-            return await _read(self._events.document(key))
+            return await self._read(key)
 
     async def count(self) -> int:
         """How many records there are; billed as a read for each thousand."""
@@ -150,7 +155,7 @@ class FirestoreLedger:
     async def records(self) -> AsyncIterator[Record]:
         """All records, ordered by key: each is a read on the bill."""
         async for snapshot in self._pages(self._events.order_by("__name__")):
-            yield _record(snapshot)
+            yield _record(_fields(snapshot), snapshot.update_time, snapshot.read_time)
 
     async def mend(self, record: Record, state: State, svix_message_id: str | None = None) -> None:
         """Write what is known of the event by now. Raises `ClaimLost` where it was touched."""
@@ -200,14 +205,13 @@ class FirestoreLedger:
         await self._client._firestore_api.transport.close()  # noqa: SLF001 - see above
 
     async def _settle(self, claim: Claim, state: State, fields: dict[str, Any]) -> None:
-        document = self._events.document(claim.key)
         update = {"state": state.value, "expires_at": _from_now(RECORD_LIFETIME), **fields}
         async with self._answering():
             while True:
                 with contextlib.suppress(*_CONTESTED):
                     await self._write(claim.key, update, claim.version)
                     return
-                record = await _read(document)
+                record = await self._read(claim.key)
                 if record and (record.claim, record.state) == (claim.token, state):
                     return
                 if record is None or record.updated_at != claim.version:
@@ -230,9 +234,10 @@ class FirestoreLedger:
         Returns its new version. The library's own client, but plain protobufs: a `create` and an
         `update` of its documents take twice the processor time, most of it in wrappers.
         """
-        request = _CommitRequest(database=self._client._database_string)  # noqa: SLF001 - pinned
+        database, api, metadata = self._generated()
+        request = _CommitRequest(database=database)
         write = request.writes.add()
-        write.update.name = f"{request.database}/documents/{self._events.id}/{key}"
+        write.update.name = self._name(key)
         for name, value in record.items():
             if value is SERVER_TIMESTAMP:
                 write.update_transforms.add(field_path=name, set_to_server_value="REQUEST_TIME")
@@ -244,11 +249,34 @@ class FirestoreLedger:
             write.current_document.exists = False
         else:
             write.current_document.update_time.CopyFrom(version.timestamp_pb())
-        commit = self._client._firestore_api.commit  # noqa: SLF001 - pinned by a test
-        metadata = self._client._rpc_metadata  # noqa: SLF001 - pinned by a test
-        answer = await commit(CommitRequest.wrap(request), metadata=metadata)
+        answer = await api.commit(CommitRequest.wrap(request), metadata=metadata)
         written_at = CommitResponse.pb(answer).write_results[0].update_time
-        return DatetimeWithNanoseconds.from_timestamp_pb(written_at)
+        return _instant(written_at)
+
+    async def _read(self, key: str) -> Record | None:
+        """An event's record, as plain protobufs too: no query, and Firestore's own time of it."""
+        database, api, metadata = self._generated()
+        request = _BatchGetDocumentsRequest(database=database, documents=[self._name(key)])
+        wrapped = BatchGetDocumentsRequest.wrap(request)
+        async for answer in await api.batch_get_documents(wrapped, metadata=metadata):
+            got = BatchGetDocumentsResponse.pb(answer)
+            if got.HasField("found"):
+                stored = {name: _get(field) for name, field in got.found.fields.items()}
+                updated_at, read_at = got.found.update_time, got.read_time
+                return _record(stored, _instant(updated_at), _instant(read_at))
+        return None
+
+    def _name(self, key: str) -> str:
+        return f"{self._client._database_string}/documents/{self._events.id}/{key}"  # noqa: SLF001 - pinned
+
+    def _generated(self) -> tuple[str, Any, Any]:
+        """The client generated from Firestore's API, beneath the library's documents.
+
+        Its database, itself and the metadata of its calls. Private, so the ledgers' contract runs
+        through all three.
+        """
+        client = self._client
+        return client._database_string, client._firestore_api, client._rpc_metadata  # noqa: SLF001 - see above
 
     @contextlib.asynccontextmanager
     async def _answering(self) -> AsyncIterator[None]:
@@ -309,13 +337,23 @@ def _set(field: Any, value: str | int | datetime | None) -> None:
             field.timestamp_value.FromDatetime(value)
 
 
-async def _read(document: AsyncDocumentReference) -> Record | None:
-    snapshot = await document.get()
-    return _record(snapshot) if snapshot.exists else None
+def _get(field: Any) -> Any:
+    """What `_set` has set, and times."""
+    kind = field.WhichOneof("value_type")
+    match kind:
+        case "null_value":
+            return None
+        case "timestamp_value":
+            return _instant(field.timestamp_value)
+    return getattr(field, kind)
 
 
-def _record(snapshot: DocumentSnapshot[Any]) -> Record:
-    stored = _fields(snapshot)
+def _instant(timestamp: Any) -> DatetimeWithNanoseconds:
+    """Exact: a version to write against has nanoseconds."""
+    return DatetimeWithNanoseconds.from_timestamp_pb(timestamp)
+
+
+def _record(stored: dict[str, Any], updated_at: datetime, read_at: datetime) -> Record:
     return Record(
         project=stored["project"],
         event_id=stored["event_id"],
@@ -325,8 +363,8 @@ def _record(snapshot: DocumentSnapshot[Any]) -> Record:
         attempts=stored["attempts"],
         payload_sha256=stored["payload_sha256"],
         first_claimed_at=stored["first_claimed_at"],
-        updated_at=snapshot.update_time,
-        read_at=snapshot.read_time,
+        updated_at=updated_at,
+        read_at=read_at,
         delivered_at=stored.get("delivered_at"),
         svix_message_id=stored.get("svix_message_id"),
         pubsub_message_id=stored.get("pubsub_message_id"),
