@@ -18,8 +18,7 @@ from dataclasses import asdict, dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 
-import httpx
-from httpx_aiohttp import AiohttpTransport
+import aiohttp
 
 from bench.functions import NAIVE, RELAY, RESULTS, ROOT, TOKEN, function, push
 from bench.push import Arrival, Subscription
@@ -70,21 +69,22 @@ async def pushing_to(urls: Sequence[str]) -> AsyncIterator[Callable[[int], Await
     busy = dict.fromkeys(urls, 0)
     # Longer than the ack deadline: the function always answers first.
     # And connections are given up before the server, which keeps them for 5 s, does so.
-    limits = httpx.Limits(max_connections=4000, keepalive_expiry=2)
-    transport = AiohttpTransport(limits=limits)
-    async with httpx.AsyncClient(transport=transport, timeout=130) as client:
+    connector = aiohttp.TCPConnector(limit=4000, keepalive_timeout=2)
+    async with aiohttp.ClientSession(
+        connector=connector, timeout=aiohttp.ClientTimeout(total=130)
+    ) as client:
 
         async def deliver(number: int) -> bool:
             url = min(busy, key=busy.__getitem__)
             busy[url] += 1
             try:
-                answer = await client.post(f"{url}/notifications", json=push(number))
-            except httpx.TransportError as failure:
+                async with client.post(f"{url}/notifications", json=push(number)) as answer:
+                    return answer.status in {200, 204}
+            except (aiohttp.ClientError, TimeoutError) as failure:
                 print(f"    a push was not answered: {failure}", flush=True)
                 return False  # as Pub/Sub sees it: a nack
             finally:
                 busy[url] -= 1
-            return answer.status_code in {200, 204}
 
         yield deliver
 

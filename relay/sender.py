@@ -11,14 +11,15 @@ import asyncio
 import email.utils
 import math
 import re
-from collections.abc import Coroutine
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
-from httpx_aiohttp import AiohttpTransport
+from aiohttp import ClientSession, TCPConnector
 from pydantic_core import PydanticSerializationError
 from svix.api.message import MessageAsync, MessageCreateOptions, MessageGetOptions
 from svix.api.svix import ClientBase, SvixOptions
@@ -40,11 +41,36 @@ _CODE = re.compile(r"[a-z0-9_-]{1,64}")
 _LOC = re.compile(r"[a-zA-Z0-9_.-]{1,100}")
 _LOCS_KEPT = 3
 
-_response_seen: ContextVar[httpx.Response | None] = ContextVar("_response_seen", default=None)
 
+class _Call:
+    """One call on the wire: what the SDK uses of httpx's client, done by aiohttp's.
 
-async def _see_response(response: httpx.Response) -> None:
-    _response_seen.set(response)
+    It makes an event a fifth cheaper than httpx's client does with aiohttp beneath it. `response`
+    is what has come so far, whatever the SDK makes of it.
+    """
+
+    def __init__(self, session: ClientSession) -> None:
+        self._session = session
+        self.response: httpx.Response | None = None
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: dict[str, str],
+        params: dict[str, str] | None = None,
+        content: bytes | None = None,
+        **_: object,  # the time-out, which is around the call, and redirects: none is followed
+    ) -> httpx.Response:
+        """Raises aiohttp's errors, which the SDK passes on."""
+        async with self._session.request(
+            method, url, params=params, headers=headers, data=content, allow_redirects=False
+        ) as answer:
+            self.response = httpx.Response(answer.status, headers=answer.raw_headers)
+            body = await answer.read()
+        self.response = httpx.Response(answer.status, headers=answer.raw_headers, content=body)
+        return self.response
 
 
 class SvixSender(ClientBase):
@@ -54,15 +80,17 @@ class SvixSender(ClientBase):
     """
 
     def __init__(self, token: str, server_url: str | None, *, create_applications: bool) -> None:
-        # The SDK's time-out is one for each phase, so it only backs up the one around the call.
-        options = SvixOptions(server_url=server_url, retry_schedule=[], timeout=SVIX_CALL_SECONDS)
-        super().__init__(token, options)
-        limits = httpx.Limits(max_connections=_CONNECTIONS, keepalive_expiry=_KEEP_ALIVE_SECONDS)
-        # aiohttp beneath httpx: a fifth of the processor time of httpx's own pool at 32 in flight.
-        self._http = httpx.AsyncClient(
-            transport=AiohttpTransport(limits=limits), event_hooks={"response": [_see_response]}
+        super().__init__(token, SvixOptions(server_url=server_url, retry_schedule=[]))
+        connector = TCPConnector(
+            limit=_CONNECTIONS,
+            keepalive_timeout=_KEEP_ALIVE_SECONDS,
+            ssl=httpx.create_ssl_context(),
         )
-        self._messages = MessageAsync(self._client, self._http)
+        self._session = ClientSession(
+            connector=connector,
+            proxy=_proxy_for(self._client.base_url),
+            auto_decompress=False,  # httpx's response does it
+        )
         self._create_applications = create_applications
 
     async def send(self, event: Event, idempotency_key: str) -> Answer:
@@ -72,38 +100,44 @@ class SvixSender(ClientBase):
             message = MessageIn(event_type=event.type, event_id=event.id, payload=event.payload)
             if self._create_applications:
                 message.application = ApplicationIn(name=event.project, uid=event.project)
-            return await _answer(self._messages.create(event.project, message, options))
+            return await self._answer(lambda api: api.create(event.project, message, options))
         except (PydanticSerializationError, RecursionError):
             return Answer(Verdict.REJECTED, code="unserializable")
 
     async def find(self, event: Event) -> Answer:
         """Ask for the event's message: ACCEPTED if Svix has it, NOT_FOUND if it hasn't."""
-        answer = await _answer(self._messages.get(event.project, event.id, MessageGetOptions()))
+        options = MessageGetOptions()
+        answer = await self._answer(lambda api: api.get(event.project, event.id, options))
         if answer.verdict in {Verdict.CONFLICT, Verdict.REJECTED}:
             return replace(answer, verdict=Verdict.UNAVAILABLE)  # a question settles no event
         return answer
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        await self._session.close()
+
+    async def _answer(self, ask: Callable[[MessageAsync], Awaitable[MessageOut]]) -> Answer:
+        """Run one call within its time limit and classify what came back.
+
+        Raises what the SDK raises where it could not serialise the message and so asked nothing.
+        """
+        call = _Call(self._session)
+        message_id = None
+        try:
+            async with asyncio.timeout(SVIX_CALL_SECONDS):
+                message_id = (await ask(MessageAsync(self._client, cast("Any", call)))).id
+        except (PydanticSerializationError, RecursionError):
+            if call.response is None:
+                raise
+        except Exception:  # noqa: BLE001, S110 - whatever the SDK makes of an answer, the wire decides
+            pass
+        return classify(call.response, message_id)
 
 
-async def _answer(call: Coroutine[Any, Any, MessageOut]) -> Answer:
-    """Run one call within its time limit and classify what came back.
-
-    Raises what the SDK raises where it could not serialise the message and so asked nothing.
-    """
-    _response_seen.set(None)
-    message_id = None
-    try:
-        async with asyncio.timeout(SVIX_CALL_SECONDS):
-            message_id = (await call).id
-    except (PydanticSerializationError, RecursionError):
-        if _response_seen.get() is None:
-            raise
-    except Exception:  # noqa: BLE001, S110 - whatever the SDK makes of an answer, the wire decides
-        pass
-    return classify(_response_seen.get(), message_id)
+def _proxy_for(url: str) -> str | None:
+    """The environment's proxy, looked up once: aiohttp would look for each call, at 0.3 ms."""
+    at = urlsplit(url)
+    return None if proxy_bypass(at.netloc) else getproxies().get(at.scheme)
 
 
 def classify(response: httpx.Response | None, message_id: str | None = None) -> Answer:
@@ -156,7 +190,7 @@ class _Error:
         """None where the body is not the API's: `{"code", "detail"}`, or a list of details."""
         try:
             body = response.json()
-        except (ValueError, RecursionError, httpx.ResponseNotRead):
+        except (ValueError, RecursionError):
             return None
         if not isinstance(body, dict):
             return None

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gzip
 import json
 import socket
 import struct
@@ -248,6 +249,34 @@ async def test_a_failed_tls_handshake_is_unavailable() -> None:
 async def test_an_answer_that_is_not_http_is_unavailable() -> None:
     """Whatever listens there."""
     assert await answer_to(answering(b"220 mail.example ESMTP\r\n")) == Answer(Verdict.UNAVAILABLE)
+
+
+async def test_a_compressed_answer_is_read() -> None:
+    """Load balancers compress."""
+    packed = http(404, gzip.compress(NOT_FOUND), "Content-Encoding: gzip")
+    answer = await answer_to(answering(packed))
+    assert (answer.verdict, answer.code) == (Verdict.NOT_FOUND, "not_found")
+    spoilt = http(404, b"not gzip", "Content-Encoding: gzip")
+    assert (await answer_to(answering(spoilt))).verdict is Verdict.MISCONFIGURED
+
+
+async def test_the_environments_proxy_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the SDK's own client does, unless `no_proxy` names the server."""
+    requests: list[bytes] = []
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(await read_request(reader))
+        writer.write(http(202, MESSAGE))
+
+    async with serving(script) as proxy:
+        monkeypatch.setenv("http_proxy", proxy)
+        async with sending_to("http://svix.invalid") as sender:
+            assert (await sender.send(event(), KEY)).verdict is Verdict.ACCEPTED
+        monkeypatch.setenv("no_proxy", "svix.invalid")
+        async with sending_to("http://svix.invalid") as sender:
+            assert (await sender.send(event(), KEY)).verdict is Verdict.UNAVAILABLE
+    (request,) = requests
+    assert request.startswith(b"POST http://svix.invalid/api/v1/app/acme/msg")
 
 
 async def test_a_payload_the_sdk_cannot_serialise_is_rejected_without_a_call() -> None:
