@@ -33,7 +33,7 @@ def ledger_opener(settings: Settings) -> Callable[[], Archive]:
         from relay.ledger.sqlite import SqliteLedger  # noqa: PLC0415 - only one of the two is loaded
 
         return partial(SqliteLedger, settings.ledger_path, lease)
-    from relay.ledger.firestore import FirestoreLedger  # noqa: PLC0415 - as above
+    from relay.ledger.firestore import FirestoreLedger  # noqa: PLC0415 - only one of the two is loaded
 
     project, database = settings.google_cloud_project, settings.firestore_database
     return partial(FirestoreLedger.connect, project, database, lease)

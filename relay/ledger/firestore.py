@@ -86,6 +86,10 @@ class FirestoreLedger:
         self._lease = lease
         self._events = client.collection("events")
         self._dead_letters = client.collection("dead_letters")
+        # The client generated from Firestore's API, beneath the library's documents.
+        self._api: Any = client._firestore_api  # noqa: SLF001 - the ledgers' contract runs through it
+        self._metadata = client._rpc_metadata  # noqa: SLF001 - the ledgers' contract runs through it
+        self._database = client._database_string  # noqa: SLF001 - the ledgers' contract runs through it
 
     @classmethod
     def connect(cls, project: str | None, database: str, lease: timedelta) -> Self:
@@ -202,7 +206,7 @@ class FirestoreLedger:
     async def close(self) -> None:
         """Free the connections."""
         # The client has no close of its own (https://github.com/googleapis/python-firestore).
-        await self._client._firestore_api.transport.close()  # noqa: SLF001 - see above
+        await self._api.transport.close()
 
     async def _settle(self, claim: Claim, state: State, fields: dict[str, Any]) -> None:
         update = {"state": state.value, "expires_at": _from_now(RECORD_LIFETIME), **fields}
@@ -234,8 +238,7 @@ class FirestoreLedger:
         Returns its new version. The library's own client, but plain protobufs: a `create` and an
         `update` of its documents take twice the processor time, most of it in wrappers.
         """
-        database, api, metadata = self._generated()
-        request = _CommitRequest(database=database)
+        request = _CommitRequest(database=self._database)
         write = request.writes.add()
         write.update.name = self._name(key)
         for name, value in record.items():
@@ -249,16 +252,14 @@ class FirestoreLedger:
             write.current_document.exists = False
         else:
             write.current_document.update_time.CopyFrom(version.timestamp_pb())
-        answer = await api.commit(CommitRequest.wrap(request), metadata=metadata)
-        written_at = CommitResponse.pb(answer).write_results[0].update_time
-        return _instant(written_at)
+        answer = await self._api.commit(CommitRequest.wrap(request), metadata=self._metadata)
+        return _instant(CommitResponse.pb(answer).write_results[0].update_time)
 
     async def _read(self, key: str) -> Record | None:
         """An event's record, as plain protobufs too: no query, and Firestore's own time of it."""
-        database, api, metadata = self._generated()
-        request = _BatchGetDocumentsRequest(database=database, documents=[self._name(key)])
+        request = _BatchGetDocumentsRequest(database=self._database, documents=[self._name(key)])
         wrapped = BatchGetDocumentsRequest.wrap(request)
-        async for answer in await api.batch_get_documents(wrapped, metadata=metadata):
+        async for answer in await self._api.batch_get_documents(wrapped, metadata=self._metadata):
             got = BatchGetDocumentsResponse.pb(answer)
             if got.HasField("found"):
                 stored = {name: _get(field) for name, field in got.found.fields.items()}
@@ -267,16 +268,7 @@ class FirestoreLedger:
         return None
 
     def _name(self, key: str) -> str:
-        return f"{self._client._database_string}/documents/{self._events.id}/{key}"  # noqa: SLF001 - pinned
-
-    def _generated(self) -> tuple[str, Any, Any]:
-        """The client generated from Firestore's API, beneath the library's documents.
-
-        Its database, itself and the metadata of its calls. Private, so the ledgers' contract runs
-        through all three.
-        """
-        client = self._client
-        return client._database_string, client._firestore_api, client._rpc_metadata  # noqa: SLF001 - see above
+        return f"{self._database}/documents/{self._events.id}/{key}"
 
     @contextlib.asynccontextmanager
     async def _answering(self) -> AsyncIterator[None]:

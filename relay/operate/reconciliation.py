@@ -137,7 +137,7 @@ class Reconciliation:
             await self._list_messages(project)
             progress.step()
         attempted_by = {"attempted_by": _sortable(started_at - _FIRST_ATTEMPT)}
-        counting = f"select count(*) from ({_CANDIDATES})"  # noqa: S608 - our own text
+        counting = f"select count(*) from ({_CANDIDATES})"  # noqa: S608 - a constant of this module, no input
         progress.begin("Confirm", self._join.execute(counting, attempted_by).fetchone()[0])
         candidates = self._join.execute(_CANDIDATES, attempted_by)
         while batch := candidates.fetchmany(_AT_ONCE):
