@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from relay.config import ConfigurationError, Settings
 from relay.envelope import BODY_LIMIT, Event, Malformed, Source
 from relay.outcome import Result
-from relay.service import Relay, ledger_opener
+from relay.worker import Relay, ledger_opener
 
 try:
     SETTINGS = Settings.from_environment(os.environ)

@@ -1,7 +1,7 @@
 """What a rate limit does: a backlog pushed over HTTP against Svix's limit, naive beside relay.
 
 `python -m bench.drain` prints the figures with their targets, writes them to bench/results/ and
-draws `bench/drain.png`. The push simulator is `bench/push.py`, which says what of it is Google's
+draws `bench/drain.png`. The push simulator is `local/push.py`, which says what of it is Google's
 word; the limit is the Svix simulator's token bucket: 50 calls a second, burst 50, 100 ms latency.
 """
 
@@ -21,8 +21,8 @@ from pathlib import Path
 import aiohttp
 
 from bench.functions import NAIVE, RELAY, RESULTS, ROOT, TOKEN, function, push
-from bench.push import Arrival, Subscription
 from local.conduct import Fault
+from local.push import Arrival, Subscription
 from local.simulator import Simulator
 
 PLOT = ROOT / "bench" / "drain.png"

@@ -3,7 +3,7 @@
 The way of one event, through one room each:
 
     main.py        an HTTP request comes in
-    service.py     the worker's clients, built once; hands the request on, logs what became of it
+    worker.py     the worker's clients, built once; hands the request on, logs what became of it
     envelope.py    body and headers -> Event; what is no event is Malformed
     delivery.py    claim, send, settle; what can never succeed is parked
       ledger/        claim: one worker at a time, and none once it is delivered; settle: say so

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from bench.push import Arrival, Subscription
+from local.push import Arrival, Subscription
 from relay.outcome import Answer, Verdict
 from relay.pacing import Pacer, TurnedAway
 from tests import virtual_time

@@ -27,7 +27,7 @@ from relay.operate.reconciliation import Reconciliation
 from relay.operate.replay import Replay
 from relay.operate.svix import SvixSilent, SvixView
 from relay.outcome import Outcome, Result
-from relay.service import ledger_opener
+from relay.worker import ledger_opener
 
 _NOT_SENT, _USAGE, _NO_ANSWER, _INTERRUPTED = 1, 2, 3, 130
 

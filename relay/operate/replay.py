@@ -11,7 +11,7 @@ from relay.envelope import Event, Malformed, read
 from relay.ledger import Archive, DeadLetter
 from relay.outcome import Outcome, Result
 from relay.pacing import Pacer
-from relay.service import svix_sender
+from relay.worker import svix_sender
 
 _AT_ONCE = 16
 _DONE = {Outcome.DELIVERED, Outcome.DUPLICATE}

@@ -17,7 +17,7 @@ from relay.delivery import Delivery
 from relay.envelope import read
 from relay.ledger import Archive
 from relay.pacing import Pacer
-from relay.service import ledger_opener, svix_sender
+from relay.worker import ledger_opener, svix_sender
 from tests.function import ROOT, TOKEN, Svix, simulator
 
 
