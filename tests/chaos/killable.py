@@ -16,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from relay import service
+from relay import worker
 from relay.config import Settings
 from relay.delivery import Delivery
 from relay.envelope import Event
@@ -80,7 +80,7 @@ def dying(opener: Callable[[Settings], Callable[[], Ledger]]) -> Any:
 _parts: Any = service
 _parts.SvixSender = DyingSender
 _parts.Delivery = DyingDelivery
-_parts.ledger_opener = dying(service.ledger_opener)
+_parts.ledger_opener = dying(worker.ledger_opener)
 
 from main import notifications  # noqa: E402 - it takes the parts as they are then
 
