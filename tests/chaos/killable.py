@@ -77,7 +77,7 @@ def dying(opener: Callable[[Settings], Callable[[], Ledger]]) -> Any:
     return lambda settings: lambda: DyingLedger(opener(settings)())
 
 
-_parts: Any = service
+_parts: Any = worker
 _parts.SvixSender = DyingSender
 _parts.Delivery = DyingDelivery
 _parts.ledger_opener = dying(worker.ledger_opener)
