@@ -13,7 +13,7 @@ from types import FrameType
 
 from relay.config import ATTEMPT_SECONDS, Settings
 from relay.delivery import Delivery
-from relay.envelope import Event, Names, Refused, Source, read
+from relay.envelope import Names, Refused, Source, read
 from relay.intake import Intake, NotAdmitted
 from relay.ledger import Archive, Ledger, LedgerMisconfigured
 from relay.logs import Log
