@@ -204,13 +204,18 @@ class Delivery:
         self.observe = observe
         self.closing = False
         """Whether the process is about to end: no attempt begins any more."""
-        self.attempting: set[asyncio.Task[object] | None] = set()
-        """The tasks that hold a claim, or are about to learn whether they do."""
+        self.attempting: set[object] = set()
+        """The owners of requests that hold a claim, or are about to learn whether they do."""
         self._under_way: dict[str, asyncio.Event] = {}
 
-    async def deliver(self, event: Event, arrived_at: float, deadline: float) -> Result:
-        """Bring one event into Svix by `deadline`, or say why not. Raises only if cancelled."""
-        request = _Request(self, event, arrived_at, deadline)
+    async def deliver(
+        self, event: Event, arrived_at: float, deadline: float, owner: object = None
+    ) -> Result:
+        """Bring one event into Svix by `deadline`, or say why not. Raises only if cancelled.
+
+        `owner` is in `attempting` while an attempt is under way.
+        """
+        request = _Request(self, event, arrived_at, deadline, owner)
         result = await self._after_others(request)
         if result is None:
             ended = self._under_way[request.key] = asyncio.Event()
@@ -272,7 +277,7 @@ class _Request:
     """The loop of attempts for one event, and what it remembers."""
 
     def __init__(
-        self, delivery: Delivery, event: Event, arrived_at: float, deadline: float
+        self, delivery: Delivery, event: Event, arrived_at: float, deadline: float, owner: object
     ) -> None:
         self.key = key_of(event.project, event.id)
         self.deadline = deadline
@@ -280,6 +285,7 @@ class _Request:
         """Whether the pacer's next spaced nack is ours already."""
         self._delivery = delivery
         self._event = event
+        self._owner = owner
         self._half_time = (arrived_at + deadline) / 2
         self._waiter = Waiter(event.project, self.key, arrived_at, deadline - ATTEMPT_SECONDS)
         self._back_offs = delivery.pauses(_FIRST_BACK_OFF, _LONGEST_BACK_OFF)
@@ -323,7 +329,7 @@ class _Request:
 
     async def _attempt(self) -> Result | Again | InProgress:
         """One turn, one claim, one call, one settle."""
-        delivery, task = self._delivery, asyncio.current_task()
+        delivery = self._delivery
         delivery.observe("waiting", self._event)
         asked_at = delivery.clock()
         held: Claim | None = None
@@ -331,7 +337,7 @@ class _Request:
             async with delivery.pacer.turn(self._waiter) as turn:
                 self._waited += delivery.clock() - asked_at
                 delivery.observe("turn", self._event)
-                delivery.attempting.add(task)
+                delivery.attempting.add(self._owner)
                 claimed = await self._take_claim(turn)
                 if not isinstance(claimed, Claim):
                     return claimed
@@ -348,7 +354,7 @@ class _Request:
                     await delivery.ledger.release(held)
             raise
         finally:
-            delivery.attempting.discard(task)
+            delivery.attempting.discard(self._owner)
 
     async def _take_claim(self, turn: Turn) -> Claim | Result | Again | InProgress:
         try:

@@ -87,7 +87,7 @@ class Worker:
                     event = read(await admission.read(chunks), headers, self._settings.event_tags)
                     source, names = event.source, event.names
                     self._log.step("arrived", event)
-                    result = await self._ready().deliver(event, arrived_at, deadline)
+                    result = await self._ready().deliver(event, arrived_at, deadline, task)
                 except Refused as refused:
                     source, names = refused.source, refused.names
                     result = await self._refuse(refused, deadline)
@@ -127,6 +127,14 @@ class Worker:
             self._delivery.closing = self._closing
         return self._delivery
 
+    async def close(self) -> None:
+        """Close the connections; for tests, as a process that ends needs none of it."""
+        await self._sender.close()
+        if self._delivery is not None:
+            await self._delivery.ledger.close()
+        if self._state_log is not None:
+            self._state_log.cancel()
+
     async def _log_state(self) -> None:
         while True:
             self._log.pacer(self._pacer.state())
@@ -155,7 +163,7 @@ class Worker:
 
     def _cancel_those_who_wait(self) -> None:
         self._closing = True
-        attempting: set[asyncio.Task[object] | None] = set()
+        attempting: set[object] = set()
         if self._delivery is not None:
             self._delivery.closing = True
             attempting = self._delivery.attempting

@@ -285,7 +285,7 @@ def an_event(*, pushed: bool = True) -> Event:
     )
 
 
-async def deliver(  # noqa: PLR0913 - each is one side of a case
+async def deliver(
     *answers: Answer | BaseException,
     claims: list[Claim | Duplicate | InProgress | Exception] | None = None,
     turns: int = 100,
