@@ -34,7 +34,7 @@ LATER = (0.0, LEASE + 10, 13 * HOUR, 72 * HOUR)
 """How long Pub/Sub may take to redeliver."""
 BUDGET = 60.0  # seconds, of a request
 PAUSES_LENGTHENED = 8.0
-"""Every pause of a delivery is so much longer: fewer looks and tries to a request, as many kinds."""
+"""Every pause of a delivery is so much longer: fewer looks and tries, and as many kinds."""
 HEALING = 6  # redeliveries without faults after which an event must be acknowledged
 
 
@@ -237,12 +237,11 @@ class Run:
                 self._resume(worker, None, NoTurn(Outcome.RATE_LIMITED, 1.0, "no turn"))
             case "superseded":
                 self._resume(worker, value=True)
-            case "lost" | "broken off" | "unqueued":
-                self._world.send(op.event, queued=fault != "unqueued")
-                self._resume(worker, LANDING[fault])
             case "":
                 self._perform(worker, op)
             case _:
+                if fault in LANDING:
+                    self._world.send(op.event, queued=fault != "unqueued")
                 self._resume(worker, (ASK_FAULTS if op.name == "find" else SEND_FAULTS)[fault])
 
     def _perform(self, worker: Worker, op: Op) -> None:
