@@ -292,7 +292,7 @@ class _Request:
         self._history = History()
         self._next_call = Call.ASK if delivery.ask_first else Call.SEND
         self._claim: Claim | None = None
-        """Our latest claim: its release may have been lost."""
+        """Our latest claim, as it was released; the ledger knows it if its release was lost."""
         self._last: Answer | LedgerUnavailable | None = None
         """What went wrong last."""
         self._failures = 0
@@ -440,7 +440,7 @@ class _Request:
     async def _release(self, claim: Claim) -> InProgress | None:
         """Let whoever comes next claim the event at once; `InProgress` where somebody has."""
         try:
-            await self._delivery.ledger.release(claim)
+            self._claim = await self._delivery.ledger.release(claim)
         except ClaimLost:
             return InProgress(timedelta(0), claim.attempts)
         except LedgerUnavailable:

@@ -56,9 +56,9 @@ async def client(relay: Function) -> AsyncIterator[httpx.AsyncClient]:
 async def post(client: httpx.AsyncClient, body: Any, **headers: str) -> tuple[int, dict[str, Any]]:
     """Post one body; the status and the answer."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    answer = await client.post("/notifications", content=content, headers={**JSON, **headers})
-    parsed: dict[str, Any] = answer.json()
-    return answer.status_code, answer
+    response = await client.post("/notifications", content=content, headers={**JSON, **headers})
+    answer: dict[str, Any] = response.json()
+    return response.status_code, answer
 
 
 def claims(ledger: Path, state: str) -> int:
