@@ -138,8 +138,9 @@ class Ledger:
     ) -> None:
         self._note(f"complete {svix_message_id}" + ("" if fanout_confirmed else " unconfirmed"))
 
-    async def release(self, claim: Claim) -> None:
+    async def release(self, claim: Claim) -> Claim:
         self._note("release")
+        return claim
 
     async def park(self, letter: DeadLetter) -> None:
         self._note(f"park {letter.reason}")
@@ -156,18 +157,19 @@ class Sender:
     answers: list[Answer | BaseException]
     log: list[str]
 
-    def _next(self, what: str) -> Answer:
+    async def _next(self, what: str) -> Answer:
         self.log.append(what)
+        await asyncio.sleep(0)  # a call takes its time
         answer = self.answers.pop(0)
         if isinstance(answer, BaseException):
             raise answer
         return answer
 
     async def send(self, _event: Event, idempotency_key: str) -> Answer:
-        return self._next("send")
+        return await self._next("send")
 
     async def find(self, _event: Event) -> Answer:
-        return self._next("ask")
+        return await self._next("ask")
 
 
 @dataclass
@@ -265,7 +267,6 @@ def record(state: State, *, lease: timedelta = LEASE, payload_sha256: str = "0" 
         payload_sha256=payload_sha256,
         first_claimed_at=now,
         touched_at=now,
-        updated_at=now,
         read_at=now,
         svix_message_id="msg_0",
     )

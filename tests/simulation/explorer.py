@@ -6,6 +6,7 @@ back for the others; a state that was reached before is not gone through again.
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -18,6 +19,7 @@ from tests.simulation.model import (
     ASK_FAULTS,
     LANDING,
     LEASE,
+    OK,
     RACE_SECONDS,
     SEND_FAULTS,
     ModelLedger,
@@ -82,10 +84,10 @@ class Explorer:
     schedules: int = 0
     states: set[object] = field(default_factory=set)
 
-    def explore(self) -> None:
-        """Try everything. Raises `Violation`."""
+    def explore(self, limit: float = math.inf) -> None:
+        """Try everything, or the first `limit` schedules. Raises `Violation`."""
         prefixes: list[list[int]] = [[]]
-        while prefixes:
+        while prefixes and self.schedules < limit:
             run = Run(self, prefixes.pop())
             try:
                 run.execute()
@@ -143,21 +145,16 @@ class Run:
 
     def _options(self) -> list[tuple[str, int, str]]:
         """What may happen next: (what, whose, how)."""
+        active = [n for n, worker in enumerate(self._workers) if worker.acked is None]
+        for number in active:
+            op = self._workers[number].waits_for
+            if op is not None and op.is_private:
+                return self._steps(number)
         options: list[tuple[str, int, str]] = []
         if self._unstarted:
             options.append(("start", 0, ""))
-        active = [n for n, worker in enumerate(self._workers) if worker.acked is None]
         for number in active:
-            options.append(("step", number, ""))
-            if self._faults:
-                worker = self._workers[number]
-                assert worker.waits_for is not None
-                is_over = worker.clock[0] >= RACE_SECONDS
-                options.extend(
-                    ("step", number, fault)
-                    for fault in worker.waits_for.faults
-                    if not (is_over and fault == "race")
-                )
+            options.extend(self._steps(number))
         options.extend(("land", number, "") for number in range(len(self._late)))
         if options and self._faults and self._workers:
             # While somebody is at work only a lease can pass: a request is over long before hours.
@@ -165,6 +162,15 @@ class Run:
                 ("wait", int(seconds), "") for seconds in (LATER[1:2] if active else LATER[1:])
             )
         return options
+
+    def _steps(self, number: int) -> list[tuple[str, int, str]]:
+        """What may happen to this worker's call."""
+        worker = self._workers[number]
+        assert worker.waits_for is not None
+        faults = worker.waits_for.faults if self._faults else ()
+        is_over = worker.clock[0] >= RACE_SECONDS
+        possible = (fault for fault in faults if not (is_over and fault == "race"))
+        return [("step", number, ""), *(("step", number, fault) for fault in possible)]
 
     # -- what happens
 
@@ -240,9 +246,12 @@ class Run:
             case "":
                 self._perform(worker, op)
             case _:
+                answer = (ASK_FAULTS if op.name == "find" else SEND_FAULTS)[fault]
                 if fault in LANDING:
-                    self._world.send(op.event, queued=fault != "unqueued")
-                self._resume(worker, (ASK_FAULTS if op.name == "find" else SEND_FAULTS)[fault])
+                    landed = self._world.send(op.event, queued=fault != "unqueued")
+                    if fault == "broken off" and landed != OK:
+                        answer = landed  # only a 2xx can break off after it was a 2xx
+                self._resume(worker, answer)
 
     def _perform(self, worker: Worker, op: Op) -> None:
         try:

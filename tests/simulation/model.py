@@ -45,7 +45,6 @@ SEND_FAULTS = LANDING | {
     "500": Answer(Call.SEND, Verdict.UNAVAILABLE, 500),
     "429": Answer(Call.SEND, Verdict.RATE_LIMITED, 429),
     "race": CONFLICT,
-    "404": Answer(Call.SEND, Verdict.UNAVAILABLE, 404, code="not_found"),
     "401": Answer(Call.SEND, Verdict.MISCONFIGURED, 401),
     "422": Answer(Call.SEND, Verdict.REJECTED, 422),
 }
@@ -68,6 +67,11 @@ class Op:
         return self.name in {"claim", "complete", "release", "park"}
 
     @property
+    def is_private(self) -> bool:
+        """Whether nobody else can notice when it happens: the order among such calls is no matter."""
+        return self.name in {"turn", "sleep"}
+
+    @property
     def faults(self) -> tuple[str, ...]:
         """All that may go wrong with it."""
         crashes = ("crash before", "crash after", "cancelled")
@@ -75,9 +79,9 @@ class Op:
             case "claim" | "complete" | "release" | "park":
                 return (*crashes, "fails", "times out but lands", "lands later")
             case "look":
-                return (*crashes, "fails")
-            case "turn":
-                return (*crashes, "turned away", "superseded")
+                return ("fails",)
+            case "turn":  # to crash here is to crash before the claim
+                return ("turned away", "superseded")
             case "sleep":
                 return ("crash before", "cancelled")
             case "send":
@@ -262,8 +266,9 @@ class ModelLedger:
     ) -> None:
         await call(Op("complete", claim.key, (claim, fanout_confirmed)))
 
-    async def release(self, claim: Claim) -> None:
+    async def release(self, claim: Claim) -> Claim:
         await call(Op("release", claim.key, claim))
+        return claim
 
     async def park(self, letter: DeadLetter) -> None:
         await call(Op("park", letter.event_id or "", letter.reason))
