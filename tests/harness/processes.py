@@ -29,7 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _watch(event: str, _: object) -> None:
     if event in _EVENTS and "PYTEST_CURRENT_TEST" in os.environ:
-        raise pytest.skip.Exception(_REASON, _use_item_location=True)
+        raise pytest.skip.Exception(_REASON)
 
 
 def skip_where_none_may_start() -> None:
