@@ -19,7 +19,7 @@ run: $(VENV)/runtime ## the whole thing on this machine: simulator, function, sa
 	@$(BIN)/python -m local.run $(ARGS)
 
 check: lint ## before each commit: lint, and every test that starts no process
-	$(PYTEST) --numprocesses=$(WORKERS) --dist=worksteal --no-processes $(ARGS)
+	$(PYTEST) --numprocesses=$(WORKERS) --dist=worksteal --no-processes -rfE $(ARGS)
 
 test: $(VENV)/dev ## every suite (ARGS='tests/test_envelope.py -k name' for less)
 	$(PYTEST) --numprocesses=$(WORKERS) --dist=worksteal $(ARGS)
