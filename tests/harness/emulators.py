@@ -10,7 +10,6 @@ import os
 import socket
 import socketserver
 import threading
-import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 
 from local import emulators
 from local.processes import ServerFailed
+from tests.function import new_google_project
 from tests.harness import is_controller
 from tests.harness.processes import skip_where_none_may_start
 from tests.harness.scratch import scratch
@@ -134,8 +134,8 @@ def pubsub_emulator() -> str:
 
 @pytest.fixture
 def google_project() -> str:
-    """The id of a Google project that no other test uses: the test's namespace in an emulator."""
-    return f"test-{uuid.uuid4().hex[:12]}"
+    """The id of a Google project that no other test uses."""
+    return new_google_project()
 
 
 @pytest.fixture
