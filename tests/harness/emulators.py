@@ -10,14 +10,14 @@ import os
 import socket
 import socketserver
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from local import emulators
-from local.processes import ServerFailed
+from local.processes import Server, ServerFailed
 from tests.function import new_google_project
 from tests.harness import is_controller
 from tests.harness.processes import skip_where_none_may_start
@@ -103,13 +103,17 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         session.config.pluginmanager.register(_Plugin(lender), "emulators")
 
 
-def _borrow(name: str) -> str:
-    """The emulator's address; no test that needs it passes silently where it is missing."""
+def _require_emulators() -> None:
+    """No test that needs one passes silently where it is missing."""
     skip_where_none_may_start()
     if lacking := emulators.missing():
         if os.environ.get("REQUIRE_EMULATORS") == "1":
             pytest.fail(f"REQUIRE_EMULATORS=1, but {lacking}")
         pytest.skip(f"NOT TESTED: Google's emulators do not run here: {lacking}")
+
+
+def _borrow(name: str) -> str:
+    _require_emulators()
     with socket.socket(socket.AF_UNIX) as lender:
         lender.connect(str(scratch() / "emulators"))
         lender.sendall(f"{name}\n".encode())
@@ -130,6 +134,14 @@ def firestore_emulator() -> str:
 def pubsub_emulator() -> str:
     """The shared Pub/Sub emulator's `host:port`. Use a project of the test's own in it."""
     return _borrow("pubsub")
+
+
+@pytest.fixture
+def own_firestore_emulator() -> Iterator[tuple[str, Server]]:
+    """An emulator that the test may stop and pause: its `host:port`, and its process."""
+    _require_emulators()
+    with emulators.firestore_emulator() as started:
+        yield started
 
 
 @pytest.fixture
