@@ -6,6 +6,7 @@ module's last test is over, files and processes at the end of the run. Such a pr
 """
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -62,8 +63,9 @@ class _Plugin:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Remember how it was."""
+    """Remember how it was. SIGTERM ends the run as Ctrl-C does: everything is stopped."""
     if is_controller(session.config):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         session.config.pluginmanager.register(_Plugin(), "leftovers")
 
 
