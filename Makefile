@@ -25,7 +25,7 @@ test: $(VENV)/dev ## every suite (ARGS='tests/test_envelope.py -k name' for less
 	$(PYTEST) --numprocesses=$(WORKERS) --dist=worksteal $(ARGS)
 
 soak: $(VENV)/dev ## the suites at full length, one after the other: an hour or so
-	SOAK=1 $(PYTEST) $(ARGS)
+	SOAK=1 $(PYTEST) --override-ini=faulthandler_timeout=7500 $(ARGS)
 
 lint: $(VENV)/dev ## ruff, mypy --strict, shellcheck
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ The controller owns them. A worker asks for one through a Unix socket; the first
 the controller start it. Tests that share an emulator keep apart by a Google project each.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -58,7 +59,8 @@ class _Request(socketserver.StreamRequestHandler):
             answer = {"address": self.server.address(name)}
         except ServerFailed as failure:
             answer = {"failure": str(failure)}
-        self.wfile.write(json.dumps(answer).encode())
+        with contextlib.suppress(BrokenPipeError):  # the run was told to end meanwhile
+            self.wfile.write(json.dumps(answer).encode())
 
 
 def _once(start: Callable[[], str]) -> Callable[[], str]:
