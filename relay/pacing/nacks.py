@@ -20,7 +20,7 @@ class Nacks:
         self._acks = 0
         """Acks since the last nack."""
         self._last = -math.inf
-        """When the last nack was allowed."""
+        """When the last nack was, on the clock."""
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -30,19 +30,18 @@ class Nacks:
         self._serve()
 
     async def wait(self, until: float) -> bool:
-        """Wait for a nack of one's own until this time of the clock; whether there was one.
-
-        Where there was none, the caller nacks all the same, and it counts.
-        """
+        """Wait for a nack until this time of the clock. True: one is ours; False: there was none."""
         ours = asyncio.get_running_loop().create_future()
         self._waiting.append(ours)
         self._serve()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(until - self._clock()):
                 await ours
-        if ours.cancelled():
-            self._nacked()
         return not ours.cancelled()
+
+    def forced(self) -> None:
+        """A push is nacked without waiting any longer, as its deadline has come."""
+        self._acks, self._last = 0, self._clock()
 
     def _serve(self) -> None:
         """Let the first of those who wait nack, if one may; or look again when one may."""
@@ -53,13 +52,10 @@ class Nacks:
         remaining = self._last + tuning.BETWEEN_NACKS - self._clock()
         if remaining <= 0:
             self._waiting.popleft().set_result(None)
-            self._nacked()
+            self.forced()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(remaining, self._on_time)
 
     def _on_time(self) -> None:
         self._timer = None
         self._serve()
-
-    def _nacked(self) -> None:
-        self._acks, self._last = 0, self._clock()

@@ -50,6 +50,7 @@ async def test_acks_before_the_last_nack_do_not_count() -> None:
 async def test_a_nack_at_the_deadline_counts_as_one() -> None:
     nacks = new_nacks()
     assert not await nacks.wait(5.0)
+    nacks.forced()
     nacks.acked()
     nacks.acked()
     assert await nacks.wait(100.0)
