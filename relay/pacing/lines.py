@@ -6,7 +6,7 @@ for the choice of a probe, which looks through one line and happens a few times 
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from itertools import count, filterfalse
 
@@ -42,15 +42,15 @@ class _Line:
 
     def take(self, passed_over: Collection[str]) -> Waiter:
         """The first whose event is not passed over; where all are, the first."""
-        preferred = (w for w in self._in_order() if w.event not in passed_over)
-        waiter = next(preferred, None) if passed_over else None
+        waiter = self._first_but(passed_over) if passed_over else None
         while waiter is None or waiter not in self.waiting:
             _, _, waiter = heapq.heappop(self._heap)
         self.waiting.remove(waiter)
         return waiter
 
-    def _in_order(self) -> Iterator[Waiter]:
-        return (waiter for _, _, waiter in sorted(self._heap) if waiter in self.waiting)
+    def _first_but(self, passed_over: Collection[str]) -> Waiter | None:
+        in_order = (waiter for _, _, waiter in sorted(self._heap))
+        return next((w for w in in_order if w in self.waiting and w.event not in passed_over), None)
 
 
 class Lines:
