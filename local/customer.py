@@ -12,7 +12,6 @@ from typing import Any, Self
 
 from svix.webhooks import Webhook, WebhookVerificationError
 
-
 _POLL_SECONDS = 0.02  # between looks whether it should end
 
 
