@@ -225,10 +225,9 @@ class Delivery:
                 del self._under_way[request.key]
                 ended.set()
         if result.outcome in PARKED_OUTCOMES:
-            names = Names(event.id, event.type, event.project)
-            return await self.park(result, event.source, names, deadline)
+            return await self.park(result, event.source, event.names, deadline)
         if event.source.pushed and not result.acknowledges and not request.may_nack:
-            await self.pacer.nacks.wait(deadline)
+            await self.pacer.nacks.space(deadline)
         return result
 
     async def park(self, result: Result, source: Source, names: Names, deadline: float) -> Result:

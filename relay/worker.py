@@ -93,7 +93,7 @@ class Worker:
                     result = await self._refuse(refused, deadline)
         except NotAdmitted as failure:
             result = Result(outcome=Outcome.UNAVAILABLE, detail=str(failure))
-            await self._pacer.nacks.wait(deadline)
+            await self._pacer.nacks.space(deadline)
         except LedgerMisconfigured as failure:
             result = Result(outcome=Outcome.MISCONFIGURED, detail=f"the ledger: {failure}")
         except asyncio.CancelledError:

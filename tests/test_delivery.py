@@ -202,6 +202,9 @@ class ScriptedNacks:
         self.log.append("wait for a nack")
         return self.free
 
+    async def space(self, deadline: float) -> None:
+        await self.wait(deadline)
+
 
 @dataclass
 class ScriptedPacer:

@@ -39,6 +39,11 @@ class Nacks:
                 await ours
         return not ours.cancelled()
 
+    async def space(self, deadline: float) -> None:
+        """Wait until a push may be nacked, or for its deadline: then it is nacked all the same."""
+        if not await self.wait(deadline):
+            self.forced()
+
     def forced(self) -> None:
         """A push is nacked without waiting any longer, as its deadline has come."""
         self._acks, self._last = 0, self._clock()

@@ -311,6 +311,9 @@ class ModelNacks:
     async def wait(self, _until: float) -> bool:
         return True
 
+    async def space(self, _deadline: float) -> None:
+        return
+
 
 @dataclass(slots=True)
 class ModelPacer:
