@@ -104,6 +104,11 @@ class Event:
     """Of the text, so that an id seen again with another payload is noticed."""
     source: Source
 
+    @property
+    def names(self) -> Names:
+        """Its three names together."""
+        return Names(self.id, self.type, self.project)
+
 
 class Refused(Exception):
     """A request that no event can be taken from; its text never repeats the body's.
