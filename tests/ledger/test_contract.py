@@ -1,6 +1,7 @@
 """One contract, both ledgers: what `delivery.py` relies on, whoever keeps the record."""
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import replace
 from datetime import timedelta
 
@@ -193,20 +194,22 @@ async def test_a_takeover_has_a_lease_of_its_own(open_ledger: Open) -> None:
     assert refusal.lease_remaining > LEASE / 2
 
 
-@pytest.mark.parametrize("settle", ["complete", "release"])
+@pytest.mark.parametrize("completes", [True, False])
 async def test_a_claim_taken_over_can_be_neither_completed_nor_released(
-    open_ledger: Open, settle: str
+    open_ledger: Open, *, completes: bool
 ) -> None:
     """Nothing is written: the successor's claim stands, and is the one to be settled."""
     ledger, patient = open_ledger(MOMENT), open_ledger()
     lost = await claimed(ledger, event())
     await lease_over(ledger)
     successor = await claimed(patient, event())
+    settling: Awaitable[object] = (
+        ledger.complete(lost, "msg_lost", fanout_confirmed=True)
+        if completes
+        else ledger.release(lost)
+    )
     with pytest.raises(ClaimLost):
-        if settle == "complete":
-            await ledger.complete(lost, "msg_lost", fanout_confirmed=True)
-        else:
-            await ledger.release(lost)
+        await settling
     assert isinstance(await ledger.claim(event()), InProgress)
     await ledger.complete(successor, "msg_1", fanout_confirmed=True)
     assert await ledger.claim(event()) == Duplicate("msg_1", payload_changed=False, attempts=2)
