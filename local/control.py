@@ -1,15 +1,19 @@
 """A client of the simulator's own API, for tests and tools in other processes."""
 
+from datetime import timedelta
 from typing import Any
 
-import httpx
+from pyreqwest.client import SyncClientBuilder
+
+_LIMIT = timedelta(seconds=30)
 
 
 class Control:
-    """A client of the control API, for other processes. Raises httpx's errors."""
+    """A client of the control API, for other processes. Raises pyreqwest's errors."""
 
     def __init__(self, url: str) -> None:
-        self._client = httpx.Client(base_url=f"{url}/control", timeout=30)
+        builder = SyncClientBuilder().base_url(f"{url}/control/").no_proxy().timeout(_LIMIT)
+        self._client = builder.error_for_status().build()
 
     def messages(self, app: str | None = None) -> list[dict[str, Any]]:
         """What is held."""
@@ -56,7 +60,10 @@ class Control:
         """Close the connection."""
         self._client.close()
 
-    def _ask(self, method: str, path: str, **more: Any) -> Any:
-        answer = self._client.request(method, f"/{path}", **more)
-        answer.raise_for_status()
-        return answer.json()
+    def _ask(
+        self, method: str, path: str, json: Any = None, params: dict[str, str] | None = None
+    ) -> Any:
+        request = self._client.request(method, path).query(params or {})
+        if json is not None:
+            request = request.body_json(json)
+        return request.build().send().json()

@@ -11,15 +11,16 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
-import httpx
+from pyreqwest.client import Client, ClientBuilder
+from pyreqwest.exceptions import RequestError
 from svix.webhooks import Webhook
 
 from local.conduct import Conduct
 from local.svix import ids
-from local.svix.store import Attempt, Endpoint, Store, StoredMessage
+from local.svix.store import Attempt, Endpoint, Store, StoredMessage, is_success
 
 _AT_ONCE = 32  # calls to endpoints, as a worker of the real one has a limit too
-_CALL_SECONDS = 30.0  # the real one's limit
+_CALL_LIMIT = timedelta(seconds=30)  # the real one's
 _ELSEWHERE = "not sent: the simulator sends to loopback addresses only"
 
 
@@ -32,7 +33,7 @@ class Dispatcher:
         self._store = store
         self._conduct = conduct
         self._now = now
-        self._client = httpx.AsyncClient(timeout=_CALL_SECONDS, trust_env=False)
+        self._client = _client()
         self._at_once = asyncio.Semaphore(_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -56,7 +57,7 @@ class Dispatcher:
         """Give up everything that is under way, and close the connections."""
         self.forget()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._client.aclose()
+        await self._client.close()
 
     def _start(self, message: StoredMessage, endpoint: Endpoint, *, is_manual: bool) -> None:
         task = asyncio.create_task(self._deliver(message, endpoint, is_manual=is_manual))
@@ -72,8 +73,7 @@ class Dispatcher:
                 started_at, started = self._now(), time.monotonic()
                 code, response = await self._call(message, endpoint)
             schedule = () if is_manual else self._conduct().retry_schedule
-            failed = not httpx.codes.is_success(code)
-            delay = schedule[tries] if failed and tries < len(schedule) else None
+            delay = schedule[tries] if not is_success(code) and tries < len(schedule) else None
             tries += 1
             self._store.add_attempt(
                 Attempt(
@@ -104,11 +104,16 @@ class Dispatcher:
             "svix-timestamp": str(int(at.timestamp())),
             "svix-signature": Webhook(endpoint.secret).sign(message.id, at, message.text),
         }
+        request = self._client.post(endpoint.url).headers(headers).body_text(message.text)
         try:
-            answer = await self._client.post(endpoint.url, content=message.text, headers=headers)
-        except httpx.HTTPError as failure:
-            return 0, f"{type(failure).__name__}: {failure}"
-        return answer.status_code, answer.text
+            answer = await request.build().send()
+            return answer.status, await answer.text()
+        except RequestError as failure:
+            return 0, type(failure).__name__
+
+
+def _client() -> Client:
+    return ClientBuilder().no_proxy().follow_redirects(enable=False).timeout(_CALL_LIMIT).build()
 
 
 def _is_loopback(url: str) -> bool:

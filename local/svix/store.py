@@ -66,6 +66,11 @@ class Endpoint:
         )
 
 
+def is_success(code: int) -> bool:
+    """Whether a status says that an endpoint has taken a message."""
+    return 200 <= code < 300  # noqa: PLR2004 - 2xx
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One try to bring a message to an endpoint."""
@@ -86,7 +91,7 @@ class Attempt:
     @property
     def succeeded(self) -> bool:
         """Whether the endpoint took the message."""
-        return 200 <= self.code < 300  # noqa: PLR2004 - 2xx
+        return is_success(self.code)
 
 
 @dataclass(slots=True)
