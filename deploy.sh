@@ -237,6 +237,10 @@ change() { # WORDS ARGUMENTS OF GCLOUD...
   printf '   %s\n' "$words"
 }
 
+made() { # NAME WORDS ARGUMENTS OF GCLOUD...: make it, unless it is among what was listed
+  if among "$1"; then same "$2"; else change "made $2" "${@:3}"; fi
+}
+
 grant() { # ROLE GROUP-OF-GCLOUD NAME MEMBER...
   local role=$1 group name=$3 member where=() held=''
   read -ra group <<<"$2"
@@ -287,17 +291,11 @@ enable_apis() {
 
 make_accounts() {
   step 'Service accounts'
-  local account words
   look iam service-accounts list --format='value(email)' || true
-  while read -r account words; do
-    if among "$account"; then
-      same "$account"
-    else
-      change "made $account" iam service-accounts create "${account%%@*}" --display-name="$words"
-    fi
-  done <<<"$FUNCTION_ACCOUNT The webhook relay: Firestore and one secret
-$PUSH_ACCOUNT Pub/Sub pushing to the webhook relay
-$RECONCILE_ACCOUNT Cloud Scheduler calling the webhook relay"
+  make_account() { made "$1" "$1" iam service-accounts create "${1%%@*}" --display-name="$2"; }
+  make_account "$FUNCTION_ACCOUNT" 'The webhook relay: Firestore and one secret'
+  make_account "$PUSH_ACCOUNT" 'Pub/Sub pushing to the webhook relay'
+  make_account "$RECONCILE_ACCOUNT" 'Cloud Scheduler calling the webhook relay'
 }
 
 make_database() {
@@ -425,14 +423,10 @@ readonly RETRY=(--ack-deadline="$ACK_DEADLINE" --min-retry-delay=10s --max-retry
 
 make_topics() {
   step 'Topics'
-  local topic name deadline
+  local name deadline
   look pubsub topics list --format='value(name.basename())' || true
-  for topic in "$TOPIC" "$DEAD_LETTER_TOPIC"; do
-    if among "$topic"; then
-      same "the topic $topic"
-    else
-      change "made the topic $topic" pubsub topics create "$topic"
-    fi
+  for name in "$TOPIC" "$DEAD_LETTER_TOPIC"; do
+    made "$name" "the topic $name" pubsub topics create "$name"
   done
   look_at_subscriptions
   # Before anything is forwarded: a topic without a subscription loses what it gets.
@@ -466,29 +460,27 @@ deploy_function() {
   # What is deployed carries the hash of its source and settings: only another one is built.
   version=$( (printf '%s\n' "${settings[@]}" && find main.py requirements.txt relay -type f \
     ! -name '*.pyc' -print0 | LC_ALL=C sort -z | xargs -0 cat) | git hash-object --stdin)
-  if look functions describe "$FUNCTION" --v2 --region="$REGION" \
-    --format="value[separator=' '](labels.relay-version,state)" && [[ $FOUND == "$version ACTIVE" ]]; then
+  if look_at_function && [[ $FOUND == "$version ACTIVE "* ]]; then
     same "version ${version:0:12}"
   else
     change "deployed version ${version:0:12}" functions deploy "$FUNCTION" --gen2 \
       --region="$REGION" --source=. "${settings[@]}" --update-labels="relay-version=$version"
+    [[ $DRY_RUN ]] || look_at_function
   fi
   grant roles/run.invoker 'run services' "$FUNCTION" "$PUSH_ACCOUNT" "$RECONCILE_ACCOUNT"
-  find_function
 }
 
-find_function() {
+look_at_function() { # its version, state, URL and last update in $FOUND; and what pushing to it takes
   URL=https://$FUNCTION.invalid # of a dry run, where there is none yet
   if look functions describe "$FUNCTION" --v2 --region="$REGION" \
-    --format='value(serviceConfig.uri)'; then
-    URL=$FOUND
-  elif [[ ! $DRY_RUN ]]; then
-    failed "There is no function $FUNCTION: deploy it first."
+    --format="value[separator=' '](labels.relay-version,state,serviceConfig.uri,updateTime)"; then
+    read -r _ _ URL _ <<<"$FOUND"
   fi
   # All push flags together, always: an update that names only one wipes the others. The audience
   # is the service's root, which Cloud Run expects, and not the endpoint, Pub/Sub's default.
   PUSH=(--push-endpoint="$URL/notifications" --push-auth-service-account="$PUSH_ACCOUNT"
     --push-auth-token-audience="$URL")
+  [[ $FOUND ]]
 }
 
 bring_in_line() { # SUBSCRIPTION WANTED SETTINGS...
@@ -663,36 +655,41 @@ minutes_ago() { # on Linux, and on a Mac
   date -u -d "$1 minutes ago" +%Y-%m-%dT%H:%M:%SZ 2>/dev/null || date -u -v "-${1}M" +%Y-%m-%dT%H:%M:%SZ
 }
 
-last_line() { # FILTER FIELDS: of the function's log, within a day
+last_line() { # FILTER FIELDS: of the function's log within a day, with its time, in $FOUND
   look logging read "resource.type=\"cloud_run_revision\" AND resource.labels.service_name=\"$FUNCTION\" AND $1" \
     --limit=1 --freshness=1d --format="value[separator=' '](timestamp,$2)" || true
-  echo "${FOUND:-nothing within a day}"
+  FOUND=${FOUND:-not within a day}
 }
 
 status() {
-  local name group kind fields reconciliation=jsonPayload.reconciliation
-  row() { printf '   %-24s%s\n' "$@"; }
-  step "Does it deliver?"
-  look functions describe "$FUNCTION" --v2 --region="$REGION" \
-    --format="value[separator=' '](state,serviceConfig.uri,updateTime)" || failed 'It is not deployed.'
-  row function "$FOUND"
-  row 'last delivery' "$(last_line 'jsonPayload.outcome="delivered"' jsonPayload.project)"
-  row 'last trouble' "$(last_line 'severity>=WARNING AND jsonPayload.outcome:*' 'jsonPayload.outcome,jsonPayload.detail')"
+  local name group kind fields run complete without
+  row() { printf '   %-22s%s\n' "$1" "$2"; }
+  step 'Does it deliver?'
+  look_at_function || failed 'It is not deployed.'
+  row function "${FOUND#* }"
+  last_line 'jsonPayload.outcome="delivered"' jsonPayload.project
+  row 'last delivery' "$FOUND"
+  last_line 'severity>=WARNING AND jsonPayload.outcome:*' jsonPayload.outcome,jsonPayload.detail
+  row 'last trouble' "$FOUND"
   ACCESS_TOKEN=$(gcloud auth print-access-token 2>/dev/null) || true
   look_at_subscriptions
   for name in "$SUBSCRIPTION" "$DEAD_LETTER_SUBSCRIPTION"; do
     step "What waits in $name?"
-    row events "$(backlog "$name" num_undelivered_messages)" \
-      'oldest, seconds' "$(backlog "$name" oldest_unacked_message_age)" \
-      'pushed to' "$(subscription "$name" 3 | grep . || echo nobody)"
+    row events "$(backlog "$name" num_undelivered_messages)"
+    row 'oldest, in seconds' "$(backlog "$name" oldest_unacked_message_age)"
+    row 'pushed to' "$(subscription "$name" 3 | grep . || echo nobody)"
   done
   step 'What is parked?'
   row 'dead letters' "$(ask FIRESTORE "v1/projects/$PROJECT/databases/$DATABASE/documents:runAggregationQuery" \
-    --json '{"structuredAggregationQuery": {"structuredQuery": {"from": [{"collectionId": "dead_letters"}]}, "aggregations": [{"count": {}}]}}')"
+    --json '{"structuredAggregationQuery": {"structuredQuery": {"from": [{"collectionId": "dead_letters"}]}, "aggregations": [{"count": {}}]}}'), discarded ones included"
   step 'When was it reconciled?'
-  row 'last run' "$(last_line 'jsonPayload.message="reconciliation"' \
-    "$reconciliation.complete.yesno(yes='complete',no='cut off')")" \
-    'without their event' "$(last_line 'jsonPayload.message="reconciliation"' "$reconciliation.without")"
+  last_line 'jsonPayload.reconciliation:*' jsonPayload.reconciliation.complete,jsonPayload.reconciliation.without
+  read -r run complete without <<<"$FOUND"
+  case $complete in
+    True) row 'last run' "$run: $without event(s) that a customer goes without" ;;
+    False) row 'last run' "$run: cut off; so far $without event(s) that a customer goes without" ;;
+    *) row 'last run' "$FOUND" ;;
+  esac
   look scheduler jobs describe "$JOB" --location="$REGION" --format="value[separator=' '](state,schedule)" || true
   row schedule "${FOUND:-there is none}"
   step 'Are the indexes built?'
@@ -700,12 +697,12 @@ status() {
   while read -r group kind fields; do
     row "$(sed -n "s/^$group $kind ${fields//\*/\\*}: //p" <<<"$FOUND" | grep . || echo missing)" "$group $kind $fields"
   done < <(wanted_indexes)
-  echo "   \`python -m relay check\` says whether a delivery would work, \`dead-letters list\` what is parked."
+  printf '\n%s\n' "\`python -m relay check\` says whether a delivery would work, \`dead-letters list\` what is parked."
 }
 
 redrive() {
   step 'Redrive'
-  find_function
+  look_at_function || [[ $DRY_RUN ]] || failed "There is no function $FUNCTION: deploy it first."
   # Under the dead-letter subscription's own delay: what fails again stays there, and slows nobody.
   change 'the dead-letter subscription pushes to the function: --status shows its backlog' \
     pubsub subscriptions update "$DEAD_LETTER_SUBSCRIPTION" "${PUSH[@]}" "${RETRY[@]}"
@@ -718,49 +715,41 @@ redrive_stop() {
     pubsub subscriptions update "$DEAD_LETTER_SUBSCRIPTION" --push-endpoint=
 }
 
-remove() { # WORDS DESCRIBE... -- DELETE...
-  local words=$1 describe=()
-  shift
-  while [[ $1 != -- ]]; do
-    describe+=("$1")
-    shift
-  done
-  shift
-  if look "${describe[@]}" --format='value(name)'; then
-    change "removed $words" "$@"
-  else
-    same "no $words"
-  fi
-}
-
 teardown() {
   confirm "This removes the relay $NAME from $PROJECT, with what its subscriptions still hold."
   step 'Teardown'
   local name policy
-  remove "the job $JOB" scheduler jobs describe "$JOB" --location="$REGION" -- \
-    scheduler jobs delete "$JOB" --location="$REGION"
+  remove() { change "removed $1" "${@:2}"; }
+  if look scheduler jobs describe "$JOB" --location="$REGION"; then
+    remove "the job $JOB" scheduler jobs delete "$JOB" --location="$REGION"
+  fi
+  look_at_subscriptions
   for name in "$SUBSCRIPTION" "$DEAD_LETTER_SUBSCRIPTION"; do
-    remove "the subscription $name" pubsub subscriptions describe "$name" -- \
-      pubsub subscriptions delete "$name"
+    if subscription "$name" >/dev/null; then
+      remove "the subscription $name" pubsub subscriptions delete "$name"
+    fi
   done
-  remove "the topic $DEAD_LETTER_TOPIC" pubsub topics describe "$DEAD_LETTER_TOPIC" -- \
-    pubsub topics delete "$DEAD_LETTER_TOPIC"
-  remove "the function $FUNCTION" functions describe "$FUNCTION" --v2 --region="$REGION" -- \
-    functions delete "$FUNCTION" --gen2 --region="$REGION"
+  look pubsub topics list --format='value(name.basename())' || true
+  if among "$DEAD_LETTER_TOPIC"; then
+    remove "the topic $DEAD_LETTER_TOPIC" pubsub topics delete "$DEAD_LETTER_TOPIC"
+  fi
+  if look_at_function; then
+    remove "the function $FUNCTION" functions delete "$FUNCTION" --gen2 --region="$REGION"
+  fi
   # Alerts before the metrics that they read.
   look_at_alerts
   while read -r _ name _ policy _; do
-    [[ -z $name ]] || change "removed the alert $name" alpha monitoring policies delete "$policy"
+    [[ -z $name ]] || remove "the alert $name" alpha monitoring policies delete "$policy"
   done <<<"$ALERTS"
   look_at_metrics
   while read -r name _; do
-    [[ -z $name ]] || change "removed the metric $name" logging metrics delete "$name"
+    [[ -z $name ]] || remove "the metric $name" logging metrics delete "$name"
   done <<<"$METRICS"
   look_at_dashboards
-  [[ -z $DASHBOARD ]] || change 'removed the dashboard' monitoring dashboards delete "${DASHBOARD%%$'\t'*}"
+  [[ -z $DASHBOARD ]] || remove 'the dashboard' monitoring dashboards delete "${DASHBOARD%%$'\t'*}"
+  look iam service-accounts list --format='value(email)' || true
   for name in "$FUNCTION_ACCOUNT" "$PUSH_ACCOUNT" "$RECONCILE_ACCOUNT"; do
-    remove "the account $name" iam service-accounts describe "$name" -- \
-      iam service-accounts delete "$name"
+    if among "$name"; then remove "the account $name" iam service-accounts delete "$name"; fi
   done
   echo "   kept: Firestore's data, the secret $SECRET, the topic $TOPIC, the APIs"
 }

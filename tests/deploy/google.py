@@ -178,6 +178,11 @@ def _make_account(google: Google, request: Request, project: str) -> tuple[int, 
     return 200, made
 
 
+def _delete_account(google: Google, request: Request, email: str) -> tuple[int, Any]:
+    project = email.split("@")[1].split(".")[0]
+    return _delete(google, request, f"projects/{project}/serviceAccounts/{email}")
+
+
 def _project(google: Google, request: Request, project: str) -> tuple[int, Any]:
     return 200, {"projectId": project, "projectNumber": NUMBER, "lifecycleState": "ACTIVE"}
 
@@ -364,8 +369,7 @@ _ROUTES: list[tuple[str, _Handler]] = [
     (rf"GET /v3/{_P}/timeSeries", _series),
     (rf"POST /v1/{_P}/services/([^/]+):enable", _enable_one),
     (rf"GET /v1/({_P})/(serviceAccounts)", _listed),
-    (rf"GET /v1/({_P}/serviceAccounts/[^/:]+)", _get),
-    (rf"DELETE /v1/({_P}/serviceAccounts/[^/:]+)", _delete),
+    (r"DELETE /v1/projects/-/serviceAccounts/([^/:]+)", _delete_account),
     (r"POST /v1/projects/([^/:]+)/serviceAccounts", _make_account),
     (r"GET /v1/projects/([^/:]+)", _project),
     (r"(?:GET|POST) /v[12]/(.+):getIamPolicy", _policy),
