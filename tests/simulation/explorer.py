@@ -219,7 +219,7 @@ class Run:
         self._resume(worker, None)
         return worker
 
-    def _step(self, worker: Worker, fault: str) -> None:
+    def _step(self, worker: Worker, fault: str) -> None:  # noqa: C901 - a case for each fault
         op = worker.waits_for
         assert op is not None
         self._faults -= bool(fault)
