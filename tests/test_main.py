@@ -141,18 +141,21 @@ async def test_of_a_hundred_posts_at_once_one_delivers_and_no_other_is_refused(
     assert len(held(svix, "evt_hundred")) == 1
 
 
-async def test_a_duplicate_never_waits(client: httpx.AsyncClient, svix: Svix) -> None:
+async def test_a_duplicate_never_waits(svix: Svix, tmp_path: Path) -> None:
     """Also while Svix refuses everything."""
-    await post(client, event("evt_known"))
-    already = refusals(svix)
-    svix.control.inject("status", status=429, headers={"Retry-After": "3600"})
-    waiting = [asyncio.create_task(post(client, event(f"evt_new_{n}"))) for n in range(5)]
-    await svix_refuses(svix, already)
-    status, answer = await post(client, event("evt_known"))
-    assert (status, answer["outcome"]) == (200, "duplicate")
-    assert not any(task.done() for task in waiting)
-    for task in waiting:
-        task.cancel()
+    with function(svix.url, LEDGER=f"sqlite:{tmp_path}/ledger.db") as relay:
+        async with httpx.AsyncClient(base_url=relay.url, timeout=60) as client:
+            await post(client, event("evt_known"))
+            already = refusals(svix)
+            svix.control.inject("status", status=429, headers={"Retry-After": "3600"})
+            posts = (post(client, event(f"evt_new_{number}")) for number in range(5))
+            waiting = [asyncio.create_task(one) for one in posts]
+            await svix_refuses(svix, already)
+            status, answer = await post(client, event("evt_known"))
+            assert (status, answer["outcome"]) == (200, "duplicate")
+            assert not any(task.done() for task in waiting)
+            for task in waiting:
+                task.cancel()
 
 
 async def test_two_first_events_that_race_for_one_application_are_both_delivered(
