@@ -2,7 +2,7 @@
 
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,25 @@ def warm_emulator(firestore_emulator: str) -> str:
         for _ in range(20):
             write(BatchWriteRequest.serialize(request), timeout=60, metadata=_OWNER)
     return firestore_emulator
+
+
+@pytest.fixture
+async def connect(
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Callable[[str], FirestoreLedger]]:
+    """Opens ledgers on the Firestore at an address, under one project of this test's own."""
+    project = f"test-{uuid.uuid4().hex[:12]}"
+    opened = []
+
+    def connect_to(address: str) -> FirestoreLedger:
+        monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", address)
+        monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", project)
+        opened.append(FirestoreLedger.connect(project, "(default)"))
+        return opened[-1]
+
+    yield connect_to
+    for ledger in opened:
+        await ledger.close()
 
 
 @pytest.fixture(params=["firestore", "sqlite"])
