@@ -466,6 +466,7 @@ async def test_a_certificate_must_be_trusted(
 async def test_a_system_without_certificates_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """A container may have none: certifi's come along."""
     monkeypatch.setenv("SSL_CERT_DIR", "/nonexistent")
+    monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent")
     assert (await answer_to(answering(http(202, MESSAGE)))).verdict is Verdict.ACCEPTED
 
 
