@@ -23,11 +23,18 @@ class Admission:
                 async for chunk in chunks:
                     body += chunk
                     if len(body) > PUSH_LIMIT:
-                        raise Refused(Outcome.REJECTED, "too large", source_of(self._headers), code="too_large")
+                        raise Refused(
+                            Outcome.REJECTED,
+                            "too large",
+                            source_of(self._headers),
+                            code="too_large",
+                        )
         except Refused:
             raise
         except Exception as failure:
-            raise Refused(Outcome.INCOMPLETE, "the body broke off", source_of(self._headers)) from failure
+            raise Refused(
+                Outcome.INCOMPLETE, "the body broke off", source_of(self._headers)
+            ) from failure
         return bytes(body)
 
 
@@ -36,5 +43,7 @@ class Intake:
         pass
 
     @contextlib.asynccontextmanager
-    async def admit(self, headers: Mapping[str, str], last_moment: float) -> AsyncIterator[Admission]:
+    async def admit(
+        self, headers: Mapping[str, str], last_moment: float
+    ) -> AsyncIterator[Admission]:
         yield Admission(headers)

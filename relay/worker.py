@@ -113,7 +113,7 @@ class Worker:
         result = Result(outcome=refused.outcome, detail=refused.detail, code=refused.code)
         if refused.outcome not in PARKED_OUTCOMES:
             return result
-        return await self._ready().park(result, refused.source, refused.names, deadline)
+        return await self._ready().parking.park(result, refused.source, refused.names, deadline)
 
     def _ready(self) -> Delivery:
         """The delivery, with the ledger opened on its first use. Raises `LedgerMisconfigured`."""

@@ -27,6 +27,7 @@ MIB = 1024 * 1024
 def svix() -> Iterator[Svix]:
     """One simulator; each test forgets what the one before it left."""
     with simulator() as started:
+        started.control.conduct(kind="open_source")  # which shows the text as it came
         yield started
 
 
