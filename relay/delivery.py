@@ -33,6 +33,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Protocol
 
+from relay import results
 from relay.config import ATTEMPT_SECONDS
 from relay.envelope import Event
 from relay.ledger import (
@@ -50,13 +51,12 @@ from relay.outcome import (
     Answer,
     Call,
     Outcome,
-    Remark,
     Result,
     Verdict,
 )
 from relay.pacing import NoTurn, Pacer, Turn, Waiter
 from relay.parking import Parking
-from relay.waits import Waits
+from relay.waits import REAL_TIME, Waits
 
 ASK_FIRST_AGE = timedelta(hours=11)
 """Svix forgets an idempotency key after 12 h; the hour between is for waiting and for clocks."""
@@ -187,7 +187,7 @@ class Delivery:
         ledger: Ledger,
         sender: Sender,
         pacer: Pacer,
-        waits: Waits = Waits(),
+        waits: Waits = REAL_TIME,
         ask_first: bool = False,
         observe: Callable[[str, Event], None] = lambda _step, _event: None,
     ) -> None:
@@ -234,7 +234,7 @@ class Delivery:
                 async with asyncio.timeout(max(0.0, request.deadline - self.waits.clock())):
                     await other.wait()
             except TimeoutError:
-                return Result(outcome=Outcome.IN_PROGRESS, detail="another request of this process")
+                return results.in_progress(InProgress(timedelta(0), 0))
             if duplicate := await request.delivered_before():
                 return duplicate
         return None
@@ -268,6 +268,9 @@ class _Request:
 
     async def run(self) -> Result:
         """Attempt until one says what becomes of the event."""
+        return self._counted(await self._run())
+
+    async def _run(self) -> Result:
         delivery = self._delivery
         if delivery.pacer.must_wait(self._waiter) and (before := await self.delivered_before()):
             return before
@@ -282,8 +285,8 @@ class _Request:
                 case Again(back_off=True):
                     await self._back_off()
                     if self.may_nack:
-                        return self._unsent()
-        return self._result(Outcome.UNAVAILABLE, "shutting down")
+                        return results.unsent(self._last)
+        return results.unsent(None)
 
     async def delivered_before(self) -> Result | None:
         """Look whether the event was delivered; a look that fails is skipped."""
@@ -291,7 +294,7 @@ class _Request:
             record = await self._delivery.ledger.record(self.key)
             refusal = record.refusal(self._event) if record else None
             if isinstance(refusal, Duplicate):
-                return self._duplicate(refusal)
+                return results.duplicate(refusal)
         return None
 
     async def _attempt(self) -> Result | Again | InProgress:
@@ -313,7 +316,7 @@ class _Request:
             return await self._settle(held, answer)
         except NoTurn as no_turn:
             self._waited += delivery.waits.clock() - asked_at
-            return self._unsent(no_turn)
+            return results.unsent(self._last, no_turn)
         except asyncio.CancelledError:
             if held is not None:
                 # The process ends: the redelivery should not have to wait for the lease.
@@ -330,13 +333,13 @@ class _Request:
             turn.ledger_failed()
             self._last = failure
             if isinstance(failure, LedgerMisconfigured) and not self._event.source.pushed:
-                return self._unsent()
+                return results.unsent(self._last)
             return Again(self._next_call)
         if isinstance(self._last, LedgerUnavailable):
             self._last = None  # it answers again
         match claim:
             case Duplicate():
-                return self._duplicate(claim)
+                return results.duplicate(claim)
             case Claim():
                 self._delivery.observe("claimed", self._event)
                 if self._claim is None and claim.age >= ASK_FIRST_AGE:
@@ -377,7 +380,7 @@ class _Request:
         if taken_over := await self._release(claim):
             return taken_over
         if isinstance(step, GiveUp):
-            return self._result(step.outcome, f"Svix: {answer}", answer)
+            return results.refused(step.outcome, answer)
         self._next_call = step.call
         return step
 
@@ -395,12 +398,10 @@ class _Request:
                 return InProgress(timedelta(0), claim.attempts)
             except LedgerUnavailable as failure:
                 if delivery.closing or delivery.waits.clock() + pause >= self.deadline:
-                    detail = f"Svix has it, but the ledger could not record that: {failure}"
-                    return self._result(Outcome.LEDGER_UNAVAILABLE, detail, answer)
+                    return results.unrecorded(answer, failure)
             else:
                 delivery.observe("settled", self._event)
-                remark = None if confirmed else Remark.FANOUT_UNCONFIRMED
-                return replace(self._result(Outcome.DELIVERED, None, answer), remark=remark)
+                return results.delivered(answer, fanout_confirmed=confirmed)
             await delivery.waits.sleep(pause)
         raise AssertionError  # there is always another pause
 
@@ -417,27 +418,25 @@ class _Request:
 
     async def _wait_until_free(self, claimed: InProgress) -> Result | None:
         """Look again until the event is delivered, or its claim is free (None)."""
-        delivery, lease_remaining = self._delivery, claimed.lease_remaining
+        delivery = self._delivery
         for pause in delivery.waits.pauses(_FIRST_LOOK, _LONGEST_LOOK):
             budget = self.deadline - delivery.waits.clock()
             if budget <= 0 or delivery.closing:
                 break
-            await delivery.waits.sleep(min(pause, lease_remaining.total_seconds(), budget))
+            await delivery.waits.sleep(min(pause, claimed.lease_remaining.total_seconds(), budget))
             try:
                 record = await delivery.ledger.record(self.key)
             except LedgerUnavailable:
-                lease_remaining = timedelta(seconds=_LONGEST_LOOK)
+                claimed = InProgress(timedelta(seconds=_LONGEST_LOOK), claimed.attempts)
                 continue
             match record.refusal(self._event) if record else None:
                 case None:
                     return None
                 case Duplicate() as duplicate:
-                    return self._duplicate(duplicate)
+                    return results.duplicate(duplicate)
                 case InProgress() as claimed:
-                    lease_remaining = claimed.lease_remaining
-        seconds = lease_remaining.total_seconds()
-        detail = f"another delivery holds the claim, for {seconds:.0f} s at most"
-        return self._result(Outcome.IN_PROGRESS, detail)
+                    pass  # by now
+        return results.in_progress(claimed)
 
     async def _back_off(self) -> None:
         """Wait before the next attempt; where waiting is in vain, until the event may be nacked."""
@@ -461,54 +460,7 @@ class _Request:
             if self._failures == 1:
                 self._first_failure_at = self._delivery.waits.clock()
 
-    def _unsent(self, no_turn: NoTurn | None = None) -> Result:
-        """What a delivery says that ends without a settled event: the last failure, if any."""
-        retry_after = no_turn.retry_after if no_turn else None
-        match self._last:
-            case Answer() as answer:
-                outcome = _UNSENT.get(answer.verdict, Outcome.UNAVAILABLE)
-                result = self._result(outcome, f"Svix: {answer}", answer)
-            case LedgerMisconfigured() as failure:
-                result = self._result(Outcome.MISCONFIGURED, f"the ledger: {failure}")
-            case LedgerUnavailable() as failure:
-                result = self._result(Outcome.LEDGER_UNAVAILABLE, f"the ledger: {failure}")
-            case None:
-                outcome = no_turn.outcome if no_turn else Outcome.UNAVAILABLE
-                result = self._result(outcome, no_turn.detail if no_turn else None)
-        return replace(result, retry_after=retry_after)
-
-    def _duplicate(self, record: Duplicate) -> Result:
-        result = self._result(Outcome.DUPLICATE)
-        remark = Remark.PAYLOAD_CHANGED if record.payload_changed else None
-        return replace(
-            result,
-            remark=remark,
-            svix_message_id=record.svix_message_id,
-            attempts=record.attempts,
-        )
-
-    def _result(
-        self, outcome: Outcome, detail: str | None = None, answer: Answer | None = None
-    ) -> Result:
-        result = Result(
-            outcome=outcome,
-            detail=detail,
-            attempts=self._claim.attempts if self._claim else None,
-            waited=self._waited,
-        )
-        if answer is None:
-            return result
-        return replace(
-            result,
-            code=answer.code,
-            svix_status=answer.status,
-            svix_code=answer.code,
-            svix_message_id=answer.message_id,
-        )
-
-
-# What a delivery ends as when no turn is left; every other answer of Svix is `unavailable`.
-_UNSENT = {
-    Verdict.RATE_LIMITED: Outcome.RATE_LIMITED,
-    Verdict.MISCONFIGURED: Outcome.MISCONFIGURED,
-}
+    def _counted(self, result: Result) -> Result:
+        """The result, with how often this delivery claimed and how long it waited."""
+        attempts = self._claim.attempts if self._claim else result.attempts
+        return replace(result, attempts=attempts, waited=self._waited)

@@ -26,3 +26,6 @@ class Waits:
         """The pause before each new try: `first`, doubled each time up to `longest`, jittered."""
         for doublings in itertools.count():
             yield min(first * 2 ** min(doublings, 20), longest) * self.uniform(1, 1 + _JITTER)
+
+
+REAL_TIME = Waits()
