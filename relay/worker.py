@@ -13,7 +13,7 @@ from types import FrameType
 
 from relay.config import ATTEMPT_SECONDS, Settings
 from relay.delivery import Delivery
-from relay.envelope import Names, Refused, Source, read
+from relay.envelope import Names, Refused, Source
 from relay.intake import Intake, NotAdmitted
 from relay.ledger import Archive, Ledger, LedgerMisconfigured
 from relay.logs import Log
@@ -84,7 +84,7 @@ class Worker:
             deadline = arrived_at + self._settings.request_budget
             async with self._intake.admit(headers, deadline - ATTEMPT_SECONDS) as admission:
                 try:
-                    event = read(await admission.read(chunks), headers, self._settings.event_tags)
+                    event = await admission.event(chunks, self._settings.event_tags)
                     source, names = event.source, event.names
                     self._log.step("arrived", event)
                     result = await self._ready().deliver(event, arrived_at, deadline, task)
