@@ -23,12 +23,12 @@ from typing import Any, Self
 import aiohttp
 
 from local.conduct import Conduct
+from local.endpoints import Endpoints
 from local.processes import Server, free_port, listening, running
 from local.push import Policy, Subscription
-from local.simulator import Simulator
+from local.simulator import TOKEN, Simulator
 
 ROOT = Path(__file__).parent.parent
-TOKEN = "testsk_local"
 SUBSCRIPTION = "projects/local/subscriptions/webhook-relay"
 ACK_DEADLINE = 300.0
 """Seconds after which an unanswered push counts as a nack, as `deploy.sh` sets it."""
@@ -159,7 +159,12 @@ class Stack:
         self.answered: list[tuple[Message, Push]] = []
         """Each push that was answered, in that order."""
         self.observe = observe
-        self.simulator = Simulator(token=TOKEN, port=simulator_port, **(conduct or {}))
+        self.endpoints = Endpoints()
+        self.simulator = Simulator(
+            port=simulator_port,
+            endpoint_for=lambda app: f"{self.endpoints.url}/{app}",
+            **(conduct or {}),
+        )
         self.subscription = Subscription(self._push, policy)
         self._conduct = dict(conduct or {})
         self._environment = dict(environment or {})
@@ -176,11 +181,13 @@ class Stack:
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(self.endpoints)
             await stack.enter_async_context(self.simulator)
             self._client = await stack.enter_async_context(
                 aiohttp.ClientSession(
-                    # Connections are not kept: one that the function closes just then is a nack.
-                    connector=aiohttp.TCPConnector(limit=0, force_close=True),
+                    # An idle connection is given up before the function does so, after 2 s or 5:
+                    # a push on one that is closed just then would be a nack.
+                    connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=1),
                     timeout=aiohttp.ClientTimeout(total=ACK_DEADLINE),
                 )
             )
@@ -219,6 +226,8 @@ class Stack:
                 file.unlink()
             self.simulator.reset()
             self.simulator.conduct = Conduct(**self._conduct)
+            self.endpoints.answer = HTTPStatus.NO_CONTENT
+            self.endpoints.received = []
             await self.bring_svix_back()
             self.messages, self.answered = [], []
             self.subscription = Subscription(self._push, self.policy)

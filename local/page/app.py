@@ -10,10 +10,10 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
@@ -30,13 +30,14 @@ from local.page.lane import (
     make_poison,
 )
 from local.page.stories import STORIES, Teller
+from local.svix.server import Server
 
 _HERE = Path(__file__).parent
-_FILES = {"": "page.html", "page.css": "page.css", "page.js": "page.js"}
+_FILES = {"page": "page.html", "page.css": "page.css", "page.js": "page.js"}
 _INTERVAL = 0.25  # seconds between two snapshots
 _HEADERS = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
@@ -66,6 +67,12 @@ async def _trouble(lane: Lane, wish: Mapping[str, Any]) -> None:
     await lane.set_trouble(Trouble(wish["trouble"]))
 
 
+async def _endpoints(lane: Lane, wish: Mapping[str, Any]) -> None:
+    lane.stack.endpoints.answer = (
+        HTTPStatus.INTERNAL_SERVER_ERROR if wish["fail"] else HTTPStatus.NO_CONTENT
+    )
+
+
 async def _kill(lane: Lane, _wish: Mapping[str, Any]) -> None:
     await lane.kill()
 
@@ -90,6 +97,7 @@ ACTIONS: dict[str, _Action] = {
     "publish": _publish,
     "limit": _limit,
     "trouble": _trouble,
+    "endpoints": _endpoints,
     "kill": _kill,
     "freeze": _freeze,
     "scale": _scale,
@@ -184,35 +192,16 @@ class Page:
         return Response(status_code=204, headers=_HEADERS)
 
 
-class _Server(uvicorn.Server):
-    """Leaves signals to whoever runs it."""
-
-    def capture_signals(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
-
-
 @contextlib.asynccontextmanager
 async def serving(
     lanes: Sequence[Lane], *, port: int = 0, scale: float = 1.0
 ) -> AsyncIterator[str]:
     """Serve the page over these lanes, which are entered; its address."""
     page = Page(lanes, scale)
-    config = uvicorn.Config(
-        page.app,
-        host="127.0.0.1",
-        port=port,
-        lifespan="off",
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=1,
-    )
-    server = _Server(config)
-    listener = config.bind_socket()
-    task = asyncio.create_task(server.serve(sockets=[listener]))
+    server = Server(page.app, port)
+    await server.start()
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/{page.token}/"
+        yield f"http://127.0.0.1:{server.port}/{page.token}/page"
     finally:
         await page.close()
-        server.should_exit = True
-        await task
-        listener.close()
+        await server.close()

@@ -20,7 +20,7 @@ from local.page.verdict import Evidence, Fate, fate
 from local.stack import Instance, Message, Push, Stack
 
 CHART_SECONDS = 120
-SERIES = ("published", "accepted", "refused", "nacked")
+SERIES = ("published", "accepted", "refused", "nacked", "received")
 _ROWS = 40
 _PACER_IS_OLD = 3.0  # seconds: the relay writes one line a second
 
@@ -73,6 +73,10 @@ class Journal:
         self.calls: Counter[str] = Counter()
         """Calls of Svix that bring a message: accepted, refused (429) and failed."""
         self.nacks = 0
+        self.received = 0
+        """Different webhooks that the customers have taken."""
+        self.failing = 0
+        """Messages in Svix whose last webhook was refused by the customer's endpoint."""
         self.by_hand = 0
         """Messages in Svix that were not published here."""
         self.unexplained: set[Key] = set()
@@ -82,7 +86,9 @@ class Journal:
         self._touched: set[Key] = set()
         self._delays: list[float] = []
         self._letters = Letters()
-        self._answered = self._held = self._arrived = 0
+        self._sent_on: dict[str, Event] = {}
+        """Events in Svix that have not reached their endpoint yet, by the message's id."""
+        self._answered = self._held = self._received = 0
         self._last_call: Call | None = None
 
     def published(self, message: Message) -> None:
@@ -113,6 +119,7 @@ class Journal:
                 self._count(push.answered_at or 0.0, "nacked")
         self._answered = len(stack.answered)
         self._read_svix(stack)
+        self._read_endpoints(stack)
         if letters is not self._letters:
             self._letters = letters
             self._touched |= self.unexplained
@@ -129,6 +136,7 @@ class Journal:
             else:
                 event.in_svix.append((stored.received_at.timestamp(), stored.id))
                 self._touched.add(event.key)
+                self._sent_on[stored.id] = event
         self._held = len(stack.simulator.messages)
         ahead = time.time() - time.monotonic()
         newest = self._last_call
@@ -139,6 +147,21 @@ class Journal:
             if call.method == "POST" and "/msg" in call.path:
                 self._count_call(call.at + ahead, call.status)
         self._last_call = newest
+
+    def _read_endpoints(self, stack: Stack) -> None:
+        for webhook in stack.endpoints.received[self._received :]:
+            event = self._sent_on.pop(webhook.message_id, None) if webhook.is_taken else None
+            if event is not None:
+                event.webhooks[webhook.message_id] = webhook.at
+                self._touched.add(event.key)
+                self.received += 1
+                self._count(webhook.at, "received")
+        self._received = len(stack.endpoints.received)
+        last = stack.simulator.store.last_attempts
+        self.failing = sum(
+            any(not attempt.succeeded for attempt in last(message_id).values())
+            for message_id in self._sent_on
+        )
 
     def _count_call(self, at: float, status: int) -> None:
         if status == HTTPStatus.ACCEPTED:
@@ -155,7 +178,7 @@ class Journal:
             or any(str(m.number) in self._letters.messages for m in event.messages)
             or any(m.is_dead_letter for m in event.messages)
         )
-        evidence = Evidence(len(event.in_svix), None, event.is_pending, is_kept)
+        evidence = Evidence(len(event.in_svix), len(event.webhooks), event.is_pending, is_kept)
         found = fate(evidence)
         self.unexplained.discard(event.key)
         if found is Fate.LOST:
@@ -170,10 +193,15 @@ class Journal:
             event.fate = found
 
     def delay(self, event: Event) -> float | None:
-        """Seconds from its publishing until it was in Svix."""
-        if not event.in_svix:
+        """Seconds from its publishing until the customer had it; None: not yet."""
+        if not event.webhooks:
             return None
-        return max(0.0, event.in_svix[0][0] - event.messages[0].published_at)
+        return max(0.0, min(event.webhooks.values()) - event.messages[0].published_at)
+
+    @property
+    def to_send_on(self) -> int:
+        """Messages in Svix that have not reached their customer yet."""
+        return len(self._sent_on)
 
     # -- shown
 

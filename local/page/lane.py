@@ -30,6 +30,8 @@ _TOO_LARGE = 1_200_000  # bytes: Svix takes 1 MiB
 _POLL = 0.25  # seconds between two looks at what has happened
 _MOST_INSTANCES = 4
 FREEZE_SECONDS = 8.0
+_CONDUCT = {"latency": 0.05, "retry_schedule": (2, 4, 8, 16, 16, 16, 16)}
+"""How Svix behaves at first: it takes 50 ms, and its retries are quicker than the real one's."""
 
 
 class Trouble(StrEnum):
@@ -68,7 +70,7 @@ _run = secrets.token_hex(2)  # ids are new in each run: `make run` may be pointe
 
 def make_events(count: int, projects: Sequence[str], padding: int = 0) -> list[Post]:
     """So many new events, the projects by turns; each is `padding` bytes larger than it need be."""
-    posts = []
+    posts: list[Post] = []
     for project, kind in zip(itertools.cycle(projects), itertools.cycle(_TYPES), strict=False):
         if len(posts) == count:
             break
@@ -234,6 +236,12 @@ class Lane:
                 "limit": conduct.rate,
                 "trouble": self.trouble,
             },
+            "endpoints": {
+                "received": journal.received,
+                "to_send_on": journal.to_send_on,
+                "failing": journal.failing,
+                "answer": stack.endpoints.answer,
+            },
             "chart": journal.chart(),
             "rows": journal.rows(),
         }
@@ -257,4 +265,4 @@ class Lane:
 
 def stack_of(program: Program, directory: Path, **more: Any) -> Stack:
     """A stack as the page wants it: two instances, and a Svix that takes its time."""
-    return Stack(program, directory, instances=2, conduct={"latency": 0.05}, **more)
+    return Stack(program, directory, instances=2, conduct=_CONDUCT, **more)

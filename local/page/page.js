@@ -121,7 +121,7 @@ function showWay({title, topic, instances, svix, endpoints, chart}) {
   const last = Object.fromEntries(state.series.map((name, n) => [name, chart.at(-1)[n]]));
   showArrow("arrow-pushed", topic.outstanding, `${count(topic.outstanding)} open`, last.nacked);
   showArrow("arrow-sent", last.accepted, `${count(last.accepted)}/s`, last.refused);
-  showArrow("arrow-received", endpoints.rate, `${count(endpoints.rate)}/s`, 0);
+  showArrow("arrow-received", last.received, `${count(last.received)}/s`, 0);
 }
 
 function showArrow(id, forth, words, back) {
@@ -233,7 +233,7 @@ function write(svg, name, x, y, words) {
 
 function showLegend(at) {
   const list = $("legend");
-  for (const name of state.series) {
+  for (const name of state.series.filter((series) => series !== "received")) {
     const item = list.querySelector(`.series-${name}`) ?? list.appendChild(
       make("li", {className: `series-${name}`}, name === "refused" ? "refused or failed" : name,
         " ", make("b")));
@@ -288,7 +288,7 @@ function tell({title, sentences, step, state: is, outcomes, failure}) {
 
 // -- what one can do
 
-function showControls({title, svix}) {
+function showControls({title, svix, endpoints}) {
   set($("acts-on"), title[0].toLowerCase() + title.slice(1));
   const controls = $("controls");
   if (controls.disabled !== state.is_playing) controls.disabled = state.is_playing;
@@ -296,6 +296,7 @@ function showControls({title, svix}) {
   const slider = $("limit");
   if (document.activeElement !== slider || state.is_playing) slider.value = position;
   showLimit();
+  $("endpoints-fail").checked = endpoints.answer >= 400;
   for (const input of document.querySelectorAll("input[name=trouble]")) {
     if (document.activeElement !== input) input.checked = input.value === svix.trouble;
   }
@@ -321,6 +322,8 @@ $("limit").addEventListener("input", () => {
   showLimit();
   act({action: "limit", rate: LIMITS[$("limit").value]});
 });
+$("endpoints-fail").addEventListener("change", (event) =>
+  act({action: "endpoints", fail: event.target.checked}));
 $("end-story").addEventListener("click", () => post("story", {}));
 
 // -- the life of one event

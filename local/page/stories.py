@@ -331,15 +331,16 @@ class Teller:
         return self._shown
 
     async def _play(self, story: Story) -> None:
-        sentences = [step.sentence for step in story.steps]
-        self._shown = shown = {
+        outcomes: dict[str, Any] = {}
+        shown = {
             "name": story.name,
             "title": story.title,
-            "sentences": sentences,
+            "sentences": [step.sentence for step in story.steps],
             "step": -1,
             "state": "starting",
-            "outcomes": {},
+            "outcomes": outcomes,
         }
+        self._shown = shown
         stage = Stage(self._lanes, self._scale)
         try:
             await asyncio.gather(*(lane.restart() for lane in self._lanes))
@@ -351,7 +352,7 @@ class Teller:
             for lane in self._lanes:
                 await lane.look()
                 settled_at = stage.settled_at.get(lane.name)
-                shown["outcomes"][lane.name] = outcome(story, lane, began_at, settled_at)
+                outcomes[lane.name] = outcome(story, lane, began_at, settled_at)
             shown["state"] = "ended"
         except BaseException as failure:
             shown["state"] = "broken off"
