@@ -8,7 +8,6 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -134,9 +133,9 @@ class Lane:
         at = time.time()
         if not self._has_letters or not self.stack.ledger.exists():
             return Letters(at)
-        ledger = SqliteLedger(self.stack.ledger, timedelta(seconds=90))
+        ledger = SqliteLedger(self.stack.ledger, create=False)
         try:
-            letters = [letter async for _, letter in ledger.dead_letters()]
+            letters = [letter async for letter in ledger.dead_letters()]
         except LedgerUnavailable:
             return self._letters  # the next look will tell
         finally:
