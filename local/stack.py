@@ -278,7 +278,7 @@ class Stack:
         """Start new instances, send them what is pushed from now on, end the old ones (SIGTERM)."""
         old = [instance for instance in self.instances if instance.is_running]
         async with self._starting:
-            await asyncio.gather(*(self._add() for _ in range(self._wanted)))
+            await self._add(self._wanted)
         await asyncio.gather(*map(self._terminate, old))
 
     # -- instances
@@ -301,16 +301,27 @@ class Stack:
     async def _reach_wanted(self) -> None:
         async with self._starting:
             missing = self._wanted - sum(instance.is_running for instance in self.instances)
-            await asyncio.gather(*(self._add() for _ in range(missing)))
+            await self._add(missing)
 
-    async def _add(self) -> None:
+    async def _add(self, count: int) -> None:
+        """Start so many, side by side. Raises what the first one that failed did."""
+        started = await asyncio.gather(
+            *(self._start_one() for _ in range(count)), return_exceptions=True
+        )
+        for failure in started:
+            if isinstance(failure, BaseException):
+                raise failure
+
+    async def _start_one(self) -> None:
         self._numbers += 1
         instance = Instance(self._numbers, free_port())
         self.instances.append(instance)
+        running = asyncio.ensure_future(asyncio.to_thread(self._run, instance))
         try:
-            instance.server = await asyncio.to_thread(self._run, instance)
+            instance.server = await asyncio.shield(running)
         except BaseException:
-            self.instances.remove(instance)
+            await asyncio.wait([running])  # a process that comes up now has to be ended too
+            await self._end(instance)
             raise
         instance.state = State.UP
         self._spawn(self._read_log(instance, instance.server.log))

@@ -7,7 +7,7 @@ events and the same trouble at the same time. What came of it is counted, whatev
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -300,6 +300,16 @@ def _others_notice(story: Story, lane: Lane) -> str:
     )
 
 
+async def _to_the_end(*work: Coroutine[Any, Any, None]) -> None:
+    """Do it all, also when cancelled meanwhile: a lane that is half restarted is of no use."""
+    doing = asyncio.gather(*work)
+    try:
+        await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        await doing
+        raise
+
+
 class Teller:
     """Plays one story at a time, and remembers how each ended."""
 
@@ -343,7 +353,7 @@ class Teller:
         self._shown = shown
         stage = Stage(self._lanes, self._scale)
         try:
-            await asyncio.gather(*(lane.restart() for lane in self._lanes))
+            await _to_the_end(*(lane.restart() for lane in self._lanes))
             began_at = time.time()
             shown["state"] = "playing"
             for number, step in enumerate(story.steps):
