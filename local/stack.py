@@ -9,6 +9,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import resource
 import signal
 import sys
 import time
@@ -32,10 +33,19 @@ ROOT = Path(__file__).parent.parent
 SUBSCRIPTION = "projects/local/subscriptions/webhook-relay"
 ACK_DEADLINE = 300.0
 """Seconds after which an unanswered push counts as a nack, as `deploy.sh` sets it."""
-POLICY = Policy(longest_pause=5, first_retry=2, last_retry=20, dead_letter_after=20)
-"""Shorter than Google's and `deploy.sh`'s (60, 10, 600 s, 100 attempts): somebody is watching."""
+POLICY = Policy(
+    floor=3000,
+    first_window=3000,
+    longest_pause=5,
+    first_retry=2,
+    last_retry=20,
+    dead_letter_after=20,
+)
+"""A subscription that was busy before. Its times are shorter than Google's and `deploy.sh`'s (60,
+10 and 600 s, 100 attempts), because somebody is watching."""
 _ACKS = {102, 200, 201, 202, 204}  # https://cloud.google.com/pubsub/docs/push#receive_push
 _START_PATIENCE = 10.0  # seconds that Cloud Run holds a request while an instance starts
+_OPEN_FILES = 20_000  # each outstanding push is a connection
 _LOG_INTERVAL = 0.2  # seconds between two looks at an instance's log
 
 
@@ -50,10 +60,6 @@ class Program:
     def environment(self, ledger: Path) -> dict[str, str]:
         """The settings that differ between the programs."""
         return {self.setting: self.value.format(ledger)}
-
-
-RELAY = Program(ROOT / "main.py", "LEDGER", "sqlite:{}")
-OBVIOUS = Program(ROOT / "bench" / "naive.py", "NAIVE_LEDGER", "{}")
 
 
 class State(StrEnum):
@@ -180,6 +186,7 @@ class Stack:
         self._client: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
+        _allow_open_files()
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self.endpoints)
             await stack.enter_async_context(self.simulator)
@@ -324,7 +331,7 @@ class Stack:
             await self._end(instance)
             raise
         instance.state = State.UP
-        self._spawn(self._read_log(instance, instance.server.log))
+        self._spawn(self._read_log(instance, instance.server))
         self._notify()
 
     def _run(self, instance: Instance) -> Server:
@@ -354,12 +361,14 @@ class Stack:
         with contextlib.suppress(ValueError):
             self.instances.remove(instance)
 
-    async def _read_log(self, instance: Instance, path: Path) -> None:
+    async def _read_log(self, instance: Instance, server: Server) -> None:
         """Hand on what it logs, to the last line; the file is gone before the instance is."""
         rest = b""
-        with path.open("rb") as log:
+        with server.log.open("rb") as log:
             while True:
                 was_ended = instance.state is State.ENDED
+                if instance.is_running and server.process.poll() is not None:
+                    self._spawn(self.kill(instance))  # it has ended by itself
                 *lines, rest = (rest + log.read()).split(b"\n")
                 for line in lines:
                     self.observe(instance, line)
@@ -429,6 +438,13 @@ class Stack:
             with contextlib.closing(up_writer):
                 pumps = [_pump(reader, up_writer), _pump(up_reader, writer)]
                 await _first_of(pumps)
+
+
+def _allow_open_files() -> None:
+    """Allow this process and those that it starts as many as the system lets them have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

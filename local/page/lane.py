@@ -15,7 +15,7 @@ from typing import Any, Self
 from local.conduct import Fault
 from local.page.journal import Journal, Letters
 from local.page.verdict import Fate
-from local.stack import Instance, Program, Stack, State
+from local.stack import ROOT, Instance, Program, Stack, State
 from relay.ledger import LedgerUnavailable
 from relay.ledger.sqlite import SqliteLedger
 
@@ -91,28 +91,58 @@ def make_broken(count: int) -> list[Post]:
     return [Post(b'{"id": "evt_broken", "type": "user.cre', None, None) for _ in range(count)]
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A function that has a lane: its name on the page, and how it is run."""
+
+    name: str
+    title: str
+    program: Program
+    has_letters: bool
+    """Whether it puts aside what can never be sent."""
+
+
+RELAY = Kind(
+    "relay", "The relay", Program(ROOT / "main.py", "LEDGER", "sqlite:{}"), has_letters=True
+)
+OBVIOUS = Kind(
+    "obvious",
+    "The obvious function",
+    Program(ROOT / "bench" / "naive.py", "NAIVE_LEDGER", "{}"),
+    has_letters=False,
+)
+
+
 class Lane:
     """A stack that is watched. An async context manager: everything runs while it is entered."""
 
-    def __init__(self, name: str, title: str, stack: Stack) -> None:
-        self.name, self.title, self.stack = name, title, stack
+    def __init__(self, kind: Kind, stack: Stack) -> None:
+        self.name, self.title = kind.name, kind.title
+        self.stack = stack
         self.journal = Journal()
         self.trouble = Trouble.NONE
+        self._has_letters = kind.has_letters
         self._letters = Letters()
-        self._has_letters = stack.program.setting == "LEDGER"
         self._posts: list[Post] = []
-        self._watching: asyncio.Task[None] | None = None
+        self._entered = contextlib.AsyncExitStack()
         stack.observe = self._logged
 
+    @classmethod
+    def of(cls, kind: Kind, directory: Path, **more: Any) -> Self:
+        """A lane with a stack of its own; `more` is what the stack may be told besides."""
+        directory.mkdir()
+        return cls(kind, Stack(kind.program, directory, conduct=_CONDUCT, **more))
+
     async def __aenter__(self) -> Self:
-        self._watching = asyncio.create_task(self._watch())
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(self.stack)
+            watching = asyncio.create_task(self._watch())
+            stack.push_async_callback(_end, watching)
+            self._entered = stack.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._watching is not None:
-            self._watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watching
+        await self._entered.aclose()
 
     async def _watch(self) -> None:
         while True:
@@ -262,6 +292,8 @@ class Lane:
         return shown
 
 
-def stack_of(program: Program, directory: Path, **more: Any) -> Stack:
-    """A stack as the page wants it: two instances, and a Svix that takes its time."""
-    return Stack(program, directory, instances=2, conduct=_CONDUCT, **more)
+async def _end(task: asyncio.Task[None]) -> None:
+    """Cancel it. Raises what it failed with, if it did."""
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

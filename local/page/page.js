@@ -75,6 +75,8 @@ function showVerdict() {
     set(row.querySelector(".typical"), seconds(verdict.typical));
     set(row.querySelector(".slowest"), seconds(verdict.slowest));
   }
+  const {by_hand: byHand} = state.lanes[lane].verdict;
+  set($("by-hand"), byHand ? ` Svix has ${count(byHand)} more, posted by hand.` : "");
   if (Date.now() - spokenAt > 5000) { // a screen reader is told now and then, not each number
     spokenAt = Date.now();
     set($("spoken"), Object.values(state.lanes).map(({title, verdict}) =>
@@ -177,7 +179,7 @@ function showRows(rows) {
   }
 }
 
-// -- the chart: accepted and refused calls as bars, published and nacked messages as lines
+// -- the chart: accepted and refused calls as bars, published messages as thin ones, nacks as a line
 
 function showChart({chart}) {
   const svg = $("chart");
@@ -199,7 +201,8 @@ function showChart({chart}) {
   draw(svg, "accepted", bars(none, at.accepted));
   draw(svg, "refused", bars(at.accepted, at.accepted.map((n, i) => n + at.refused[i])));
   draw(svg, "nacked", at.nacked.some(Boolean) ? line(at.nacked) : "");
-  draw(svg, "published", at.published.some(Boolean) ? line(at.published) : "");
+  draw(svg, "published", at.published.map((value, n) => !value ? "" :
+    `M${x(n + .5).toFixed(1)} ${y(value).toFixed(1)}h2V${floor}h-2Z`).join(""));
   write(svg, "top", 0, y(top) + 4, count(top));
   write(svg, "half", 0, y(top / 2) + 4, count(top / 2));
   write(svg, "zero", 0, floor + 4, "0");
@@ -304,7 +307,7 @@ function showControls({title, svix, endpoints}) {
 
 function showLimit() {
   const limit = LIMITS[$("limit").value];
-  set($("limit-words"), limit === null ? "any number" : String(limit));
+  set($("limit-words"), limit === null ? "no limit" : String(limit));
 }
 
 function act(wish) {

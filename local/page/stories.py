@@ -155,8 +155,8 @@ async def _poison(stage: Stage) -> None:
 
 async def _flood(stage: Stage) -> None:
     await stage.trouble(Trouble.NONE)
-    stage.publish(1000, [_NOISY])
-    await stage.pause(14)
+    stage.publish(800, [_NOISY])
+    await stage.pause(15)
 
 
 async def _rest(stage: Stage) -> None:
@@ -230,7 +230,7 @@ STORIES = (
                 "again and again.",
                 _poison,
             ),
-            Step(f"Now {_NOISY}'s events work, and it publishes 1,000 at once.", _flood),
+            Step(f"Now {_NOISY}'s events work, and it publishes 800 at once.", _flood),
             Step("No more is published; what is left arrives.", _rest),
         ),
         quiet=frozenset(_QUIET),
