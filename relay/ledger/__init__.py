@@ -7,23 +7,39 @@ judges leases by its own clock, and refuses a worker whose claim has passed to a
 """
 
 import hashlib
+import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, Self
 
-from relay.envelope import Event
+from relay.envelope import Event, Names, Source
+from relay.outcome import Result
+
+LEASE = timedelta(seconds=30)
+"""How long a claim holds. An attempt takes at most 20 s from its claim on (5 to claim, 10 to call
+Svix, 5 to settle), so no worker is still calling when its lease ends. Each claim's lease is in its
+record: everybody judges it as the claimant did."""
 
 LEDGER_TIMEOUT = timedelta(seconds=5)
-"""The longest one call may take, its retries included: it must fit beside a call to Svix in the
-last 15 s of a request's budget."""
+"""The longest one call may take, its retries included."""
+
+PARK_TIMEOUT = timedelta(seconds=20)
+"""The longest `Ledger.park` may take: a large letter takes a dozen writes. The function's time-out
+leaves 30 s after the request's budget, in which a letter may still be stored."""
 
 RECORD_LIFETIME = timedelta(days=45)
 """7 days in the subscription, 31 in the dead-letter subscription, and slack: while a message can
 still come back, its record must be there to recognise it."""
 
 DEAD_LETTER_LIFETIME = timedelta(days=90)
+
+SHARDS = 4
+"""The records' index is ordered by time, and so is written at its end only. Each shard has an end
+of its own: Firestore writes 500 entries a second to one."""
+
+_LONGEST_NAME = 1024  # characters, of what a malformed event calls its id, type or project
 
 
 def key_of(project: str, event_id: str) -> str:
@@ -36,9 +52,13 @@ def key_of(project: str, event_id: str) -> str:
 
 
 class LedgerUnavailable(Exception):
-    """The ledger failed or did not answer within `LEDGER_TIMEOUT`.
+    """The ledger failed or did not answer in time; what was asked may or may not have happened."""
 
-    What was asked may or may not have happened.
+
+class LedgerMisconfigured(LedgerUnavailable):
+    """No call succeeds until a person acts: the credentials, the project, the database or the file.
+
+    Its text is one sentence that says what to check.
     """
 
 
@@ -46,13 +66,17 @@ class ClaimLost(Exception):
     """The lease ran out and another delivery has taken the claim over: nothing was written."""
 
 
+class LetterDamaged(Exception):
+    """A dead letter's payload is not whole; the text names the part that is missing or wrong."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """The right to send one event, until the lease runs out.
 
-    `token` is this claim's own random mark, `version` what a settle must still find unchanged
-    (opaque: the last update time in Firestore), `attempts` counts the event's claims including
-    this one, and `age` is the time since the event's very first claim, by the ledger's clock.
+    `token` is random and identifies this claim, `version` is what a settle must still find
+    unchanged (opaque: the last update time in Firestore), `attempts` counts the event's claims
+    including this one, and `age` is the time since its very first claim, by the ledger's clock.
     """
 
     key: str
@@ -73,9 +97,9 @@ class Duplicate:
 
 @dataclass(frozen=True, slots=True)
 class InProgress:
-    """Another delivery holds the claim; its lease is over in `lease_left` at the latest."""
+    """Another delivery holds the claim, for `lease_remaining` at most."""
 
-    lease_left: timedelta
+    lease_remaining: timedelta
     attempts: int
 
 
@@ -97,14 +121,22 @@ class Record:
     state: State
     claim: str
     """The token of the latest claim."""
+    lease: timedelta
+    """Of the latest claim, from `touched_at` on."""
     attempts: int
     payload_sha256: str
-    """Of the first claim's event: another payload under the same id stays noticeable."""
+    """Of the first claim's event, so that another payload under the same id is noticed."""
     first_claimed_at: datetime
-    updated_at: datetime
+    touched_at: datetime
+    """When it was last written."""
     read_at: datetime
+    version: object = field(default=None, repr=False)
+    """What a write must still find unchanged; opaque, as a claim's."""
     delivered_at: datetime | None = None
     svix_message_id: str | None = None
+    fanout_confirmed: bool | None = None
+    """Of a delivered event: whether Svix was seen to accept it, and so has queued it. False where
+    the message was found by asking; None where the event is not delivered."""
     pubsub_message_id: str | None = None
     """Of the latest claim's push."""
 
@@ -118,110 +150,183 @@ class Record:
         """How long ago the event was claimed first."""
         return self.read_at - self.first_claimed_at
 
-    def lease_left(self, lease: timedelta) -> timedelta:
+    @property
+    def lease_remaining(self) -> timedelta:
         """How long the claim still holds; zero or less where nobody holds one."""
         if self.state is not State.CLAIMED:
             return timedelta(0)
-        return lease - (self.read_at - self.updated_at)
+        return self.lease - (self.read_at - self.touched_at)
 
-    def refusal(self, event: Event, lease: timedelta) -> Duplicate | InProgress | None:
-        """Why `event` cannot be claimed now; None where this record may be taken over."""
+    def refusal(self, event: Event) -> Duplicate | InProgress | None:
+        """Why `event` cannot be claimed now; None where its record may be taken over."""
         if self.state is State.DELIVERED:
             changed = event.payload_sha256 != self.payload_sha256
             return Duplicate(self.svix_message_id, changed, self.attempts)
-        if (left := self.lease_left(lease)) > timedelta(0):
-            return InProgress(left, self.attempts)
+        if (remaining := self.lease_remaining) > timedelta(0):
+            return InProgress(remaining, self.attempts)
         return None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """A push that can never succeed, as it is parked.
+    """A push that can never succeed, as it is parked."""
 
-    `data` is the event's bytes as they came (the whole body where no event could be taken from
-    it). `reason` is the outcome and its detail, never Svix's own words.
-    """
-
-    data: bytes
+    id: str
+    """64 hexadecimal digits, fixed when it is parked."""
+    data: bytes = field(repr=False)
+    """The event's bytes as they came, or the whole body: see `form`."""
+    form: str = "data"
+    """What `data` is: `data`, the event's bytes, or `body`, where no event could be taken out."""
+    attributes: str = field(default="{}", repr=False)
+    """The message's attributes as JSON text, which can hold whatever came."""
     reason: str
+    """The outcome's word: `rejected`, `malformed` or `conflict`."""
     detail: str
+    """For people; never Svix's own words."""
     message_id: str | None = None
     subscription: str | None = None
-    attributes: str = "{}"
-    """The message's attributes as JSON text, which can hold whatever came."""
     project: str | None = None
     event_id: str | None = None
     event_type: str | None = None
     svix_status: int | None = None
     svix_code: str | None = None
     discarded: str | None = None
-    """Why an operator gave it up: `data` and `attributes` are gone then, the rest says what was."""
+    """Why an operator gave it up: `data` and `attributes` are gone then, all else stays."""
+    discarded_at: datetime | None = None
+    """Set by the ledger's clock, as `parked_at`."""
     parked_at: datetime | None = None
-    """Set by the ledger's clock."""
 
-    @property
-    def id(self) -> str:
-        """The same for the same message, so that parking twice is once."""
-        if self.message_id is None:
-            return hashlib.sha256(self.data).hexdigest()
-        return hashlib.sha256(f"{self.subscription}\n{self.message_id}".encode()).hexdigest()
+    @classmethod
+    def of(cls, result: Result, source: Source, names: Names) -> Self:
+        """The letter for a push that ended so.
+
+        Its id is the same for the same message, so that parking twice is once.
+        """
+        if source.message_id is None:
+            letter_id = hashlib.sha256(source.data)
+        else:
+            message = f"{source.subscription}\n{source.message_id}"
+            letter_id = hashlib.sha256(message.encode("utf-8", "backslashreplace"))
+        return cls(
+            id=letter_id.hexdigest(),
+            data=source.data,
+            form=source.form,
+            attributes=json.dumps(dict(source.attributes)),
+            reason=result.outcome,
+            detail=result.detail or "",
+            message_id=_storable(source.message_id),
+            subscription=_storable(source.subscription),
+            project=_storable(names.project),
+            event_id=_storable(names.id),
+            event_type=_storable(names.type),
+            svix_status=result.svix_status,
+            svix_code=result.svix_code,
+        )
+
+
+def _storable(name: str | None) -> str | None:
+    """A malformed event's names can be of any length, and hold half a surrogate pair."""
+    if name is None:
+        return None
+    return name[:_LONGEST_NAME].encode("utf-8", "backslashreplace").decode()
 
 
 class Ledger(Protocol):
     """What `delivery.py` asks of a ledger.
 
-    Every method raises `LedgerUnavailable` and takes at most `LEDGER_TIMEOUT`; cancelled, a write
-    may still land.
-    """
-
-    async def claim(self, event: Event) -> Claim | Duplicate | InProgress:
-        """Take the right to send this event, or learn why not."""
-
-    async def complete(self, claim: Claim, svix_message_id: str | None) -> None:
-        """Record the event as delivered. Raises `ClaimLost` where the claim is no longer ours."""
-
-    async def release(self, claim: Claim) -> None:
-        """Let the next delivery claim it at once. Raises `ClaimLost` as `complete` does."""
-
-    async def park(self, letter: DeadLetter) -> None:
-        """Store a dead letter under its id; parking it again changes nothing."""
-
-    async def close(self) -> None:
-        """Free connections and files."""
-
-
-class Archive(Ledger, Protocol):
-    """A ledger as the operator's commands use it: to look into, and to mend.
-
-    Every call, and every page of what is iterated over, keeps to `LEDGER_TIMEOUT` and raises as a
-    `Ledger`'s do. Nothing is held in memory but one page.
+    Every method raises `LedgerUnavailable`, and takes at most `LEDGER_TIMEOUT` where it doesn't
+    say otherwise. Cancelled, a write may still land.
     """
 
     async def record(self, key: str) -> Record | None:
         """One event's record."""
 
-    async def count(self) -> int:
-        """How many records there are."""
+    async def claim(
+        self, event: Event, *, previous: Claim | None = None
+    ) -> Claim | Duplicate | InProgress:
+        """Take the right to send this event, or learn why not.
 
-    def records(self) -> AsyncIterator[Record]:
-        """All records, ordered by key. What is written meanwhile may be in or not."""
+        `previous` is this delivery's own earlier claim. Where its release was lost, the record
+        still says that it holds: it is taken over at once.
+        """
 
-    async def mend(self, record: Record, state: State, svix_message_id: str | None = None) -> None:
+    async def complete(
+        self, claim: Claim, svix_message_id: str | None, *, fanout_confirmed: bool
+    ) -> None:
+        """Record the event as delivered. Raises `ClaimLost` where the claim is no longer ours.
+
+        Every try of one claim has the same condition: it may be repeated after the lease.
+        """
+
+    async def release(self, claim: Claim) -> Claim:
+        """Let the next delivery claim it at once. Raises `ClaimLost` as `complete` does.
+
+        Returns the claim as it was released: as `previous`, it saves the next claim a read.
+        """
+
+    async def park(self, letter: DeadLetter) -> None:
+        """Store a dead letter; parking one again changes nothing. At most `PARK_TIMEOUT`."""
+
+    async def close(self) -> None:
+        """Free connections and files. What is under way ends as `LedgerUnavailable`."""
+
+
+class Archive(Ledger, Protocol):
+    """A ledger as the operator's commands use it: to look into, and to mend.
+
+    Iterating holds one page in memory. A page that fails is asked for again, for up to two
+    minutes: only then `LedgerUnavailable` is raised.
+    """
+
+    def undelivered(self) -> AsyncIterator[Record]:
+        """All records that are not delivered, whatever their age, the longest untouched first.
+
+        A record that is written meanwhile moves to the end: it may come twice, or, delivered, not
+        at all.
+        """
+
+    def touched_since(self, since: datetime) -> AsyncIterator[Record]:
+        """The records that were written at `since` or later, in the order of that.
+
+        One that is written meanwhile comes twice.
+        """
+
+    async def mend(
+        self,
+        record: Record,
+        state: State,
+        svix_message_id: str | None = None,
+        *,
+        fanout_confirmed: bool | None = None,
+    ) -> None:
         """Write what is known of the event by now.
 
         Raises `ClaimLost` where its record was written since it was read.
         """
 
     async def dead_letter(self, letter_id: str) -> DeadLetter | None:
-        """One dead letter, whole."""
+        """One dead letter, whole. Raises `LetterDamaged` where it is not; `PARK_TIMEOUT`."""
 
     def dead_letters(
         self, prefix: str = "", *, project: str | None = None, event_id: str | None = None
-    ) -> AsyncIterator[tuple[str, DeadLetter]]:
-        """Those whose id begins so, each with its id, without `data` and `attributes`."""
+    ) -> AsyncIterator[DeadLetter]:
+        """Those whose id begins so, by id, without `data` and `attributes`: none is read."""
 
-    async def restate(self, letter_id: str, letter: DeadLetter) -> None:
-        """Say anew why the letter is there, or that it was discarded."""
+    async def update_dead_letter(self, letter: DeadLetter) -> None:
+        """Say anew why the letter is there: its reason, detail, and Svix's status and code.
 
-    async def remove(self, letter_id: str) -> None:
-        """Delete a dead letter; one that is not there is no fault."""
+        A letter that was discarded or deleted meanwhile stays so.
+        """
+
+    async def discard_dead_letter(self, letter_id: str, why: str) -> None:
+        """Give a letter up for good: its payload is erased, the rest says what it was.
+
+        Interrupted, it is to be called again. A letter that is not there, or discarded, is no
+        fault.
+        """
+
+    async def delete_dead_letter(self, letter_id: str) -> None:
+        """Delete a letter that was replayed. One that is not there is no fault.
+
+        One that was discarded meanwhile stays, without its payload.
+        """
