@@ -104,6 +104,11 @@ class Report:
         return sum(self.places[place] for place in Place if place.waits)
 
     @property
+    def late(self) -> int:
+        """Events that were to be sent before, and wait for their redelivery."""
+        return self.waiting - self.places[Place.BEING_SENT]
+
+    @property
     def without(self) -> int:
         """Events that a customer goes without until somebody acts."""
         stuck = sum(self.places[place] for place in Place if place.stuck)
@@ -117,8 +122,31 @@ class Report:
     @property
     def everything_sent(self) -> bool:
         """Whether every event is known to be in Svix, or to be on its way at this moment."""
-        late = self.waiting - self.places[Place.BEING_SENT]
-        return self.complete and not self.without and not late
+        return self.complete and not self.without and not self.late
+
+    @property
+    def severity(self) -> str:
+        """The severity to log with."""
+        return "ERROR" if self.without else "INFO"
+
+    def as_log(self) -> dict[str, object]:
+        """The counts that the dashboards and alerts are made of."""
+        return {
+            "since": self.since.isoformat(),
+            "until": self.until.isoformat() if self.until else None,
+            "events": self.events,
+            "delivered": self.delivered,
+            "waiting": self.waiting,
+            "parked": self.places[Place.PARKED],
+            "never_sent_on": self.never_sent_on,
+            "resent": self.resent,
+            "missing": self.places[Place.MISSING],
+            "overdue": self.places[Place.OVERDUE],
+            "without": self.without,
+            "unchecked": self.unchecked,
+            "complete": self.complete,
+            "failure": self.failure,
+        }
 
     def add(self, kind: Place | Fanout, project: str, event_id: str) -> None:
         """Count one event."""
@@ -157,7 +185,8 @@ class Reconciliation:
     """One comparison of the ledger with Svix. `report` is what was found so far.
 
     `patience` is how long a question to the ledger is asked again while it fails, in seconds; the
-    view has its own. `look_again`: whether to wait, and look again at messages without an attempt.
+    view has its own. `look_again`: whether to wait, and look again at messages without an attempt. `project`: look at no other.
+    `every_attempt`: look at the fan-out of every message, not only where it is unconfirmed.
     """
 
     def __init__(
@@ -170,6 +199,8 @@ class Reconciliation:
         mend: Mend,
         patience: float,
         look_again: bool,
+        project: str | None = None,
+        every_attempt: bool = False,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -180,6 +211,8 @@ class Reconciliation:
         self._mend = mend
         self._patience = patience
         self._look_again = look_again
+        self._only = project
+        self._every_attempt = every_attempt
         self._now = now
         self._sleep = sleep
         self._svix_failure: str | None = None
@@ -214,15 +247,23 @@ class Reconciliation:
             if not late and record.state is State.DELIVERED:
                 self._add(worklist, record)
         self._progress.begin("Dead letters")
-        async for letter in self._archive.dead_letters():
+        async for letter in self._archive.dead_letters(project=self._only):
             worklist.add_letter(letter)
             self._progress.step()
 
     def _add(self, worklist: Worklist, record: Record) -> None:
+        if self._only not in {None, record.project}:
+            return
         # A message is not older than its event's first claim.
         listed = record.first_claimed_at - _CLOCKS_APART >= self.report.since
-        self.report.events += worklist.add_record(record, listed=listed)
+        self.report.events += worklist.add_record(
+            record, listed=listed, confirmed=self._is_confirmed(record)
+        )
         self._progress.step()
+
+    def _is_confirmed(self, record: Record) -> bool:
+        """Whether Svix is trusted to have sent the message on."""
+        return record.fanout_confirmed is not False and not self._every_attempt
 
     # -- beside what Svix has
 
@@ -280,8 +321,8 @@ class Reconciliation:
         else:
             message = svix.message
         await self._settle(where.place, record, message)
-        inferred = record is not None and record.fanout_confirmed is False
-        if message and (inferred or where.place is Place.UNSETTLED):
+        doubtful = record is not None and not self._is_confirmed(record)
+        if message and (doubtful or where.place is Place.UNSETTLED):
             await self._look_at_fanout(candidate, evidence, message)
 
     async def _ask_svix(

@@ -85,14 +85,14 @@ class Worklist:
         self._database.close()
         self._folder.cleanup()
 
-    def add_record(self, record: Record, *, listed: bool) -> bool:
+    def add_record(self, record: Record, *, listed: bool, confirmed: bool) -> bool:
         """Add an event by its record; whether it is new. The later record replaces the first."""
         row = {
             "key": bytes.fromhex(record.key),
             "project": self._project(record.project),
             "event_id": record.event_id,
             "state": record.state,
-            "confirmed": record.fanout_confirmed is not False,
+            "confirmed": confirmed,
             "listed": listed,
         }
         known = self._database.execute("select 1 from events where key = ?", (row["key"],))
