@@ -86,7 +86,5 @@ def render(read: Mapping[str, object], found: Sequence[Check]) -> str:
         lines.append(cut(f"{'FAULT' if each.advice else 'ok':7}{each.subject:8}{each.result}"))
         if each.advice:
             indent = " " * 15
-            lines += textwrap.wrap(
-                each.advice, 80, initial_indent=indent, subsequent_indent=indent
-            )
+            lines += textwrap.wrap(each.advice, 80, initial_indent=indent, subsequent_indent=indent)
     return "\n".join(lines)

@@ -126,9 +126,7 @@ class Name(click.ParamType[str]):
 
     name = "name"
 
-    def convert(
-        self, value: str, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str:
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Refuse what can't be printed, encoded or looked up."""
         if not value or not value.isprintable():
             self.fail(f"{value!r} is no name of an event or a project", param, ctx)
@@ -146,7 +144,9 @@ class Counter:
 
     def __init__(self) -> None:
         self._is_terminal = sys.stderr.isatty()
-        self._phase, self._total, self._count = "", None, 0
+        self._phase = ""
+        self._total: int | None = None
+        self._count = 0
         self._shown_at = 0.0
 
     def begin(self, phase: str, total: int | None = None) -> None:

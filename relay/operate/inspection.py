@@ -56,6 +56,4 @@ async def _destinations(svix: SvixView, project: str, message: Message) -> Desti
 
 def _deleted(attempt: Attempt) -> Endpoint:
     """An endpoint that is known by an attempt alone."""
-    return Endpoint(
-        id=attempt.endpoint_id, host=attempt.host, created_at=attempt.at, deleted=True
-    )
+    return Endpoint(id=attempt.endpoint_id, host=attempt.host, created_at=attempt.at, deleted=True)

@@ -185,7 +185,8 @@ class Reconciliation:
     """One comparison of the ledger with Svix. `report` is what was found so far.
 
     `patience` is how long a question to the ledger is asked again while it fails, in seconds; the
-    view has its own. `look_again`: whether to wait, and look again at messages without an attempt. `project`: look at no other.
+    view has its own. `look_again`: whether to wait, and look again at messages without an attempt.
+    `project`: look at no other.
     `every_attempt`: look at the fan-out of every message, not only where it is unconfirmed.
     """
 
@@ -302,7 +303,7 @@ class Reconciliation:
                 async with asyncio.TaskGroup() as judging:
                     for candidate in batch:
                         judging.create_task(self._judge(worklist, candidate))
-            except* LedgerUnavailable as failures:
+            except ExceptionGroup as failures:
                 raise failures.exceptions[0] from None
 
     async def _judge(self, worklist: Worklist, candidate: Candidate) -> None:
@@ -316,14 +317,12 @@ class Reconciliation:
             return
         worklist.mark_judged(project, event_id)
         self._count(where.place, project, event_id, letters)
-        if svix is None or svix.message is None or record is None:
-            message = None
-        else:
-            message = svix.message
-        await self._settle(where.place, record, message)
-        doubtful = record is not None and not self._is_confirmed(record)
-        if message and (doubtful or where.place is Place.UNSETTLED):
-            await self._look_at_fanout(candidate, evidence, message)
+        if record is None or svix is None:
+            return
+        await self._settle(where.place, record, svix.message)
+        doubtful = where.place is Place.UNSETTLED or not self._is_confirmed(record)
+        if svix.message is not None and doubtful:
+            await self._look_at_fanout(candidate, evidence, svix.message)
 
     async def _ask_svix(
         self, candidate: Candidate, record: Record | None, letters: Sequence[DeadLetter]
@@ -364,15 +363,14 @@ class Reconciliation:
 
     # -- mending
 
-    async def _settle(self, place: Place, record: Record | None, message: Message | None) -> None:
-        if self._mend is not Mend.EVERYTHING or record is None:
+    async def _settle(self, place: Place, record: Record, message: Message | None) -> None:
+        if self._mend is not Mend.EVERYTHING:
             return
         with contextlib.suppress(ClaimLost):  # a delivery was faster, and knows better
             if place is Place.UNSETTLED and message is not None:
-                mending = self._archive.mend(
+                await self._archive.mend(
                     record, State.DELIVERED, message.id, fanout_confirmed=False
                 )
-                await mending
                 self.report.settled += 1
             elif place is Place.MISSING:
                 # The id stays, to tell that nobody brings this event again by itself.
@@ -399,7 +397,9 @@ class Reconciliation:
             self._svix_failure = str(failure)
 
     async def _resend(self, where: Whereabouts, project: str, message: Message) -> None:
-        never = [each.endpoint.id for each in where.standings if each.standing is Standing.NEVER_SENT]
+        never = [
+            each.endpoint.id for each in where.standings if each.standing is Standing.NEVER_SENT
+        ]
         sent = [await self._svix.resend(project, message.id, endpoint) for endpoint in never]
         self.report.resent += all(sent)
 

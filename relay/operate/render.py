@@ -174,10 +174,10 @@ def _advice(remedy: Remedy, found: Inspection) -> str:
                 "`./deploy.sh --redrive` delivers what is there"
             )
         case Remedy.SEEK:
-            touched = evidence.record and evidence.record.first_claimed_at
+            claimed_at = evidence.record.first_claimed_at if evidence.record else None
             return (
                 "`gcloud pubsub subscriptions seek` the push subscription to "
-                f"{when(touched)} or earlier: what was delivered is recognised"
+                f"{when(claimed_at)} or earlier: what was delivered is recognised"
             )
         case Remedy.PUBLISH:
             return "publish the event again, with the same id"
@@ -336,7 +336,9 @@ def report_json(found: Report) -> dict[str, object]:
         },
         "parked_reasons": dict(found.reasons),
         "examples": {
-            str(kind): [{"project": project, "event_id": event_id} for project, event_id in examples]
+            str(kind): [
+                {"project": project, "event_id": event_id} for project, event_id in examples
+            ]
             for kind, examples in found.examples.items()
         },
         "mended": {

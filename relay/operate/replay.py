@@ -1,13 +1,14 @@
 """Dead letters, sent again by the function's own delivery, which asks Svix before it sends."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 
 from relay.config import Settings
 from relay.delivery import Delivery
-from relay.envelope import Event, Refused
+from relay.envelope import Refused, read_again
 from relay.ledger import Archive, DeadLetter, LetterDamaged
 from relay.outcome import PARKED_OUTCOMES, Outcome, Result
 from relay.pacing import Pacer
@@ -93,7 +94,8 @@ class Replay:
 
     async def _deliver(self, letter: DeadLetter) -> Result:
         try:
-            event = event_in(letter, self._settings.event_tags)
+            attributes = json.loads(letter.attributes)
+            event = read_again(letter.data, letter.form, attributes, self._settings.event_tags)
         except Refused as refused:
             return Result(outcome=refused.outcome, detail=refused.detail, code=refused.code)
         arrived_at = time.monotonic()

@@ -29,8 +29,8 @@ _GIVES_WAY_SECONDS = 5.0
 hours does not keep a run from its work."""
 _LOOKS_SECONDS = 0.2  # between two looks whether a delivery waits
 
-PROJECT = "-reconciliation-"
-"""Its line at the pacer. The hyphens make it no smaller a project than a customer's own."""
+_LINE = "reconciliation:"
+"""The name of its line at the pacer; no project can have a colon."""
 
 
 class _Nothing:
@@ -59,7 +59,7 @@ class PacerTurns:
         """Wait for the next turn. Raises `SvixUnavailable` where none comes in time."""
         async with self._pace():
             arrived_at = time.monotonic()
-            waiter = Waiter(PROJECT, PROJECT, arrived_at, self._last_turn)
+            waiter = Waiter(_LINE, _LINE, arrived_at, self._last_turn)
             while self._pacer.must_wait(waiter):
                 if time.monotonic() > arrived_at + _GIVES_WAY_SECONDS:
                     break
@@ -72,9 +72,7 @@ class PacerTurns:
                 raise SvixUnavailable(f"no turn came in time: {no_turn.detail}") from None
 
 
-async def reconcile(
-    settings: Settings, archive: Archive, pacer: Pacer, seconds: float
-) -> Report:
+async def reconcile(settings: Settings, archive: Archive, pacer: Pacer, seconds: float) -> Report:
     """Compare the ledger with Svix for at most so many seconds.
 
     Raises nothing that the ledger or Svix does: the report says how far it came.

@@ -12,10 +12,10 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
-from typing import Any, Generic, Protocol, Self, TypeVar, cast
+from typing import Any, Generic, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -45,7 +45,6 @@ _LONGEST_BACK_OFF = 30.0
 _NAME = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9_.-]{1,256}")
 
 _T = TypeVar("_T")
-_Item = TypeVar("_Item", covariant=True)
 
 _ATTEMPTS = {
     MessageStatus.SUCCESS: AttemptStatus.SUCCEEDED,
@@ -84,9 +83,9 @@ class Pace:
         yield lambda _: None
 
 
-class _Page(Protocol[_Item]):
+class _Page(Protocol):
     @property
-    def data(self) -> list[Any]: ...
+    def data(self) -> Sequence[Any]: ...
     @property
     def iterator(self) -> str | None: ...
     @property
@@ -132,12 +131,12 @@ class SvixView(ClientBase):
         found = await self._ask(
             lambda wire: MessageAsync(self._client, wire).get(project, event_id)
         )
-        return found and _message(found)
+        return None if found is None else _message(found)
 
     async def messages(self, project: str, since: datetime) -> AsyncIterator[Message]:
         """An application's messages, newest first, as far back as `since` at least."""
 
-        def listing(wire: Any, iterator: str | None) -> Awaitable[_Page[MessageOut]]:
+        def listing(wire: Any, iterator: str | None) -> Awaitable[_Page]:
             options = MessageListOptions(limit=_PAGE, iterator=iterator)
             return MessageAsync(self._client, wire).list(project, options)
 
@@ -149,7 +148,7 @@ class SvixView(ClientBase):
     async def endpoints(self, project: str) -> list[Endpoint]:
         """An application's endpoints."""
 
-        def listing(wire: Any, iterator: str | None) -> Awaitable[_Page[EndpointOut]]:
+        def listing(wire: Any, iterator: str | None) -> Awaitable[_Page]:
             options = EndpointListOptions(limit=_PAGE, iterator=iterator)
             return EndpointAsync(self._client, wire).list(project, options)
 
@@ -158,11 +157,9 @@ class SvixView(ClientBase):
     async def attempts(self, project: str, message_id: str) -> list[Attempt]:
         """What was attempted with a message, newest first."""
 
-        def listing(wire: Any, iterator: str | None) -> Awaitable[_Page[MessageAttemptOut]]:
+        def listing(wire: Any, iterator: str | None) -> Awaitable[_Page]:
             options = MessageAttemptListByMsgOptions(limit=_PAGE, iterator=iterator)
-            return MessageAttemptAsync(self._client, wire).list_by_msg(
-                project, message_id, options
-            )
+            return MessageAttemptAsync(self._client, wire).list_by_msg(project, message_id, options)
 
         return [_attempt(found) async for found in self._walk(listing)]
 
@@ -187,8 +184,8 @@ class SvixView(ClientBase):
         return answer is not None
 
     async def _walk(
-        self, listing: Callable[[Any, str | None], Awaitable[_Page[_T]]]
-    ) -> AsyncIterator[_T]:
+        self, listing: Callable[[Any, str | None], Awaitable[_Page]]
+    ) -> AsyncIterator[Any]:
         """What a listing has, page after page; nothing where the application is not there."""
         iterator: str | None = None
         while True:
@@ -211,7 +208,10 @@ class SvixView(ClientBase):
             if asked.settled:
                 return asked.value
             wait = max(back_off, asked.answer.retry_after or 0.0)
-            if asked.answer.verdict is Verdict.MISCONFIGURED or time.monotonic() + wait > give_up_at:
+            if (
+                asked.answer.verdict is Verdict.MISCONFIGURED
+                or time.monotonic() + wait > give_up_at
+            ):
                 raise SvixUnavailable(_words_for(asked.answer))
             self._waiting(str(asked.answer), wait)
             await asyncio.sleep(wait)
@@ -292,8 +292,7 @@ def _name(failure: Exception) -> str:
 def _words_for(answer: Answer) -> str:
     if answer.status in {401, 403}:
         return (
-            f"Svix does not take the token ({answer.status}): "
-            "check SVIX_TOKEN and SVIX_SERVER_URL"
+            f"Svix does not take the token ({answer.status}): check SVIX_TOKEN and SVIX_SERVER_URL"
         )
     if answer.verdict is Verdict.MISCONFIGURED:
         return f"What answers is not Svix's API ({answer.status}): check SVIX_SERVER_URL"
@@ -343,4 +342,4 @@ def _attempt(found: MessageAttemptOut) -> Attempt:
 
 def host(url: str) -> str:
     """Where an endpoint is; the rest of its URL may be the customer's secret."""
-    return cast("str | None", urlsplit(url).hostname) or "?"
+    return urlsplit(url).hostname or "?"

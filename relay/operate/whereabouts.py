@@ -260,7 +260,7 @@ def locate(evidence: Evidence) -> Whereabouts:
     )
 
 
-def _place(evidence: Evidence) -> Place:
+def _place(evidence: Evidence) -> Place:  # noqa: PLR0911 - the rules, in order
     record, svix = evidence.record, evidence.svix
     if record and record.lease_remaining > timedelta(0):
         return Place.BEING_SENT
@@ -302,9 +302,9 @@ def _since(place: Place, evidence: Evidence) -> datetime | None:
     record = evidence.record
     match place:
         case Place.BEING_SENT | Place.ABANDONED | Place.WAITING | Place.OVERDUE:
-            return record and record.touched_at
+            return record.touched_at if record else None
         case Place.MISSING:
-            return record and record.delivered_at
+            return record.delivered_at if record else None
         case Place.PARKED:
             parked = [each.parked_at for each in evidence.letters if each.discarded is None]
             return min(filter(None, parked), default=None)

@@ -219,7 +219,9 @@ def _letter(
 
 def _pack(message: Message) -> str:
     accepted_at = message.accepted_at.isoformat()
-    return json.dumps([message.id, message.event_id, message.event_type, accepted_at, [*message.channels]])
+    return json.dumps(
+        [message.id, message.event_id, message.event_type, accepted_at, [*message.channels]]
+    )
 
 
 def _unpack(text: str | None) -> Message | None:

@@ -92,4 +92,6 @@ def attempt(
     status: AttemptStatus, name: str = "ep_1", http: int | None = 200, ago: timedelta = MINUTE
 ) -> Attempt:
     """One attempt at an endpoint."""
-    return Attempt(endpoint_id=name, host="hooks.acme.example", status=status, http=http, at=NOW - ago)
+    return Attempt(
+        endpoint_id=name, host="hooks.acme.example", status=status, http=http, at=NOW - ago
+    )

@@ -111,7 +111,9 @@ def test_a_place_counts_in_one_way_at_most(place: Place) -> None:
 @pytest.mark.parametrize("discarded", [HOUR, 10 * SECOND])
 def test_an_event_that_came_again_after_it_was_discarded(discarded: timedelta) -> None:
     """Published again under the same id it is an event like any other."""
-    again = found(record(State.RELEASED, untouched=MINUTE), SVIX["no message"], letter(discarded=discarded))
+    again = found(
+        record(State.RELEASED, untouched=MINUTE), SVIX["no message"], letter(discarded=discarded)
+    )
     assert again.place is (Place.WAITING if discarded == HOUR else Place.DISCARDED)
 
 
@@ -197,7 +199,12 @@ SOON = NOW + 5 * MINUTE
     ("at", "attempts", "accepted", "standing"),
     [
         (endpoint(), [attempt(OK)], MINUTE, Standing.DELIVERED),
-        (endpoint(), [attempt(BAD, ago=MINUTE), attempt(OK, ago=SECOND)], MINUTE, Standing.DELIVERED),
+        (
+            endpoint(),
+            [attempt(BAD, ago=MINUTE), attempt(OK, ago=SECOND)],
+            MINUTE,
+            Standing.DELIVERED,
+        ),
         (endpoint(disabled=True), [attempt(OK)], MINUTE, Standing.DELIVERED),
         (endpoint(), [attempt(RUNNING)], MINUTE, Standing.UNDER_WAY),
         (endpoint(next_attempt=SOON), [attempt(BAD)], MINUTE, Standing.RETRYING),
@@ -263,7 +270,5 @@ def test_what_was_not_looked_at_says_nothing_of_fanout() -> None:
 )
 def test_a_young_message_is_looked_at_twice(first: datetime | None, fanout: Fanout) -> None:
     svix = SvixAnswer(message(10 * MINUTE), Destinations([endpoint()], []))
-    evidence = Evidence(
-        now=NOW, record=RECORDS["delivered"], svix=svix, first_looked_at=first
-    )
+    evidence = Evidence(now=NOW, record=RECORDS["delivered"], svix=svix, first_looked_at=first)
     assert locate(evidence).fanout is fanout
