@@ -1,19 +1,37 @@
 """The operator's commands, called in this process, with the Svix simulator in a thread."""
 
 import asyncio
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
+import click.testing
 import pytest
 
 from local.conduct import Fault
 from local.simulator import Simulator
 from local.svix import wire
 from local.svix.store import Endpoint, StoredMessage
+from relay.config import Settings
+from relay.envelope import Names, Source
+from relay.ledger import Archive, DeadLetter, LedgerUnavailable, Record, State, key_of
+from relay.operate.commands import main
 from relay.operate.svix import Pace, SvixView
-from tests.function import TOKEN
+from relay.outcome import Outcome, Result
+from relay.worker import ledger_opener
+from tests.function import ROOT, TOKEN
 
 
 class Svix:
@@ -83,9 +101,24 @@ class Svix:
         application = store.find_application(project) or store.create_application(
             project, project, created_at
         )
-        endpoint = Endpoint(f"ep_{len(application.endpoints)}", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD", created_at, url)
+        endpoint = Endpoint(
+            f"ep_{len(application.endpoints)}",
+            "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
+            created_at,
+            url,
+        )
         application.endpoints[endpoint.id] = endpoint
         return endpoint
+
+    def send_on(self, message: StoredMessage, endpoint: Endpoint) -> None:
+        """Send a message to an endpoint, and wait for the attempt to be recorded."""
+        dispatcher = self.simulator._dispatcher
+        assert dispatcher is not None
+        self._call(lambda: dispatcher._start(message, endpoint, is_manual=False))
+        give_up_at = time.monotonic() + 30
+        while endpoint.id not in self.simulator.store.last_attempts(message.id):
+            assert time.monotonic() < give_up_at, "the message was not sent on"
+            time.sleep(0.01)
 
     @property
     def paths(self) -> list[str]:
@@ -121,3 +154,192 @@ async def view(svix: Svix) -> AsyncIterator[SvixView]:
     """A view of it that waits for nothing."""
     async with SvixView(TOKEN, svix.url, Pace(10_000), patience=0) as view:
         yield view
+
+
+@pytest.fixture(params=["sqlite"])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """The settings of a ledger of the test's own; `both_ledgers` has a test run on either."""
+    if request.param == "sqlite":
+        return {"LEDGER": f"sqlite:{tmp_path / 'ledger.db'}"}
+    address = request.getfixturevalue("firestore_emulator")
+    project = f"test-{uuid.uuid4().hex[:12]}"
+    return {"FIRESTORE_EMULATOR_HOST": address, "GOOGLE_CLOUD_PROJECT": project}
+
+
+both_ledgers = pytest.mark.parametrize("ledger", ["sqlite", "firestore"], indirect=True)
+
+
+@pytest.fixture
+def settings(svix: Svix, ledger: dict[str, str]) -> dict[str, str]:
+    """The environment of a function with this Svix and this ledger."""
+    return {"SVIX_TOKEN": TOKEN, "SVIX_SERVER_URL": svix.url, **ledger}
+
+
+@pytest.fixture
+async def archive(relay: "Relay") -> AsyncIterator[Archive]:
+    """The ledger, opened in the test's own loop."""
+    archive = ledger_opener(Settings.from_environment(relay.settings), create=True)()
+    try:
+        yield archive
+    finally:
+        await archive.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Writes records straight into the file: no clock can be set back through the ledger."""
+
+    path: Path
+
+    def add(
+        self,
+        state: State,
+        *event_ids: str,
+        project: str = "acme",
+        untouched: timedelta = timedelta(0),
+        age: timedelta = timedelta(0),
+        message_id: str | None = None,
+        confirmed: bool = True,
+        attempts: int = 1,
+    ) -> None:
+        """Records of this state, last written and first claimed so long ago."""
+        now = time.time()
+        delivered = state is State.DELIVERED
+        touched_at = now - untouched.total_seconds()
+        with contextlib.closing(sqlite3.connect(self.path)) as database, database:
+            database.executemany(
+                "insert into events values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        key_of(project, event_id),
+                        project,
+                        event_id,
+                        "user.created",
+                        state,
+                        "token",
+                        30.0,
+                        attempts,
+                        "0" * 64,
+                        now - max(age, untouched).total_seconds(),
+                        touched_at,
+                        touched_at if delivered else None,
+                        message_id or ("msg_1" if delivered else None),
+                        int(confirmed) if delivered else None,
+                        None,
+                        now + 1e6,
+                    )
+                    for event_id in event_ids
+                ],
+            )
+
+
+def letter(event_id: str | None, project: str | None = "acme", **more: object) -> DeadLetter:
+    """A dead letter of an event, as a delivery would park it."""
+    body = json.dumps({"id": event_id, "type": "user.created", "project": project, "data": SECRET})
+    outcome = more.pop("outcome", Outcome.REJECTED)
+    result = Result(outcome=outcome, detail=more.pop("detail", "Svix: 413"), **more)  # type: ignore[arg-type] # the fields of Result
+    source = Source(
+        pushed=True,
+        data=body.encode(),
+        message_id=f"{project}-{event_id}",
+        subscription="projects/local/subscriptions/relay",
+    )
+    return DeadLetter.of(result, source, Names(event_id, "user.created", project))
+
+
+SECRET = "hush-1"
+"""In every payload; no command prints it unasked."""
+
+
+Within = Callable[[Archive], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """Runs `python -m relay`, in this process."""
+
+    settings: dict[str, str]
+
+    def __call__(self, *arguments: str, **environment: str) -> click.testing.Result:
+        """One command; `exit_code`, `stdout` and `stderr` are its answer."""
+        runner = click.testing.CliRunner(env=self.settings | environment)
+        result = runner.invoke(main, arguments)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    def json(self, *arguments: str, status: int = 0, **environment: str) -> Any:
+        """What a command says with `--json`."""
+        result = self(*arguments, "--json", **environment)
+        assert result.exit_code == status, result.output
+        return json.loads(result.stdout)
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """A command as a process of its own, with default signal handling."""
+        return subprocess.Popen(  # noqa: S603 - our own command
+            [sys.executable, "-m", "relay", *arguments],
+            env=os.environ | self.settings | environment,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=_default_signals,  # noqa: PLW1509 - no other thread holds a lock it needs
+        )
+
+    def within(self, work: Within) -> Any:
+        """Do something with the ledger, which is made if it is not there."""
+
+        async def running() -> Any:
+            archive = ledger_opener(Settings.from_environment(self.settings), create=True)()
+            try:
+                return await work(archive)
+            finally:
+                await archive.close()
+
+        return asyncio.run(running())
+
+    def park(self, *letters: DeadLetter) -> None:
+        """Park dead letters."""
+
+        async def park(archive: Archive) -> None:
+            await asyncio.gather(*map(archive.park, letters))
+
+        self.within(park)
+
+    def letters(self) -> list[DeadLetter]:
+        """What is parked."""
+
+        async def letters(archive: Archive) -> list[DeadLetter]:
+            return [letter async for letter in archive.dead_letters()]
+
+        found: list[DeadLetter] = self.within(letters)
+        return found
+
+    def record(self, event_id: str) -> Record | None:
+        """An event's record."""
+        found: Record | None = self.within(lambda archive: archive.record(key_of("acme", event_id)))
+        return found
+
+
+def _default_signals() -> None:
+    # Whoever started the tests with `&` from a script left SIGINT ignored, and a child inherits it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.fixture
+def relay(settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Relay:
+    """The commands, with a ledger that is there and empty."""
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    relay = Relay(settings)
+    for _ in range(10):  # an emulator that has just started needs longer than a ledger may
+        with contextlib.suppress(LedgerUnavailable):
+            relay.record("none")
+            break
+    return relay
+
+
+@pytest.fixture
+def rows(relay: Relay, tmp_path: Path) -> "Rows":
+    """Writes records as old as a test wants them, into SQLite's file."""
+    return Rows(tmp_path / "ledger.db")
