@@ -115,6 +115,10 @@ class Svix:
         dispatcher = self.simulator._dispatcher
         assert dispatcher is not None
         self._call(lambda: dispatcher._start(message, endpoint, is_manual=False))
+        self.wait_for_attempt(message, endpoint)
+
+    def wait_for_attempt(self, message: StoredMessage, endpoint: Endpoint) -> None:
+        """Until a message was attempted at an endpoint."""
         give_up_at = time.monotonic() + 30
         while endpoint.id not in self.simulator.store.last_attempts(message.id):
             assert time.monotonic() < give_up_at, "the message was not sent on"
@@ -232,6 +236,19 @@ class Rows:
                 ],
             )
 
+    def add_letters(self, count: int) -> None:
+        """Dead letters without payloads, of two reasons in turn."""
+        now = time.time()
+        with contextlib.closing(sqlite3.connect(self.path)) as database, database:
+            database.executemany(
+                "insert into dead_letters (id, form, reason, detail, event_id, parked_at,"
+                " expires_at) values (?, 'data', 'rejected', ?, ?, ?, ?)",
+                [
+                    (key_of("", str(n)), f"Svix: {413 + n % 2}", f"evt_{n}", now + n, now + 1e6)
+                    for n in range(count)
+                ],
+            )
+
 
 def letter(event_id: str | None, project: str | None = "acme", **more: object) -> DeadLetter:
     """A dead letter of an event, as a delivery would park it."""
@@ -302,7 +319,8 @@ class Relay:
         """Park dead letters."""
 
         async def park(archive: Archive) -> None:
-            await asyncio.gather(*map(archive.park, letters))
+            for parked in letters:
+                await archive.park(parked)
 
         self.within(park)
 

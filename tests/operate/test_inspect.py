@@ -1,7 +1,6 @@
 """`python -m relay inspect`: what it says of one event, in words that hold."""
 
 import re
-import time
 from datetime import timedelta
 
 import pytest

@@ -15,9 +15,8 @@ from local.customer import Customer
 from relay.ledger import Archive, LedgerUnavailable, Record, State, key_of
 from relay.operate import reconciliation as module
 from relay.operate.reconciliation import Mend, Reconciliation, Report
-from relay.operate.svix import Pace, SvixView
+from relay.operate.svix import SvixView
 from relay.operate.whereabouts import Fanout, Place
-from tests.function import TOKEN
 from tests.operate.conftest import Rows, Svix, letter
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -27,11 +26,12 @@ MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 class Progress:
     """Remembers what it is told."""
 
-    phases: list[str] = field(default_factory=list)
+    at_the_projects: asyncio.Event = field(default_factory=asyncio.Event)
     notes: list[str] = field(default_factory=list)
 
     def begin(self, phase: str, total: int | None = None) -> None:
-        self.phases.append(phase)
+        if phase == "Projects":
+            self.at_the_projects.set()
 
     def step(self) -> None:
         pass
@@ -265,7 +265,7 @@ async def test_what_svix_stored_and_never_sent_on(
     svix: Svix, rows: Rows, archive: Archive, view: SvixView, customer: Customer, mend: Mend
 ) -> None:
     """A Svix that died between storing a message and queueing it never sends it."""
-    svix.add_endpoint(customer.url)
+    endpoint = svix.add_endpoint(customer.url)
     svix.add_endpoint(customer.url).disabled = True
     stored = svix.add_message("inferred", age=2 * HOUR)
     svix.add_message("seen", age=2 * HOUR)
@@ -278,8 +278,7 @@ async def test_what_svix_stored_and_never_sent_on(
     assert (report.resent, report.without) == (int(mended), int(not mended))
     if mended:
         assert [arrival.id for arrival in customer.wait(1)] == [stored.id]
-        while not await view.attempts("acme", stored.id):
-            await asyncio.sleep(0.01)
+        svix.wait_for_attempt(stored, endpoint)
         again = await reconcile(archive, view, mend=mend)
         assert (again.never_sent_on, again.resent, again.everything_sent) == (0, 0, True)
     assert len(customer.arrived) == mended
@@ -340,8 +339,7 @@ async def test_a_young_message_is_looked_at_twice(
         passed += timedelta(seconds=seconds)
         if attempted:
             await view.resend("acme", stored.id, endpoint.id)
-            while not await view.attempts("acme", stored.id):
-                await asyncio.sleep(0.01)
+            svix.wait_for_attempt(stored, endpoint)
 
     report = await reconcile(
         archive,
@@ -454,12 +452,12 @@ async def test_a_report_is_there_at_any_time(
     rows.add(State.DELIVERED, "evt_1")
     svix.inject("hang")
     report = Report(datetime.now(UTC) - DAY)
+    progress = Progress()
     reconciliation = Reconciliation(
-        archive, view, report, Progress(), mend=Mend.NOTHING, patience=0, look_again=False
+        archive, view, report, progress, mend=Mend.NOTHING, patience=0, look_again=False
     )
     running = asyncio.create_task(reconciliation.run())
-    while not report.projects:
-        await asyncio.sleep(0.01)
+    await progress.at_the_projects.wait()
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running
@@ -484,7 +482,7 @@ async def test_a_day_of_twenty_thousand(
             svix.add_message(name, project=project)
     for number in range(7):
         rows.add(State.DELIVERED, *names[number::7], project=f"p{number}")
-    rows.add(State.DELIVERED, *(f"old_{number}" for number in range(MANY)), untouched=2 * DAY)
+    rows.add(State.DELIVERED, *(f"old_{number}" for number in range(5_000)), untouched=2 * DAY)
     rows.add(State.RELEASED, *(f"old_waiting_{number}" for number in range(10)), untouched=2 * DAY)
     counting = Faulty(archive)
     report = await reconcile(counting, view)

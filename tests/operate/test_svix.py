@@ -75,9 +75,8 @@ async def test_endpoints_and_attempts(svix: Svix, view: SvixView) -> None:
         assert await view.attempts("acme", stored.id) == []
         assert await view.resend("acme", stored.id, endpoint.id)
         customer.wait(1)
-        while not (attempts := await view.attempts("acme", stored.id)):
-            await asyncio.sleep(0.01)
-        [attempt], [found] = attempts, await view.endpoints("acme")
+        svix.wait_for_attempt(stored, endpoint)
+        [attempt], [found] = await view.attempts("acme", stored.id), await view.endpoints("acme")
     assert (attempt.status, attempt.http) == (AttemptStatus.FAILED, 500)
     assert (attempt.endpoint_id, attempt.host) == (endpoint.id, "127.0.0.1")
     assert (found.id, found.host, found.disabled) == (endpoint.id, "127.0.0.1", False)
