@@ -98,6 +98,11 @@ class Replay:
             event = read_again(letter.data, letter.form, attributes, self._settings.event_tags)
         except Refused as refused:
             return Result(outcome=refused.outcome, detail=refused.detail, code=refused.code)
+        # The record is to name the push that the letter is of.
+        source = replace(
+            event.source, message_id=letter.message_id, subscription=letter.subscription
+        )
+        event = replace(event, source=source)
         arrived_at = time.monotonic()
         deadline = arrived_at + self._settings.request_budget
         return await self._delivery.deliver(event, arrived_at, deadline, asyncio.current_task())

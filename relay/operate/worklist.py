@@ -206,7 +206,6 @@ def _letter(
     return DeadLetter(
         id=letter_id,
         data=b"",
-        form="data",
         reason=reason,
         detail="",
         project=project,

@@ -25,8 +25,8 @@ from local.simulator import Simulator
 from local.svix import wire
 from local.svix.store import Endpoint, StoredMessage
 from relay.config import Settings
-from relay.envelope import Names, Source
-from relay.ledger import Archive, DeadLetter, LedgerUnavailable, Record, State, key_of
+from relay.envelope import Names, Source, read
+from relay.ledger import Archive, Claim, DeadLetter, LedgerUnavailable, Record, State, key_of
 from relay.operate.commands import main
 from relay.operate.svix import Pace, SvixView
 from relay.outcome import Outcome, Result
@@ -323,6 +323,26 @@ class Relay:
                 await archive.park(parked)
 
         self.within(park)
+
+    def settle(self, state: State, *event_ids: str, confirmed: bool = True) -> None:
+        """Claim events, and leave them delivered, released or claimed."""
+
+        async def settle(archive: Archive, event_id: str) -> None:
+            body = json.dumps({"id": event_id, "type": "user.created", "project": "acme"})
+            event = read(body.encode(), {"content-type": "application/json"}, ())
+            claim = await archive.claim(event)
+            assert isinstance(claim, Claim)
+            if state is State.DELIVERED:
+                await archive.complete(claim, "msg_1", fanout_confirmed=confirmed)
+            elif state is State.RELEASED:
+                await archive.release(claim)
+
+        async def settle_all(archive: Archive) -> None:
+            for start in range(0, len(event_ids), 50):
+                some = event_ids[start : start + 50]
+                await asyncio.gather(*(settle(archive, event_id) for event_id in some))
+
+        self.within(settle_all)
 
     def letters(self) -> list[DeadLetter]:
         """What is parked."""

@@ -49,7 +49,6 @@ def letter(
     return DeadLetter(
         id="0" * 64,
         data=b"{}",
-        form="data",
         reason=reason,
         detail="Svix: 413",
         project="acme",

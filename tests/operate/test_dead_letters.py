@@ -126,7 +126,7 @@ def test_replay_sends_what_is_parked_and_deletes_it(relay: Relay, svix: Svix) ->
     replayed = relay.json("dead-letters", "replay", "--all")["replayed"]
     assert [each["outcome"] for each in replayed.values()] == ["delivered"] * 4
     assert relay.letters() == []
-    assert sorted(m.event_id for m in svix.simulator.messages) == [f"evt_{n}" for n in range(5)]
+    assert {each.event_id for each in svix.simulator.messages} == {f"evt_{n}" for n in range(5)}
     result = relay("dead-letters", "replay", "--all")
     assert (result.exit_code, result.stdout) == (0, "Nothing to replay.\n")
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -84,7 +84,7 @@ async def test_everything_was_sent(
     assert svix.paths == ["GET /api/v1/app/acme/msg"] * 3
 
 
-STATES = {
+STATES: dict[str, tuple[State | None, timedelta, timedelta | None, Place]] = {
     # state, how long untouched, the message's age, where it is
     "missing": (State.DELIVERED, MINUTE, None, Place.MISSING),
     "waiting": (State.RELEASED, MINUTE, None, Place.WAITING),
@@ -93,7 +93,7 @@ STATES = {
     "stuck": (State.CLAIMED, 2 * HOUR, None, Place.OVERDUE),
     "being_sent": (State.CLAIMED, timedelta(0), None, Place.BEING_SENT),
     "unsettled": (State.CLAIMED, MINUTE, MINUTE, Place.UNSETTLED),
-    "unrecorded": (None, None, MINUTE, Place.UNRECORDED),
+    "unrecorded": (None, timedelta(0), MINUTE, Place.UNRECORDED),
     "old_waiting": (State.RELEASED, 10 * DAY, None, Place.OVERDUE),
     "old_unsettled": (State.RELEASED, 10 * DAY, 10 * DAY, Place.UNSETTLED),
 }
@@ -254,10 +254,10 @@ async def test_a_live_claim_is_left_alone(rows: Rows, archive: Archive, view: Sv
 
 
 @pytest.fixture
-def customer() -> "AsyncIterator[Customer]":
+def customer() -> Iterator[Customer]:
     """A customer's endpoint."""
     with Customer() as customer:
-        yield customer  # type: ignore[misc] # a fixture
+        yield customer
 
 
 @pytest.mark.parametrize("mend", Mend)

@@ -1,0 +1,201 @@
+"""`python -m relay reconcile`: its options, what it prints, and its exit status."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from relay.ledger import State
+from relay.operate import cli
+from tests.function import TOKEN
+from tests.operate.conftest import SECRET, Relay, Rows, Svix, both_ledgers, letter
+
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No patience: what fails is not what these tests are about."""
+    monkeypatch.setattr("relay.operate.commands.PATIENCE", 0.0)
+
+
+def test_everything_was_sent(relay: Relay, rows: Rows, svix: Svix) -> None:
+    rows.add(State.DELIVERED, "evt_1")
+    svix.add_message("evt_1")
+    result = relay("reconcile", "--since", "24h")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith("Everything was sent.\n")
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert "Records" in result.stderr
+    assert TOKEN not in result.output
+
+
+@both_ledgers
+def test_parked_and_malformed_events_are_not_sent(relay: Relay) -> None:
+    relay.park(
+        letter("evt_1"),
+        letter("evt_2", outcome="malformed", detail="no type"),
+        letter(None, None, outcome="malformed", detail="not JSON"),
+    )
+    result = relay("reconcile", "--since", "24h")
+    assert result.exit_code == 1, result.output
+    for words in ("2 malformed, 1 rejected", "dead-letters list", "3 need somebody to act"):
+        assert words in result.stdout
+    assert "Everything was sent" not in result.stdout
+    assert SECRET not in result.output
+
+
+def test_what_waits_is_not_sent_either(relay: Relay, rows: Rows) -> None:
+    """Released less than an hour ago: said each night, until it is sent."""
+    rows.add(State.RELEASED, "evt_1", untouched=10 * MINUTE)
+    result = relay("reconcile", "--since", "24h")
+    assert result.exit_code == 1
+    assert "1 wait for their redelivery: run this again in an hour." in result.stdout
+    assert "evt_1 of acme" in result.stdout
+
+
+def test_what_is_being_sent_is_as_it_should_be(relay: Relay, rows: Rows) -> None:
+    rows.add(State.CLAIMED, "evt_1")
+    result = relay("reconcile", "--since", "24h")
+    assert (result.exit_code, "Everything was sent." in result.stdout) == (0, True)
+
+
+def test_fix_says_what_still_waits(relay: Relay, rows: Rows, svix: Svix) -> None:
+    """It used to say "Everything was sent" of what it had released."""
+    rows.add(State.DELIVERED, "missing", untouched=MINUTE)
+    rows.add(State.RELEASED, "unsettled", untouched=2 * HOUR)
+    svix.add_message("unsettled", age=2 * HOUR)
+    result = relay("reconcile", "--since", "24h", "--fix")
+    assert result.exit_code == 1, result.output
+    assert "Mended: 1 recorded as delivered, 1 released." in result.stdout
+    assert "1 need somebody to act" in result.stdout
+    said = relay.json("reconcile", "--since", "24h", status=1)
+    assert (said["found"]["overdue"], said["found"]["unsettled"], said["without"]) == (1, 0, 1)
+
+
+def test_what_fix_mended_wholly_is_as_it_should_be(relay: Relay, rows: Rows, svix: Svix) -> None:
+    rows.add(State.RELEASED, "evt_1", untouched=2 * HOUR)
+    svix.add_message("evt_1", age=2 * HOUR)
+    assert relay("reconcile", "--since", "24h", "--fix").exit_code == 0
+    record = relay.record("evt_1")
+    assert record is not None
+    assert record.state is State.DELIVERED
+
+
+def test_svix_that_refuses(relay: Relay, rows: Rows, svix: Svix) -> None:
+    """What the ledger alone tells is told, and what was not compared is named."""
+    rows.add(State.DELIVERED, "evt_1")
+    svix.inject("status", status=429)
+    result = relay("reconcile", "--since", "24h")
+    assert result.exit_code == 3
+    assert "Not compared to the end: acme." in result.stdout
+    assert "Everything was sent" not in result.stdout
+    said = relay.json("reconcile", "--since", "24h", status=3)
+    assert (said["complete"], said["unchecked"]) == (False, 1)
+
+
+def test_what_is_known_to_be_unsent_counts_before_what_could_not_be_asked(
+    relay: Relay, rows: Rows
+) -> None:
+    rows.add(State.DELIVERED, "evt_1")
+    relay.park(letter("evt_2"))
+    result = relay("reconcile", "--since", "24h", SVIX_TOKEN="testsk_wrong")
+    assert result.exit_code == 1
+    assert "check SVIX_TOKEN" in result.stdout
+
+
+def test_two_calls_a_second_unless_told_otherwise(
+    relay: Relay, rows: Rows, svix: Svix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Svix's limit is the function's."""
+    rates: list[float] = []
+
+    class Pace(cli.Pace):
+        def __init__(self, rate: float) -> None:
+            rates.append(rate)
+            super().__init__(10_000)
+
+    monkeypatch.setattr(cli, "Pace", Pace)
+    relay("reconcile", "--since", "24h")
+    relay("reconcile", "--since", "24h", "--rate", "7")
+    assert rates == [2, 7]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--since", "soon"], ["--since", "24h", "--rate", "0"], ["--since", "1h", "--fix=1"]],
+)
+def test_wrong_usage(relay: Relay, arguments: list[str]) -> None:
+    assert relay("reconcile", *arguments).exit_code == 2
+
+
+# -- a ledger that is not there
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["reconcile", "--since", "24h"],
+        ["inspect", "evt_1", "--project", "acme"],
+        ["dead-letters", "list"],
+        ["dead-letters", "replay", "--all"],
+        ["dead-letters", "discard", "abc", "--reason", "x"],
+        ["check"],
+    ],
+)
+def test_a_typo_in_the_ledgers_path(
+    relay: Relay,
+    command: list[str],
+    as_json: bool,  # noqa: FBT001 - a case
+) -> None:
+    """It used to make an empty ledger, and "Everything was sent"."""
+    path = f"{relay.settings['LEDGER']}x"
+    result = relay(*command, *(["--json"] if as_json else []), LEDGER=path)
+    assert result.exit_code == (3 if command == ["check"] else 2), result.output
+    assert "is not there" in result.output
+    assert "Traceback" not in result.output
+    assert not Path(path.removeprefix("sqlite:")).exists()
+
+
+def test_without_google_credentials(relay: Relay) -> None:
+    """One sentence, where there was a traceback of 55 lines."""
+    for extra in ([], ["--json"]):
+        result = relay(
+            "dead-letters",
+            "list",
+            *extra,
+            LEDGER="firestore",
+            GOOGLE_CLOUD_PROJECT="",
+            FIRESTORE_EMULATOR_HOST="",
+            GOOGLE_APPLICATION_CREDENTIALS="/nowhere/key.json",
+        )
+        assert result.exit_code == 2, result.output
+        assert len(result.output.strip().splitlines()) <= 3
+        assert "Traceback" not in result.output
+
+
+# -- Firestore
+
+
+@pytest.mark.parametrize("ledger", ["firestore"], indirect=True)
+def test_on_firestore(relay: Relay, svix: Svix) -> None:
+    """Its indexes, its clock, and its records: a thousand events, and one of each kind."""
+    names = [f"evt_{number}" for number in range(500)]
+    relay.settle(State.DELIVERED, *names, "missing")
+    relay.settle(State.DELIVERED, "inferred", confirmed=False)
+    relay.settle(State.RELEASED, "waiting", "unsettled")
+    for name in (*names, "unsettled", "inferred"):
+        svix.add_message(name)
+    said = relay.json("reconcile", "--since", "1h", "--rate", "1000", status=1)
+    assert said["events"] == 504
+    assert said["delivered"] == 501
+    counts = {name: count for name, count in said["found"].items() if count}
+    assert counts == {"missing": 1, "waiting": 1, "unsettled": 1}
+    relay.json("reconcile", "--since", "1h", "--rate", "1000", "--fix", status=1)
+    record = relay.record("unsettled")
+    assert record is not None
+    assert record.state is State.DELIVERED
+    said = relay.json("reconcile", "--since", "1h", "--rate", "1000", status=1)
+    counts = {name: count for name, count in said["found"].items() if count}
+    assert counts == {"overdue": 1, "waiting": 1}
