@@ -4,10 +4,14 @@ Google's own variables (`GOOGLE_CLOUD_PROJECT`, `FIRESTORE_EMULATOR_HOST`) are r
 libraries as well; here they are only named where the relay needs them.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
+
+CLAIM_SECONDS = 5.0
+"""The longest the ledger may take to answer a claim, its retries included."""
 
 SVIX_CALL_SECONDS = 10.0
 """The longest one call to Svix may take, from connecting to the last byte."""
@@ -15,9 +19,20 @@ SVIX_CALL_SECONDS = 10.0
 SETTLE_SECONDS = 5.0
 """The longest the ledger may take to record what Svix said."""
 
-_BUDGET_BOUNDS = (25.0, 540.0)
-# Below 25 s a call and a settle (15 s) leave no room to wait; above 540 s the ack deadline (the
+ATTEMPT_SECONDS = CLAIM_SECONDS + SVIX_CALL_SECONDS + SETTLE_SECONDS
+"""The longest an attempt may take, and what the last turn leaves of a request's budget."""
+
+_BUDGET = 240.0  # seconds
+_BUDGET_BOUNDS = (30.0, 540.0)
+# Below 30 s an attempt (20 s) leaves hardly any room to wait; above 540 s the ack deadline (the
 # budget and 60 s) passes the 600 s that Pub/Sub allows.
+
+_BODIES_MIB = 48
+_BODIES_BOUNDS = (32.0, 32_768.0)
+# A wrapped push of Pub/Sub's largest message is 14 MB; two of them, and room for small ones.
+
+_EVENT_TAGS = "data.id"
+_MOST_TAGS = 5  # that Svix takes on a message: https://api.svix.com/docs
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -33,10 +48,10 @@ class ConfigurationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the environment decides. Times are seconds.
+    """What the environment decides. Times are in seconds.
 
-    Everything that takes time is derived from the request budget, so that the order always holds:
-    Svix call < budget < function time-out < lease < ack deadline.
+    The request budget bounds everything that waits, so that this order always holds: attempt <
+    budget < function time-out < ack deadline.
     """
 
     svix_token: str = field(repr=False)
@@ -48,22 +63,22 @@ class Settings:
     """None: as Google's credentials say."""
     firestore_database: str = "(default)"
     create_applications: bool = True
-    request_budget: float = 60.0
+    request_budget: float = _BUDGET
+    """The longest a request waits and works before it answers."""
+    bodies_mib: int = _BODIES_MIB
+    """How many MiB of large bodies are held at one moment."""
+    event_tags: tuple[str, ...] = (_EVENT_TAGS,)
+    """Paths into the event whose values become the Svix message's tags."""
     log_level: str = "INFO"
 
     @property
     def function_timeout(self) -> float:
         """When Cloud Run ends the request: after the relay has answered."""
-        return self.request_budget + 15
-
-    @property
-    def lease(self) -> float:
-        """How long a claim holds: no request that made it can still be running after."""
         return self.request_budget + 30
 
     @property
     def ack_deadline(self) -> float:
-        """When Pub/Sub gives a push up: after the lease, so that its redelivery can claim."""
+        """When Pub/Sub gives a push up: after Cloud Run has ended the request."""
         return self.request_budget + 60
 
     @classmethod
@@ -78,7 +93,11 @@ class Settings:
             google_cloud_project=values.get("GOOGLE_CLOUD_PROJECT"),
             firestore_database=values.get("FIRESTORE_DATABASE", "(default)"),
             create_applications=_flag(values, "CREATE_APPLICATIONS", faults, default=True),
-            request_budget=_budget(values, faults),
+            request_budget=_number(
+                values, "REQUEST_BUDGET_SECONDS", _BUDGET, _BUDGET_BOUNDS, faults
+            ),
+            bodies_mib=int(_number(values, "BODIES_MIB", _BODIES_MIB, _BODIES_BOUNDS, faults)),
+            event_tags=_tags(values, faults),
             log_level=_log_level(values, faults),
         )
         if faults:
@@ -99,8 +118,17 @@ def _url(values: Mapping[str, str], faults: list[str]) -> str | None:
     url = values.get("SVIX_SERVER_URL")
     if url is None:
         return None
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+    try:
+        parts = urlsplit(url)
+        is_usable = (
+            parts.scheme in {"http", "https"}
+            and bool(parts.hostname)
+            and parts.port != 0
+            and not (parts.query or parts.fragment or parts.username)
+        )
+    except ValueError:  # brackets that don't match, a port beyond 65535
+        is_usable = False
+    if not is_usable:
         faults.append("SVIX_SERVER_URL is not an http or https URL such as https://api.eu.svix.com")
     return url
 
@@ -125,18 +153,34 @@ def _flag(values: Mapping[str, str], name: str, faults: list[str], *, default: b
     return text == "true"
 
 
-def _budget(values: Mapping[str, str], faults: list[str]) -> float:
-    text = values.get("REQUEST_BUDGET_SECONDS", "60")
-    low, high = _BUDGET_BOUNDS
+def _number(
+    values: Mapping[str, str],
+    name: str,
+    default: float,
+    bounds: tuple[float, float],
+    faults: list[str],
+) -> float:
+    low, high = bounds
+    text = values.get(name, f"{default:g}")
     try:
-        budget = float(text)
+        number = float(text)
     except ValueError:
-        budget = float("nan")
-    if not low <= budget <= high:
+        number = math.nan
+    if not low <= number <= high:
+        faults.append(f"{name} is {text!r}: it is a number from {low:g} to {high:g}")
+        return default
+    return number
+
+
+def _tags(values: Mapping[str, str], faults: list[str]) -> tuple[str, ...]:
+    text = values.get("EVENT_TAGS", _EVENT_TAGS)
+    paths = tuple(path.strip() for path in text.split(","))
+    if len(paths) > _MOST_TAGS or not all(name for path in paths for name in path.split(".")):
         faults.append(
-            f"REQUEST_BUDGET_SECONDS is {text!r}: it is a number from {low:g} to {high:g}"
+            f"EVENT_TAGS is {text!r}: it is at most {_MOST_TAGS} paths into the event, separated "
+            "by commas, such as `data.id`"
         )
-    return budget
+    return paths
 
 
 def _log_level(values: Mapping[str, str], faults: list[str]) -> str:

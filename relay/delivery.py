@@ -1,28 +1,43 @@
-"""The protocol: claim, send, settle, so that an event is in Svix once and acknowledged only then.
+"""The protocol: an event is in Svix once, in effect, and acknowledged only when that is recorded.
 
-Pure: ledger, sender, pacer and clock are handed in, and nothing is awaited but them. Deadlines
-are seconds of that clock; the adapters keep them. What to do with the result (answer, park, log)
-is not decided here.
+A delivery is a loop of attempts until one says what becomes of the event. An attempt is one turn,
+one claim, one call to Svix and one settle:
 
-    when the function dies...                what heals it
-    before the claim                         Pub/Sub redelivers
-    between claim and send                   the lease runs out, a redelivery takes the claim over
-    between Svix's acceptance and settle     the resend carries the same idempotency key
-    the same, but hours later                a takeover of an old claim asks Svix first
-    after settle, before the answer          the redelivery finds a duplicate
+    wait for a turn -> claim -> send (or ask for) the message -> settle: delivered or released
+
+`what_next` is the table of what comes after each answer of Svix. Before the call:
+
+    the claim says                 next
+    ours                           call Svix; if a pause has begun meanwhile, release and wait again
+    delivered before               the turn goes to the next in line; `duplicate`
+    in progress elsewhere          the same; look again until it is delivered or free
+    the ledger does not answer     the turn is spent; the pacer holds claims back for a while
+
+A crash is healed by whoever delivers the event next:
+
+    the function dies...                         then
+    while it waits                               nothing was claimed: a redelivery goes on at once
+    between claim and send                       the lease runs out (30 s), a redelivery sends
+    between Svix's acceptance and settle         the resend carries the same idempotency key
+    the same, redelivered over 11 hours later    the next claim asks Svix before it sends
+    after settle, before the answer              the redelivery is a duplicate
+
+Does no I/O itself: the ledger, the sender, the pacer and the clock are passed in. Times are seconds
+of that clock.
 """
 
 import asyncio
 import contextlib
-import json
-from collections.abc import Callable
+import itertools
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from http import HTTPStatus
 from typing import Protocol
 
-from relay.config import SETTLE_SECONDS, SVIX_CALL_SECONDS
-from relay.envelope import Event, Source
+from relay.config import ATTEMPT_SECONDS
+from relay.envelope import Event, Names, Source
 from relay.ledger import (
     Claim,
     ClaimLost,
@@ -30,255 +45,502 @@ from relay.ledger import (
     Duplicate,
     InProgress,
     Ledger,
+    LedgerMisconfigured,
     LedgerUnavailable,
+    key_of,
 )
-from relay.outcome import Answer, Outcome, Result, Verdict
-from relay.pacing import Pacer, TurnedAway
-
-LAST_TURN_SECONDS = SVIX_CALL_SECONDS + SETTLE_SECONDS
-"""What a turn must leave of the budget: time for the call, and to record what it said."""
+from relay.outcome import (
+    PARKED_OUTCOMES,
+    Answer,
+    Call,
+    Outcome,
+    Remark,
+    Result,
+    Verdict,
+)
+from relay.pacing import NoTurn, Pacer, Turn, Waiter
 
 ASK_FIRST_AGE = timedelta(hours=11)
 """Svix forgets an idempotency key after 12 h; the hour between is for waiting and for clocks."""
 
-_FIRST_BACK_OFF = 0.2  # seconds; doubles with each try, the pacer adds jitter
-_LONGEST_BACK_OFF = 5.0  # seconds; a minute's budget then still has room for ten tries
+UNEXPLAINED_CONFLICTS = 2
+UNEXPLAINED_AFTER_SECONDS = 5.0
+"""Two first events of a project race to create its application, and one gets a 409 that asking
+can't explain; Svix holds an idempotency lock for 5 s. A conflict that outlasts both is another's:
+the id is taken by something that we can't see."""
+
+_FIRST_BACK_OFF, _LONGEST_BACK_OFF = 0.2, 20.0
+"""Seconds between the attempts of one event, doubled with each: waiting costs nobody anything,
+while a nack is charged to the whole subscription."""
+
+_FIRST_LOOK, _LONGEST_LOOK = 0.2, 5.0
+"""Seconds between looks at an event that another delivery is working on, doubled with each."""
+
+_JITTER = 0.1
+"""The share by which waits are lengthened at random, so that requests drift apart."""
+
+_HOPELESS_FAILURES = 3
+"""An event that failed so often, while others were taken, is itself the reason."""
 
 
 class Sender(Protocol):
     """One call to Svix, its answer classified; neither raises for anything Svix may do."""
 
     async def send(self, event: Event, idempotency_key: str) -> Answer:
-        """Create the message."""
+        """Create the event's message."""
 
     async def find(self, event: Event) -> Answer:
-        """Ask for the message: ACCEPTED where Svix has it, NOT_FOUND where it hasn't."""
+        """Ask for the event's message."""
+
+
+# -- what comes next
 
 
 @dataclass(frozen=True, slots=True)
+class Settle:
+    """Svix has the message: record the event as delivered."""
+
+    fanout_confirmed: bool
+    """Whether Svix was seen to accept it, and so has queued it for the customer's endpoints."""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Release the claim; the next attempt makes this call, at once or after a back-off."""
+
+    call: Call
+    back_off: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Release the claim and end: another attempt would not help."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What one delivery has learnt from Svix's answers so far."""
+
+    has_sent: bool = False
+    saw_acceptance: bool = False
+    """A 2xx came whose body broke off."""
+    conflicts: int = 0
+    first_asked_at: float | None = None
+
+    def after(self, answer: Answer, now: float) -> "History":
+        """The history with one more answer."""
+        if answer.call is Call.ASK:
+            return self if self.first_asked_at is not None else replace(self, first_asked_at=now)
+        return replace(
+            self,
+            has_sent=True,
+            saw_acceptance=self.saw_acceptance or answer.verdict is Verdict.BROKEN_OFF,
+            conflicts=self.conflicts + (answer.verdict is Verdict.CONFLICT),
+        )
+
+    def has_unexplained_conflict(self, now: float) -> bool:
+        """Whether Svix's conflicts are of something that asking will never show."""
+        asked_long_ago = (
+            self.first_asked_at is not None
+            and now - self.first_asked_at >= UNEXPLAINED_AFTER_SECONDS
+        )
+        return self.conflicts >= UNEXPLAINED_CONFLICTS and asked_long_ago
+
+
+def what_next(  # noqa: PLR0911 - a return for each row
+    answer: Answer, history: History, now: float, *, pushed: bool
+) -> Settle | Again | GiveUp:
+    """What follows an answer of Svix. `history` includes it; the first matching row applies."""
+    match answer.call, answer.verdict:
+        case Call.SEND, Verdict.ACCEPTED:
+            return Settle(fanout_confirmed=True)
+        case Call.SEND, Verdict.BROKEN_OFF | Verdict.CONFLICT:
+            return Again(Call.ASK)
+        case Call.SEND, Verdict.REJECTED:
+            return GiveUp(Outcome.REJECTED)
+        case Call.ASK, Verdict.ACCEPTED:
+            # A Svix that died between storing the message and queueing it never sends it on.
+            return Settle(fanout_confirmed=history.saw_acceptance)
+        case Call.ASK, Verdict.MISSING if history.has_unexplained_conflict(now):
+            return GiveUp(Outcome.CONFLICT)
+        case Call.ASK, Verdict.MISSING:
+            # Not sent yet, nothing has failed: there is nothing to back off from.
+            return Again(Call.SEND, back_off=history.has_sent)
+        case _, Verdict.MISCONFIGURED if not pushed:
+            return GiveUp(Outcome.MISCONFIGURED)  # whoever posted it can read the answer and act
+        case call, Verdict.RATE_LIMITED:
+            return Again(call)  # the pacer knows when
+        case call, _:
+            return Again(call, back_off=True)
+
+
+# -- the loop
+
+
 class Delivery:
-    """Delivers events, one call of `deliver` each; any number may run at once."""
+    """Delivers events, one call of `deliver` each; any number may run at once.
 
-    ledger: Ledger
-    sender: Sender
-    pacer: Pacer
-    clock: Callable[[], float]
-    create_applications: bool = True
-    """Whether an unknown application is about to exist, or a reason to park the event."""
-    ask_first: bool = False
-    """Whether Svix is asked before anything is sent, however young the event."""
+    `ask_first`: ask Svix before anything is sent, however young the event. `observe` is told of
+    each step of an event, for the debug log.
+    """
 
-    async def deliver(self, event: Event, deadline: float) -> Result:
-        """Bring one event into Svix by `deadline`, or say why not. Raises only if cancelled."""
-        last_turn = deadline - LAST_TURN_SECONDS
-        if turned_away := self.pacer.refusal(last_turn):
-            return _turned_away(turned_away)
-        try:
-            claim = await self.ledger.claim(event)
-        except LedgerUnavailable as failure:
-            return _ledger_unavailable(failure)
-        if isinstance(claim, Duplicate):
-            return _duplicate(claim)
-        if isinstance(claim, InProgress):
-            detail = (
-                f"another delivery holds the claim for {claim.lease_left.total_seconds():.0f} s"
-            )
-            return Result(outcome=Outcome.IN_PROGRESS, detail=detail, attempts=claim.attempts)
-        result = await _Attempt(self, event, claim, last_turn).run()
-        if result.outcome is Outcome.REJECTED:
-            return await self.park(result, event.source, event)
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        sender: Sender,
+        pacer: Pacer,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        uniform: Callable[[float, float], float] = random.uniform,
+        ask_first: bool = False,
+        observe: Callable[[str, Event], None] = lambda _step, _event: None,
+    ) -> None:
+        self.ledger, self.sender, self.pacer = ledger, sender, pacer
+        self.clock, self.sleep, self.uniform = clock, sleep, uniform
+        self.ask_first = ask_first
+        self.observe = observe
+        self.closing = False
+        """Whether the process is about to end: no attempt begins any more."""
+        self.attempting: set[object] = set()
+        """The owners of requests that hold a claim, or are about to learn whether they do."""
+        self._under_way: dict[str, asyncio.Event] = {}
+
+    async def deliver(
+        self, event: Event, arrived_at: float, deadline: float, owner: object = None
+    ) -> Result:
+        """Bring one event into Svix by `deadline`, or say why not. Raises only if cancelled.
+
+        `owner` is in `attempting` while an attempt is under way.
+        """
+        request = _Request(self, event, arrived_at, deadline, owner)
+        result = await self._after_others(request)
+        if result is None:
+            ended = self._under_way[request.key] = asyncio.Event()
+            try:
+                result = await request.run()
+            finally:
+                del self._under_way[request.key]
+                ended.set()
+        if result.outcome in PARKED_OUTCOMES:
+            return await self.park(result, event.source, event.names, deadline)
+        if event.source.pushed and not result.acknowledges and not request.may_nack:
+            await self.pacer.nacks.space(deadline)
         return result
 
-    async def park(self, result: Result, source: Source, event: Event | None = None) -> Result:
+    async def park(self, result: Result, source: Source, names: Names, deadline: float) -> Result:
         """Put a push that can never succeed aside, so that it is not redelivered for days.
 
-        What was posted by hand is not parked: whoever posted it reads the answer.
+        What was posted by hand is not parked: whoever posted it reads the answer. Storing is tried
+        until `deadline`.
         """
         if not source.pushed:
             return result
-        letter = DeadLetter(
-            data=source.data,
-            reason=result.outcome,
-            detail=result.detail or "",
-            message_id=source.message_id,
-            subscription=source.subscription,
-            attributes=json.dumps(source.attributes),
-            project=event.project if event else None,
-            event_id=event.id if event else None,
-            event_type=event.type if event else None,
-            svix_status=result.svix_status,
-            svix_code=result.svix_code,
-        )
-        try:
-            await self.ledger.park(letter)
-        except LedgerUnavailable as failure:
-            detail = f"{result.detail}; could not be parked: {failure}"
-            return replace(result, detail=detail, status_override=500)
-        return replace(result, dead_letter=letter.id)
-
-
-class _Attempt:
-    """What is done under one claim; every way out settles or releases it."""
-
-    def __init__(self, delivery: Delivery, event: Event, claim: Claim, last_turn: float) -> None:
-        self._delivery = delivery
-        self._event = event
-        self._claim = claim
-        self._last_turn = last_turn
-        self._waited = 0.0
-        self._send_failed = False
-        self._fanout_unconfirmed = False
-
-    async def run(self) -> Result:
-        try:
-            answer = await self._bring_into_svix()
-            if answer.verdict is Verdict.ACCEPTED:
-                return await self._complete(answer)
-        except TurnedAway as turned_away:
-            await self._release()
-            return self._told(_turned_away(turned_away))
-        except asyncio.CancelledError:
-            # Shutting down: the redelivery should not have to wait for the lease to run out.
-            await self._release()
-            raise
-        await self._release()
-        return self._told(_refused(answer, create_applications=self._delivery.create_applications))
-
-    async def _bring_into_svix(self) -> Answer:
-        """Send, and try again, until Svix has the event, never will, or no turn is left.
-
-        After a conflict, and for a record so old that Svix may have forgotten its idempotency
-        key, Svix is asked for the message, and nothing is sent until it has said that it has none.
-        """
-        asking = self._delivery.ask_first or self._claim.age > ASK_FIRST_AGE
-        back_off = _FIRST_BACK_OFF
-        delay = 0.0
-        sent = False
-        answer: Answer | None = None
+        letter = DeadLetter.of(result, source, names)
+        pauses = self.pauses(_FIRST_LOOK, _LONGEST_LOOK)
         while True:
             try:
-                await self._turn(delay)
-            except TurnedAway as turned_away:
-                if answer is None or turned_away.outcome is Outcome.UNAVAILABLE:
-                    raise
-                return replace(answer, retry_after=turned_away.retry_after)
-            answer = await self._call(asking=asking)
-            sent |= not asking
-            match answer.verdict:
-                case Verdict.ACCEPTED:
-                    self._fanout_unconfirmed = asking and self._send_failed
-                    return answer
-                case Verdict.REJECTED | Verdict.MISCONFIGURED:
-                    return answer
-                case Verdict.RATE_LIMITED | Verdict.CONFLICT:
-                    asking |= answer.verdict is Verdict.CONFLICT
-                    delay = 0.0  # the pacer knows when
-                    continue
-                case Verdict.NOT_FOUND if asking:
-                    # Not sent yet, then: should no turn come for that, it is not Svix's refusal.
-                    asking, answer = False, replace(answer, verdict=Verdict.UNAVAILABLE)
-                    if not sent:
-                        continue  # nothing has failed, so there is nothing to back off from
-                case Verdict.NOT_FOUND if not self._delivery.create_applications:
-                    return answer
-            delay, back_off = back_off, min(2 * back_off, _LONGEST_BACK_OFF)
-
-    async def _turn(self, delay: float) -> None:
-        asked_at = self._delivery.clock()
-        try:
-            await self._delivery.pacer.turn(self._last_turn, delay)
-        finally:
-            self._waited += self._delivery.clock() - asked_at
-
-    async def _call(self, *, asking: bool) -> Answer:
-        """One call to Svix; the turn it had is always reported back."""
-        answer = Answer(Verdict.UNAVAILABLE)
-        try:
-            if asking:
-                answer = await self._delivery.sender.find(self._event)
+                await self.ledger.park(letter)
+            except LedgerUnavailable as failure:
+                if self.clock() >= deadline or self.closing:
+                    detail = f"{result.detail}; could not be parked: {failure}"
+                    return replace(result, outcome=Outcome.LEDGER_UNAVAILABLE, detail=detail)
             else:
-                answer = await self._delivery.sender.send(self._event, self._claim.key)
-                self._send_failed |= (answer.status or 0) >= HTTPStatus.INTERNAL_SERVER_ERROR
+                return replace(result, dead_letter=letter.id)
+            await self.sleep(min(next(pauses), max(0.0, deadline - self.clock())))
+
+    def pauses(self, first: float, longest: float) -> Iterator[float]:
+        """Seconds to wait before each new try: doubled each time, with jitter."""
+        for doublings in itertools.count():
+            yield min(first * 2 ** min(doublings, 20), longest) * self.uniform(1, 1 + _JITTER)
+
+    async def _after_others(self, request: "_Request") -> Result | None:
+        """Within this process an event is worked on by one request at a time.
+
+        The others wait for that one, then look. None: this request's turn to work on it.
+        """
+        while (other := self._under_way.get(request.key)) is not None:
+            try:
+                async with asyncio.timeout(max(0.0, request.deadline - self.clock())):
+                    await other.wait()
+            except TimeoutError:
+                return Result(outcome=Outcome.IN_PROGRESS, detail="another request of this process")
+            if duplicate := await request.delivered_before():
+                return duplicate
+        return None
+
+
+class _Request:
+    """The loop of attempts for one event, and what it remembers."""
+
+    def __init__(
+        self, delivery: Delivery, event: Event, arrived_at: float, deadline: float, owner: object
+    ) -> None:
+        self.key = key_of(event.project, event.id)
+        self.deadline = deadline
+        self.may_nack = False
+        """Whether the pacer's next spaced nack is ours already."""
+        self._delivery = delivery
+        self._event = event
+        self._owner = owner
+        self._half_time = (arrived_at + deadline) / 2
+        self._waiter = Waiter(event.project, self.key, arrived_at, deadline - ATTEMPT_SECONDS)
+        self._back_offs = delivery.pauses(_FIRST_BACK_OFF, _LONGEST_BACK_OFF)
+        self._history = History()
+        self._next_call = Call.ASK if delivery.ask_first else Call.SEND
+        self._claim: Claim | None = None
+        """Our latest claim, as it was released; the ledger knows it if its release was lost."""
+        self._last: Answer | LedgerUnavailable | None = None
+        """What went wrong last."""
+        self._failures = 0
+        self._first_failure_at = 0.0
+        self._waited = 0.0
+
+    async def run(self) -> Result:
+        """Attempt until one says what becomes of the event."""
+        delivery = self._delivery
+        if delivery.pacer.must_wait(self._waiter) and (before := await self.delivered_before()):
+            return before
+        while not delivery.closing:
+            came = await self._attempt()
+            match came:
+                case Result():
+                    return came
+                case InProgress():
+                    if result := await self._wait_until_free(came):
+                        return result
+                case Again(back_off=True):
+                    await self._back_off()
+                    if self.may_nack:
+                        return self._unsent()
+        return self._result(Outcome.UNAVAILABLE, "shutting down")
+
+    async def delivered_before(self) -> Result | None:
+        """Look whether the event was delivered; a look that fails is skipped."""
+        with contextlib.suppress(LedgerUnavailable):
+            record = await self._delivery.ledger.record(self.key)
+            refusal = record.refusal(self._event) if record else None
+            if isinstance(refusal, Duplicate):
+                return self._duplicate(refusal)
+        return None
+
+    async def _attempt(self) -> Result | Again | InProgress:
+        """One turn, one claim, one call, one settle."""
+        delivery = self._delivery
+        delivery.observe("waiting", self._event)
+        asked_at = delivery.clock()
+        held: Claim | None = None
+        try:
+            async with delivery.pacer.turn(self._waiter) as turn:
+                self._waited += delivery.clock() - asked_at
+                delivery.observe("turn", self._event)
+                delivery.attempting.add(self._owner)
+                claimed = await self._take_claim(turn)
+                if not isinstance(claimed, Claim):
+                    return claimed
+                held = claimed
+                answer = await self._call(turn)
+            return await self._settle(held, answer)
+        except NoTurn as no_turn:
+            self._waited += delivery.clock() - asked_at
+            return self._unsent(no_turn)
+        except asyncio.CancelledError:
+            if held is not None:
+                # The process ends: the redelivery should not have to wait for the lease.
+                with contextlib.suppress(ClaimLost, LedgerUnavailable):
+                    await delivery.ledger.release(held)
+            raise
         finally:
-            self._delivery.pacer.report(answer)
+            delivery.attempting.discard(self._owner)
+
+    async def _take_claim(self, turn: Turn) -> Claim | Result | Again | InProgress:
+        try:
+            claim = await self._delivery.ledger.claim(self._event, previous=self._claim)
+        except LedgerUnavailable as failure:
+            turn.ledger_failed()
+            self._last = failure
+            if isinstance(failure, LedgerMisconfigured) and not self._event.source.pushed:
+                return self._unsent()
+            return Again(self._next_call)
+        if isinstance(self._last, LedgerUnavailable):
+            self._last = None  # it answers again
+        match claim:
+            case Duplicate():
+                return self._duplicate(claim)
+            case Claim():
+                self._delivery.observe("claimed", self._event)
+                if self._claim is None and claim.age >= ASK_FIRST_AGE:
+                    self._next_call = Call.ASK
+                self._claim = claim
+        return claim
+
+    async def _call(self, turn: Turn) -> Answer | None:
+        """One call to Svix; None where a pause has begun since the turn was given."""
+        if turn.superseded:
+            return None
+        delivery, event = self._delivery, self._event
+        turn.begin()
+        if self._next_call is Call.ASK:
+            delivery.observe("asked", event)
+            answer = await delivery.sender.find(event)
+        else:
+            delivery.observe("sent", event)
+            answer = await delivery.sender.send(event, self.key)
+        turn.report(answer)
+        delivery.observe("answered", event)
         return answer
 
-    async def _complete(self, answer: Answer) -> Result:
-        """Record what Svix has accepted: only what is recorded is acknowledged."""
-        told = self._told(
-            Result(
-                outcome=Outcome.DELIVERED,
-                svix_status=answer.status,
-                svix_message_id=answer.message_id,
-            )
+    async def _settle(self, claim: Claim, answer: Answer | None) -> Result | Again | InProgress:
+        """Record what Svix said: delivered, or released for whoever comes next."""
+        if answer is None:
+            return await self._release(claim) or Again(self._next_call)
+        self._history = self._history.after(answer, self._delivery.clock())
+        step = what_next(
+            answer,
+            self._history,
+            self._delivery.clock(),
+            pushed=self._event.source.pushed,
         )
+        if isinstance(step, Settle):
+            return await self._complete(claim, answer, step)
+        self._remember(answer)
+        if taken_over := await self._release(claim):
+            return taken_over
+        if isinstance(step, GiveUp):
+            return self._result(step.outcome, f"Svix: {answer}", answer)
+        self._next_call = step.call
+        return step
+
+    async def _complete(self, claim: Claim, answer: Answer, step: Settle) -> Result | InProgress:
+        """Record the event as delivered: only what is recorded is acknowledged.
+
+        Tried until the deadline: each try has the same condition, so it is safe after the lease.
+        """
+        delivery = self._delivery
+        confirmed = step.fanout_confirmed
+        for pause in delivery.pauses(_FIRST_LOOK, _LONGEST_LOOK):
+            try:
+                await delivery.ledger.complete(claim, answer.message_id, fanout_confirmed=confirmed)
+            except ClaimLost:
+                return InProgress(timedelta(0), claim.attempts)
+            except LedgerUnavailable as failure:
+                if delivery.closing or delivery.clock() + pause >= self.deadline:
+                    detail = f"Svix has it, but the ledger could not record that: {failure}"
+                    return self._result(Outcome.LEDGER_UNAVAILABLE, detail, answer)
+            else:
+                delivery.observe("settled", self._event)
+                remark = None if confirmed else Remark.FANOUT_UNCONFIRMED
+                return replace(self._result(Outcome.DELIVERED, None, answer), remark=remark)
+            await delivery.sleep(pause)
+        raise AssertionError  # there is always another pause
+
+    async def _release(self, claim: Claim) -> InProgress | None:
+        """Let whoever comes next claim the event at once; `InProgress` where somebody has."""
         try:
-            await self._delivery.ledger.complete(self._claim, answer.message_id)
+            self._claim = await self._delivery.ledger.release(claim)
         except ClaimLost:
-            detail = "Svix has it, but the lease ran out and another delivery holds the claim"
-            return replace(told, outcome=Outcome.IN_PROGRESS, detail=detail)
-        except LedgerUnavailable as failure:
-            return replace(
-                told,
-                outcome=Outcome.UNAVAILABLE,
-                detail=f"Svix has it, but the ledger could not record that: {failure}",
-                severity_override="ERROR",
-            )
-        if self._fanout_unconfirmed:
-            # An open-source Svix can store a message and fail to queue it: a person should look.
-            return replace(told, detail="fanout_unconfirmed", severity_override="WARNING")
-        return told
+            return InProgress(timedelta(0), claim.attempts)
+        except LedgerUnavailable:
+            return None  # our next claim takes it over by its token; others, after the lease
+        self._delivery.observe("released", self._event)
+        return None
 
-    async def _release(self) -> None:
-        # Where this fails the lease runs out, or a successor has the claim: both are taken care of.
-        with contextlib.suppress(ClaimLost, LedgerUnavailable):
-            await self._delivery.ledger.release(self._claim)
+    async def _wait_until_free(self, claimed: InProgress) -> Result | None:
+        """Look again until the event is delivered, or its claim is free (None)."""
+        delivery, lease_remaining = self._delivery, claimed.lease_remaining
+        for pause in delivery.pauses(_FIRST_LOOK, _LONGEST_LOOK):
+            budget = self.deadline - delivery.clock()
+            if budget <= 0 or delivery.closing:
+                break
+            await delivery.sleep(min(pause, lease_remaining.total_seconds(), budget))
+            try:
+                record = await delivery.ledger.record(self.key)
+            except LedgerUnavailable:
+                lease_remaining = timedelta(seconds=_LONGEST_LOOK)
+                continue
+            match record.refusal(self._event) if record else None:
+                case None:
+                    return None
+                case Duplicate() as duplicate:
+                    return self._duplicate(duplicate)
+                case InProgress() as claimed:
+                    lease_remaining = claimed.lease_remaining
+        seconds = lease_remaining.total_seconds()
+        detail = f"another delivery holds the claim, for {seconds:.0f} s at most"
+        return self._result(Outcome.IN_PROGRESS, detail)
 
-    def _told(self, result: Result) -> Result:
-        return replace(result, attempts=self._claim.attempts, waited=self._waited)
+    async def _back_off(self) -> None:
+        """Wait before the next attempt; where waiting is in vain, until the event may be nacked."""
+        delivery, now = self._delivery, self._delivery.clock()
+        pause = min(next(self._back_offs), max(0.0, self._waiter.last_turn - now))
+        is_hopeless = (
+            self._event.source.pushed
+            and self._failures >= _HOPELESS_FAILURES
+            and delivery.pacer.others_taken_since(self._event.project, self._first_failure_at)
+        )
+        if is_hopeless and now >= self._half_time:
+            self.may_nack = await delivery.pacer.nacks.wait(now + pause)
+        else:
+            await delivery.sleep(pause)
+        self._waited += delivery.clock() - now
+
+    def _remember(self, answer: Answer) -> None:
+        self._last = answer
+        if answer.verdict is Verdict.UNAVAILABLE:
+            self._failures += 1
+            if self._failures == 1:
+                self._first_failure_at = self._delivery.clock()
+
+    def _unsent(self, no_turn: NoTurn | None = None) -> Result:
+        """What a delivery says that ends without a settled event: the last failure, if any."""
+        retry_after = no_turn.retry_after if no_turn else None
+        match self._last:
+            case Answer() as answer:
+                outcome = _UNSENT.get(answer.verdict, Outcome.UNAVAILABLE)
+                result = self._result(outcome, f"Svix: {answer}", answer)
+            case LedgerMisconfigured() as failure:
+                result = self._result(Outcome.MISCONFIGURED, f"the ledger: {failure}")
+            case LedgerUnavailable() as failure:
+                result = self._result(Outcome.LEDGER_UNAVAILABLE, f"the ledger: {failure}")
+            case None:
+                outcome = no_turn.outcome if no_turn else Outcome.UNAVAILABLE
+                result = self._result(outcome, no_turn.detail if no_turn else None)
+        return replace(result, retry_after=retry_after)
+
+    def _duplicate(self, record: Duplicate) -> Result:
+        result = self._result(Outcome.DUPLICATE)
+        remark = Remark.PAYLOAD_CHANGED if record.payload_changed else None
+        return replace(
+            result,
+            remark=remark,
+            svix_message_id=record.svix_message_id,
+            attempts=record.attempts,
+        )
+
+    def _result(
+        self, outcome: Outcome, detail: str | None = None, answer: Answer | None = None
+    ) -> Result:
+        result = Result(
+            outcome=outcome,
+            detail=detail,
+            attempts=self._claim.attempts if self._claim else None,
+            waited=self._waited,
+        )
+        if answer is None:
+            return result
+        return replace(
+            result,
+            code=answer.code,
+            svix_status=answer.status,
+            svix_code=answer.code,
+            svix_message_id=answer.message_id,
+        )
 
 
-def _turned_away(turned_away: TurnedAway) -> Result:
-    return Result(
-        outcome=turned_away.outcome,
-        detail=turned_away.detail,
-        retry_after=turned_away.retry_after,
-    )
-
-
-def _duplicate(record: Duplicate) -> Result:
-    return Result(
-        outcome=Outcome.DUPLICATE,
-        detail="payload_changed" if record.payload_changed else None,
-        severity_override="WARNING" if record.payload_changed else None,
-        svix_message_id=record.svix_message_id,
-        attempts=record.attempts,
-    )
-
-
-def _ledger_unavailable(failure: LedgerUnavailable) -> Result:
-    return Result(
-        outcome=Outcome.UNAVAILABLE, detail=f"the ledger: {failure}", severity_override="ERROR"
-    )
-
-
-def _refused(answer: Answer, *, create_applications: bool) -> Result:
-    """The result where Svix has not taken the event."""
-    said = filter(None, (answer.code, *answer.locs))
-    told = Result(
-        outcome=Outcome.UNAVAILABLE,
-        detail=" ".join(("Svix:", str(answer.status or "no answer"), *said)),
-        retry_after=answer.retry_after,
-        svix_status=answer.status,
-        svix_code=answer.code,
-    )
-    match answer.verdict:
-        case Verdict.RATE_LIMITED:
-            return replace(told, outcome=Outcome.RATE_LIMITED)
-        case Verdict.MISCONFIGURED:
-            return replace(told, outcome=Outcome.MISCONFIGURED)
-        case Verdict.REJECTED:
-            return replace(told, outcome=Outcome.REJECTED)
-        case Verdict.NOT_FOUND if not create_applications:
-            return replace(told, outcome=Outcome.REJECTED, detail="unknown_application")
-    return told
+# What a delivery ends as when no turn is left; every other answer of Svix is `unavailable`.
+_UNSENT = {
+    Verdict.RATE_LIMITED: Outcome.RATE_LIMITED,
+    Verdict.MISCONFIGURED: Outcome.MISCONFIGURED,
+}

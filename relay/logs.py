@@ -1,4 +1,4 @@
-"""One JSON line per delivery, as Cloud Logging reads it.
+"""One JSON line per delivery, as Cloud Logging reads it; and at DEBUG, one for each of its steps.
 
 The fields are what `deploy/`'s metrics, dashboards and alerts are made of. No payload, no token,
 no personal datum: an event is named by its id, its type and its project alone.
@@ -9,21 +9,25 @@ Source: https://cloud.google.com/logging/docs/structured-logging
 import json
 import re
 import sys
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from relay.config import LOG_LEVELS
-from relay.envelope import Event, Source
+from relay.envelope import Event, Names, Source
 from relay.ledger import key_of
 from relay.outcome import Outcome, Result
+from relay.pacing import PacerState
 
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+# https://www.w3.org/TR/trace-context/#traceparent-header and
+# https://cloud.google.com/trace/docs/trace-context#legacy-http-header
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 _CLOUD_TRACE = re.compile(r"([0-9a-f]{32})(?:/.*)?")
 
 
 @dataclass(frozen=True, slots=True)
-class DeliveryLog:
+class Log:
     """Writes the lines of at least `level` to standard output.
 
     `cloud_project` is the Google Cloud project that traces are filed under; without it they are
@@ -33,27 +37,35 @@ class DeliveryLog:
     level: str
     cloud_project: str | None
 
+    @property
+    def is_debug(self) -> bool:
+        """Whether steps and the pacer's state are logged."""
+        return self.level == "DEBUG"
+
     def write(
         self,
         result: Result,
         source: Source,
-        event: Event | None,
+        names: Names,
         duration: float,
         headers: Mapping[str, str],
     ) -> None:
         """Log one delivery; `duration` is in seconds, from the request's arrival."""
         if LOG_LEVELS.index(result.severity) < LOG_LEVELS.index(self.level):
             return
+        is_named = names.project is not None and names.id is not None
         line = {
             "severity": result.severity,
-            "message": " ".join((result.outcome, *((event.type, event.id) if event else ()))),
+            "message": " ".join(filter(None, (result.outcome, names.type, names.id))),
             "outcome": result.outcome,
             "status": result.status,
+            "remark": result.remark,
+            "code": result.code,
             "detail": result.detail,
-            "event_id": event.id if event else None,
-            "event_type": event.type if event else None,
-            "project": event.project if event else None,
-            "idempotency_key": key_of(event.project, event.id) if event else None,
+            "event_id": names.id,
+            "event_type": names.type,
+            "project": names.project,
+            "idempotency_key": key_of(names.project or "", names.id or "") if is_named else None,
             "message_id": source.message_id,
             "subscription": source.subscription,
             "delivery_attempt": source.delivery_attempt,
@@ -64,19 +76,46 @@ class DeliveryLog:
             "lag_ms": _lag_ms(result, source),
             "duration_ms": round(duration * 1000),
             "waited_ms": round(result.waited * 1000),
-            "logging.googleapis.com/trace": self._trace(headers),
+            **self._trace(source, headers),
         }
-        present = {name: value for name, value in line.items() if value is not None}
-        sys.stdout.write(json.dumps(present) + "\n")
-        sys.stdout.flush()
+        _print(line)
 
-    def _trace(self, headers: Mapping[str, str]) -> str | None:
-        trace = _TRACEPARENT.fullmatch(headers.get("traceparent", "")) or _CLOUD_TRACE.fullmatch(
-            headers.get("x-cloud-trace-context", "")
-        )
-        if trace is None or self.cloud_project is None:
-            return None
-        return f"projects/{self.cloud_project}/traces/{trace[1]}"
+    def step(self, step: str, event: Event) -> None:
+        """Log one step of an event's way, at DEBUG."""
+        if self.is_debug:
+            line = {"severity": "DEBUG", "message": "step", "step": step, "at": time.time()}
+            _print(line | {"event_id": event.id, "project": event.project})
+
+    def pacer(self, state: PacerState) -> None:
+        """Log how the pacer stands, at DEBUG."""
+        if self.is_debug:
+            line = {"severity": "DEBUG", "message": "pacer", "at": time.time()}
+            _print(line | asdict(state))
+
+    def _trace(self, source: Source, headers: Mapping[str, str]) -> dict[str, str]:
+        """The publisher's trace where the message has one, else the request's.
+
+        Cloud Logging shows a line with its trace by these two names:
+        https://cloud.google.com/trace/docs/trace-log-integration
+        """
+        if self.cloud_project is None:
+            return {}
+        prefix = f"projects/{self.cloud_project}/traces/"
+        for parent in (source.traceparent, headers.get("traceparent")):
+            if trace := _TRACEPARENT.fullmatch(parent or ""):
+                return {
+                    "logging.googleapis.com/trace": prefix + trace[1],
+                    "logging.googleapis.com/spanId": trace[2],
+                }
+        if trace := _CLOUD_TRACE.fullmatch(headers.get("x-cloud-trace-context", "")):
+            return {"logging.googleapis.com/trace": prefix + trace[1]}
+        return {}
+
+
+def _print(line: Mapping[str, object]) -> None:
+    present = {name: value for name, value in line.items() if value is not None}
+    sys.stdout.write(json.dumps(present) + "\n")
+    sys.stdout.flush()
 
 
 def _lag_ms(result: Result, source: Source) -> int | None:

@@ -1,4 +1,4 @@
-"""One worker's relay: its clients, built on first use, the way of a request, and its end.
+"""One worker process: its clients, built on first use, the way of a request, and its end.
 
 Built on first use because the framework imports the source in one process and serves in a fork
 of it, and a network client does not survive the fork. Nothing is decided here.
@@ -7,36 +7,44 @@ of it, and a network client does not survive the fork. Nothing is decided here.
 import asyncio
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from datetime import timedelta
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from types import FrameType
 
-from relay.config import Settings
+from relay.config import ATTEMPT_SECONDS, Settings
 from relay.delivery import Delivery
-from relay.envelope import Event, Malformed, Source, read
-from relay.ledger import Archive, Ledger
-from relay.logs import DeliveryLog
-from relay.outcome import Outcome, Result
+from relay.envelope import Names, Refused, Source, read
+from relay.intake import Intake, NotAdmitted
+from relay.ledger import Archive, Ledger, LedgerMisconfigured
+from relay.logs import Log
+from relay.outcome import PARKED_OUTCOMES, Outcome, Result
 from relay.pacing import Pacer
 from relay.sender import SvixSender
 
+_LAST_ATTEMPT_SECONDS = 5.0
+"""After SIGTERM turns go on for so long; then all who hold no claim answer, wherever they wait."""
+
 _LAST_CALL_SECONDS = 8.0
-"""What calls in flight have left after SIGTERM: Cloud Run kills after 10 s, and an answer and a
-release take a moment (https://cloud.google.com/run/docs/container-contract#instance-shutdown)."""
+"""What attempts under way have after SIGTERM: Cloud Run kills after 10 s, and a release and an
+answer take a moment (https://cloud.google.com/run/docs/container-contract#instance-shutdown)."""
+
+_STATE_SECONDS = 1.0  # between two lines of the debug log on how the pacer stands
 
 
-def ledger_opener(settings: Settings) -> Callable[[], Archive]:
-    """Import the ledger that the settings name; what is returned opens it, in a running loop."""
-    lease = timedelta(seconds=settings.lease)
+def ledger_opener(settings: Settings, *, create: bool) -> Callable[[], Archive]:
+    """Import the ledger that the settings name; what is returned opens it, in a running loop.
+
+    `create`: whether an embedded ledger that isn't there yet is made. Opening raises
+    `LedgerMisconfigured`.
+    """
     if settings.ledger_path is not None:
         from relay.ledger.sqlite import SqliteLedger  # noqa: PLC0415 - only one of the two is loaded
 
-        return partial(SqliteLedger, settings.ledger_path, lease)
+        return partial(SqliteLedger, settings.ledger_path, create=create)
     from relay.ledger.firestore import FirestoreLedger  # noqa: PLC0415 - only one of the two is loaded
 
     project, database = settings.google_cloud_project, settings.firestore_database
-    return partial(FirestoreLedger.connect, project, database, lease)
+    return partial(FirestoreLedger.connect, project, database)
 
 
 def svix_sender(settings: Settings) -> SvixSender:
@@ -45,53 +53,97 @@ def svix_sender(settings: Settings) -> SvixSender:
     return SvixSender(token, url, create_applications=settings.create_applications)
 
 
-class Relay:
+class Worker:
     """Handles the requests of one worker process. To be built in the worker's running loop."""
 
     def __init__(self, settings: Settings, open_ledger: Callable[[], Ledger]) -> None:
-        self._budget = settings.request_budget
+        self._settings = settings
+        self._open_ledger = open_ledger
+        self._intake = Intake(settings.bodies_mib * 2**20, time.monotonic)
         self._pacer = Pacer()
-        self._delivery = Delivery(
-            ledger=open_ledger(),
-            sender=svix_sender(settings),
-            pacer=self._pacer,
-            clock=time.monotonic,
-            create_applications=settings.create_applications,
-        )
-        self._log = DeliveryLog(settings.log_level, settings.google_cloud_project)
+        self._log = Log(settings.log_level, settings.google_cloud_project)
+        self._sender = svix_sender(settings)
+        self._delivery: Delivery | None = None
         self._running: set[asyncio.Task[object] | None] = set()
         self._closing = False
         self._close_on_sigterm()
+        self._state_log = asyncio.create_task(self._log_state()) if self._log.is_debug else None
 
     async def handle(
-        self, body: Awaitable[bytes], headers: Mapping[str, str]
-    ) -> tuple[Result, Event | None]:
-        """One request: its body read, delivered or put aside, and logged.
+        self, chunks: AsyncIterator[bytes], headers: Mapping[str, str]
+    ) -> tuple[Result, Names]:
+        """One request: its body read, its event delivered or parked, and logged.
 
-        `body` may raise `Malformed`. The event is None where none could be taken from the body.
+        `headers` has lower-case names. The names are those that could be read.
         """
         arrived_at = time.monotonic()
-        event, source = None, Source()
-        running = asyncio.current_task()
-        self._running.add(running)
+        source, names = Source(), Names()
+        task = asyncio.current_task()
+        self._running.add(task)
         try:
-            event = read(await body, headers)
-            source = event.source
-            result = await self._delivery.deliver(event, arrived_at + self._budget)
-        except Malformed as fault:
-            source = fault.source
-            result = await self._delivery.park(_malformed(fault), source)
+            deadline = arrived_at + self._settings.request_budget
+            async with self._intake.admit(headers, deadline - ATTEMPT_SECONDS) as admission:
+                try:
+                    event = read(await admission.read(chunks), headers, self._settings.event_tags)
+                    source, names = event.source, event.names
+                    self._log.step("arrived", event)
+                    result = await self._ready().deliver(event, arrived_at, deadline, task)
+                except Refused as refused:
+                    source, names = refused.source, refused.names
+                    result = await self._refuse(refused, deadline)
+        except NotAdmitted as failure:
+            result = Result(outcome=Outcome.UNAVAILABLE, detail=str(failure))
+            await self._pacer.nacks.space(deadline)
+        except LedgerMisconfigured as failure:
+            result = Result(outcome=Outcome.MISCONFIGURED, detail=f"the ledger: {failure}")
         except asyncio.CancelledError:
             if not self._closing:
                 raise
             result = Result(outcome=Outcome.UNAVAILABLE, detail="shutting down")
+        except Exception as fault:  # noqa: BLE001 - whatever it is, it has an outcome and a line
+            result = Result(outcome=Outcome.UNAVAILABLE, detail=_place_of(fault))
         finally:
-            self._running.discard(running)
-        self._log.write(result, source, event, time.monotonic() - arrived_at, headers)
-        return result, event
+            self._running.discard(task)
+        if source.pushed and result.acknowledges:
+            self._pacer.nacks.acked()
+        self._log.write(result, source, names, time.monotonic() - arrived_at, headers)
+        return result, names
+
+    async def _refuse(self, refused: Refused, deadline: float) -> Result:
+        result = Result(outcome=refused.outcome, detail=refused.detail, code=refused.code)
+        if refused.outcome not in PARKED_OUTCOMES:
+            return result
+        return await self._ready().park(result, refused.source, refused.names, deadline)
+
+    def _ready(self) -> Delivery:
+        """The delivery, with the ledger opened on its first use. Raises `LedgerMisconfigured`."""
+        if self._delivery is None:
+            self._delivery = Delivery(
+                ledger=self._open_ledger(),
+                sender=self._sender,
+                pacer=self._pacer,
+                observe=self._log.step,
+            )
+            self._delivery.closing = self._closing
+        return self._delivery
+
+    async def close(self) -> None:
+        """Close the connections; for tests, as a process that ends needs none of it."""
+        await self._sender.close()
+        if self._delivery is not None:
+            await self._delivery.ledger.close()
+        if self._state_log is not None:
+            self._state_log.cancel()
+
+    async def _log_state(self) -> None:
+        while True:
+            self._log.pacer(self._pacer.state())
+            await asyncio.sleep(_STATE_SECONDS)
+
+    # -- the end
 
     def _close_on_sigterm(self) -> None:
-        """Close the pacer on SIGTERM, and hand the signal on to the server.
+        """Begin to close on SIGTERM, and hand the signal on to the server.
 
         Neither the framework nor the server tells a running handler that it has 10 s left.
         """
@@ -106,14 +158,27 @@ class Relay:
         signal.signal(signal.SIGTERM, on_sigterm)
 
     def _close(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._closing = True
-        self._pacer.close()
-        loop.call_later(_LAST_CALL_SECONDS, self._cancel_running)
+        loop.call_later(_LAST_ATTEMPT_SECONDS, self._cancel_those_who_wait)
+        loop.call_later(_LAST_CALL_SECONDS, self._cancel, self._running)
 
-    def _cancel_running(self) -> None:
-        for task in filter(None, self._running):
+    def _cancel_those_who_wait(self) -> None:
+        self._closing = True
+        attempting: set[object] = set()
+        if self._delivery is not None:
+            self._delivery.closing = True
+            attempting = self._delivery.attempting
+        self._cancel(self._running - attempting)
+
+    def _cancel(self, tasks: set[asyncio.Task[object] | None]) -> None:
+        for task in filter(None, tasks):
             task.cancel()
 
 
-def _malformed(fault: Malformed) -> Result:
-    return Result(outcome=Outcome.MALFORMED, detail=fault.detail, status_override=fault.status)
+def _place_of(fault: Exception) -> str:
+    """Which exception, and where in the code; its text stays out, for it may quote the payload."""
+    place, trace = "", fault.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        place = f"{code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return f"a fault of the relay's own: {type(fault).__name__} at {place}"

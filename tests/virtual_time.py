@@ -1,11 +1,14 @@
 """An event loop whose time passes at once: when nothing is ready it jumps to the next timer."""
 
 import asyncio
+import functools
+import inspect
 import selectors
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 
 class _Instant(selectors.SelectSelector):
@@ -38,3 +41,27 @@ def run(main: Coroutine[Any, Any, _T]) -> _T:
     """As `asyncio.run`, in virtual time."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)
+
+
+def in_virtual_time(test: Callable[_P, Coroutine[Any, Any, None]]) -> Callable[_P, None]:
+    """Make an asynchronous test one that runs in virtual time."""
+
+    @functools.wraps(test)
+    def run_test(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        run(test(*args, **kwargs))
+
+    # Else pytest-asyncio would follow it to the coroutine function and run that itself.
+    del run_test.__wrapped__
+    run_test.__signature__ = inspect.signature(test)  # type: ignore[attr-defined] # pytest reads it
+    return run_test
+
+
+def now() -> float:
+    """Virtual seconds since the start."""
+    return asyncio.get_running_loop().time()
+
+
+async def settle() -> None:
+    """Let every task that can run do so, without any time passing."""
+    for _ in range(10):
+        await asyncio.sleep(0)

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol, Self
 
-from relay.envelope import Event, Names, Source
+from relay.envelope import Event, Form, Names, Source
 from relay.outcome import Result
 
 LEASE = timedelta(seconds=30)
@@ -174,9 +174,9 @@ class DeadLetter:
     id: str
     """64 hexadecimal digits, fixed when it is parked."""
     data: bytes = field(repr=False)
-    """The event's bytes as they came, or the whole body: see `form`."""
-    form: str = "data"
-    """What `data` is: `data`, the event's bytes, or `body`, where no event could be taken out."""
+    """As it came."""
+    form: Form = Form.DATA
+    """What `data` is."""
     attributes: str = field(default="{}", repr=False)
     """The message's attributes as JSON text, which can hold whatever came."""
     reason: str

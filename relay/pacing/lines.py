@@ -1,0 +1,119 @@
+"""Who waits for a turn: one line for each project, and turns go round the projects.
+
+Pure: knows no clock and no loop. Each operation takes at most the logarithm of those waiting, but
+for the choice of a probe, which looks through one line and happens a few times a second at most.
+"""
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from itertools import count, filterfalse
+
+_created = count()
+
+
+@dataclass(eq=False, slots=True)
+class Waiter:
+    """One request's place. Whoever comes back from an attempt takes the place it had."""
+
+    project: str
+    event: str
+    """The event's key: the same for every push of the event."""
+    arrived_at: float
+    """When the request arrived at the relay, on the pacer's clock."""
+    last_turn: float
+    """When it is too late for a turn, on the pacer's clock."""
+    order: int = field(default_factory=lambda: next(_created))
+    """Decides between two that arrived at the same time."""
+
+
+class _Line:
+    """Those of one project, in the order of their arrival."""
+
+    def __init__(self) -> None:
+        self.waiting: set[Waiter] = set()
+        self._heap: list[tuple[float, int, Waiter]] = []
+        """All who wait, and some who have left: those are skipped when they are reached."""
+
+    def join(self, waiter: Waiter) -> None:
+        self.waiting.add(waiter)
+        heapq.heappush(self._heap, (waiter.arrived_at, waiter.order, waiter))
+
+    def take(self, passed_over: Collection[str]) -> Waiter:
+        """The first whose event is not passed over; where all are, the first."""
+        waiter = self._first_but(passed_over) if passed_over else None
+        while waiter is None or waiter not in self.waiting:
+            _, _, waiter = heapq.heappop(self._heap)
+        self.waiting.remove(waiter)
+        return waiter
+
+    def _first_but(self, passed_over: Collection[str]) -> Waiter | None:
+        in_order = (waiter for _, _, waiter in sorted(self._heap))
+        return next((w for w in in_order if w in self.waiting and w.event not in passed_over), None)
+
+
+class Lines:
+    """All lines. A project that is held keeps its line, and gets no turn until it is released."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, _Line] = {}
+        """The line of each project that has somebody waiting."""
+        self._round: OrderedDict[str, None] = OrderedDict()
+        """The projects that have somebody waiting and are not held; the next one first."""
+        self._held: set[str] = set()
+        """The projects that get no turn."""
+        self._count = 0
+        """How many wait, in all lines."""
+
+    def __len__(self) -> int:
+        return self._count
+
+    def join(self, waiter: Waiter) -> None:
+        """Wait, at the place that the arrival gives."""
+        line = self._lines.setdefault(waiter.project, _Line())
+        line.join(waiter)
+        self._count += 1
+        self._update(waiter.project)
+
+    def leave(self, waiter: Waiter) -> None:
+        """Wait no more."""
+        self._lines[waiter.project].waiting.remove(waiter)
+        self._left(waiter.project)
+
+    def next_project(self, avoided: Callable[[str], bool]) -> str | None:
+        """The project whose turn it is: the next that is not avoided, else the next.
+
+        None where nobody waits whose project is not held.
+        """
+        return next(filterfalse(avoided, self._round), next(iter(self._round), None))
+
+    def take(self, project: str, passed_over: Collection[str] = ()) -> Waiter:
+        """Take out the project's next: the first whose event is not passed over, else the first."""
+        waiter = self._lines[project].take(passed_over)
+        self._round.move_to_end(project)
+        self._left(project)
+        return waiter
+
+    def hold(self, project: str) -> None:
+        """Give the project no turn until it is released."""
+        self._held.add(project)
+        self._update(project)
+
+    def release(self, project: str) -> None:
+        """Give the project turns again."""
+        self._held.discard(project)
+        self._update(project)
+
+    def _left(self, project: str) -> None:
+        self._count -= 1
+        if not self._lines[project].waiting:
+            del self._lines[project]
+        self._update(project)
+
+    def _update(self, project: str) -> None:
+        """Put the project into the round, where it keeps its place, or take it out."""
+        if project in self._lines and project not in self._held:
+            self._round.setdefault(project)
+        else:
+            self._round.pop(project, None)

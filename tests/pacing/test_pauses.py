@@ -1,0 +1,308 @@
+"""Pauses: which failures and refusals begin one, whom it concerns, and what ends it."""
+
+import pytest
+
+from relay.outcome import Outcome
+from relay.pacing.pauses import Pauses
+
+
+def new_pauses() -> Pauses:
+    """Without jitter."""
+    return Pauses(lambda low, _: low)
+
+
+def fail(pauses: Pauses, *events: str, at: float = 10.0) -> None:
+    """Calls that fail at once; an event's name is its project's, a dash and a number."""
+    for event in events:
+        pauses.failed(event.split("-")[0], event, at, at)
+
+
+def refuse(pauses: Pauses, times: int, at: float = 10.0, retry_after: float | None = None) -> None:
+    """Fresh refusals at one moment."""
+    for _ in range(times):
+        pauses.refused(at, at, retry_after, fresh=True)
+
+
+def held(pauses: Pauses, project: str, at: float) -> bool:
+    """Whether the project has no turn at this time."""
+    return pauses.holds(project, at)
+
+
+def out() -> Pauses:
+    """An outage since 10.0."""
+    pauses = new_pauses()
+    fail(pauses, "a-1", "a-2", "a-3", "a-4", "b-1")
+    assert pauses.is_on
+    return pauses
+
+
+@pytest.mark.parametrize(
+    ("events", "is_outage"),
+    [
+        (["a-1", "a-2", "b-1", "b-2"], False),  # four
+        (["a-1", "a-2", "b-1", "b-2", "c-1"], True),
+        (["a-1", "b-1", "a-1", "b-1", "a-1", "b-1"], False),  # two events, again and again
+        (["a-1", "a-2", "a-3", "a-4", "a-5", "a-6"], False),  # one project's: it pauses alone
+        (["a-1", "a-2", "a-3", "a-4", "a-5", "b-1"], True),
+    ],
+)
+def test_an_outage_is_five_different_events_of_two_projects(
+    *, events: list[str], is_outage: bool
+) -> None:
+    pauses = new_pauses()
+    fail(pauses, *events)
+    assert pauses.is_on is is_outage
+
+
+def test_an_event_taken_between_failures_makes_them_none_in_a_row() -> None:
+    pauses = new_pauses()
+    fail(pauses, "a-1", "a-2", "b-1", "b-2")
+    pauses.taken("c", 10.0)
+    fail(pauses, "c-1")
+    assert not pauses.is_on
+
+
+def test_five_failures_of_one_project_hold_its_line_alone() -> None:
+    """One customer's poison is not an outage."""
+    pauses = new_pauses()
+    fail(pauses, "a-1", "a-2", "a-3", "a-4", "a-5")
+    assert held(pauses, "a", 10.4)
+    assert not held(pauses, "a", 10.5)
+    assert not held(pauses, "b", 10.0)
+    assert not pauses.is_on
+
+
+def test_others_events_taken_do_not_hide_one_projects_failures() -> None:
+    pauses = new_pauses()
+    for number in range(5):
+        fail(pauses, f"a-{number}")
+        pauses.taken("b", 10.0)
+    assert held(pauses, "a", 10.4)
+
+
+def test_a_projects_pause_doubles_with_each_probe_that_fails_and_ends_with_one_taken() -> None:
+    pauses = new_pauses()
+    fail(pauses, "a-1", "a-2", "a-3", "a-4", "a-5", at=10.0)
+    at, lengths = 10.5, []
+    list(pauses.changes(at))
+    for number in range(6):
+        pauses.give("a", at)
+        assert held(pauses, "a", at + 100)  # until the probe is answered
+        fail(pauses, f"a-{number}", at=at)
+        pauses.over("a", at)
+        before, at = at, pauses.next_change_at
+        list(pauses.changes(at))
+        lengths.append(at - before)
+        assert not held(pauses, "a", at)
+    assert lengths == [1, 2, 4, 5, 5, 5]
+    pauses.give("a", at)
+    pauses.taken("a", at)
+    assert not held(pauses, "a", at)
+    assert not pauses.superseded("a", at - 100)
+
+
+def test_a_projects_line_is_released_when_its_probe_may_go() -> None:
+    pauses = new_pauses()
+    fail(pauses, "a-1", "a-2", "a-3", "a-4", "a-5")
+    assert dict(pauses.changes(10.0)) == {"a": True}
+    assert pauses.next_change_at == 10.5
+    assert dict(pauses.changes(10.5)) == {"a": False}
+
+
+def test_in_an_outage_one_probe_goes_after_half_a_second() -> None:
+    pauses = out()
+    assert pauses.next_turn_at == 10.5
+    pauses.give("a", 10.5)
+    assert pauses.next_turn_at > 10.5
+    assert held(pauses, "a", 10.5)
+
+
+def test_an_outages_pauses_double_up_to_five_seconds() -> None:
+    """So long may its end stay unnoticed."""
+    pauses = out()
+    lengths = []
+    for _ in range(6):
+        at = pauses.next_turn_at
+        pauses.give("a", at)
+        fail(pauses, "a-1", at=at)
+        pauses.over("a", at)
+        lengths.append(pauses.next_turn_at - at)
+    assert lengths == [1, 2, 4, 5, 5, 5]
+
+
+def test_failures_of_calls_sent_before_the_outage_say_nothing() -> None:
+    """A probe was sent later than they were."""
+    pauses = out()
+    for number in range(20):
+        pauses.failed("c", f"c-{number}", given_at=9.0, at=11.0)
+    assert pauses.next_turn_at == 10.5
+
+
+def test_any_event_taken_ends_an_outage() -> None:
+    """Its call may have been sent before: Svix answers."""
+    pauses = out()
+    pauses.taken("c", given_at=9.0)
+    assert not pauses.is_on
+
+
+def test_a_probe_that_hung_was_pause_enough() -> None:
+    pauses = out()
+    pauses.give("a", 10.5)
+    pauses.failed("a", "a-1", given_at=10.5, at=20.5)
+    pauses.over("a", 10.5)
+    assert pauses.next_turn_at <= 20.5
+
+
+def test_a_probe_unanswered_for_a_second_holds_back_only_its_own_project() -> None:
+    """One customer's hanging event does not prolong the outage for the others."""
+    pauses = out()
+    pauses.give("a", 10.5)
+    assert pauses.next_turn_at == 11.5
+    assert held(pauses, "a", 15.0)
+    assert not held(pauses, "b", 15.0)
+
+
+def test_the_end_of_an_outage_frees_a_project_whose_probe_still_hangs() -> None:
+    pauses = out()
+    pauses.give("a", 10.5)
+    list(pauses.changes(10.5))
+    pauses.give("b", 11.5)
+    pauses.taken("b", 11.5)
+    assert dict(pauses.changes(11.6)) == {"a": False, "b": False}
+
+
+def test_a_probe_is_of_another_project_than_the_one_that_failed_last() -> None:
+    pauses = out()
+    assert pauses.avoids("b")
+    assert not pauses.avoids("a")
+
+
+def test_a_probe_is_of_an_event_that_has_not_failed_in_the_pause() -> None:
+    pauses = out()
+    assert set(pauses.passed_over("a")) == {"a-1", "a-2", "a-3", "a-4", "b-1"}
+    pauses.taken("a", 10.0)
+    assert not pauses.passed_over("a")
+
+
+def test_a_project_in_its_own_pause_probes_with_what_has_not_failed() -> None:
+    pauses = new_pauses()
+    fail(pauses, "a-1", "a-2", "a-3", "a-4", "a-5")
+    assert set(pauses.passed_over("a")) == {"a-1", "a-2", "a-3", "a-4", "a-5"}
+    assert not pauses.passed_over("b")
+
+
+def test_three_fresh_refusals_in_a_row_close_the_gate() -> None:
+    """Two happen by chance."""
+    pauses = new_pauses()
+    refuse(pauses, 2)
+    assert not pauses.is_on
+    pauses.taken("a", 10.0)
+    refuse(pauses, 2)
+    assert not pauses.is_on
+    refuse(pauses, 1)
+    assert pauses.next_turn_at == 10.5
+
+
+def test_refusals_that_teach_nothing_close_no_gate() -> None:
+    pauses = new_pauses()
+    for _ in range(50):
+        pauses.refused(9.0, 10.0, None, fresh=False)
+    assert not pauses.is_on
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "pause"), [(None, 0.5), (0.0, 0.0), (7.0, 7.0), (86_400.0, 60.0)]
+)
+def test_the_gate_stays_closed_for_what_retry_after_says(
+    retry_after: float | None, pause: float
+) -> None:
+    """Absent: half a second; absurd: a minute."""
+    pauses = new_pauses()
+    refuse(pauses, 3, retry_after=retry_after)
+    assert pauses.next_turn_at == 10.0 + pause
+
+
+def test_a_refused_probe_closes_the_gate_for_longer_each_time() -> None:
+    pauses = new_pauses()
+    refuse(pauses, 3)
+    lengths = []
+    for _ in range(9):
+        at = pauses.next_turn_at
+        pauses.give("a", at)
+        assert pauses.probing(at)
+        pauses.refused(at, at, None, fresh=False)
+        pauses.over("a", at)
+        lengths.append(pauses.next_turn_at - at)
+    assert lengths == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+def test_only_a_probe_opens_the_gate() -> None:
+    """What was taken of the calls sent before says nothing: Svix refused after it."""
+    pauses = new_pauses()
+    refuse(pauses, 3)
+    pauses.taken("a", given_at=9.0)
+    assert pauses.is_on
+    pauses.give("a", 10.5)
+    pauses.taken("a", 10.5)
+    assert not pauses.is_on
+
+
+def test_claims_pause_by_themselves_and_go_on_when_one_is_answered() -> None:
+    pauses = new_pauses()
+    lengths = []
+    at = 10.0
+    for _ in range(7):
+        pauses.give("a", at)
+        pauses.claim_failed(at, at)
+        pauses.over("a", at)
+        lengths.append(pauses.next_turn_at - at)
+        at = pauses.next_turn_at
+    assert lengths == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 5, 5])
+    pauses.claimed()
+    assert not pauses.is_on
+
+
+def test_claims_asked_for_before_the_pause_prolong_nothing() -> None:
+    pauses = new_pauses()
+    for _ in range(20):
+        pauses.claim_failed(given_at=5.0, at=10.0)
+    assert pauses.next_turn_at == pytest.approx(10.2)
+
+
+def test_a_turn_is_superseded_by_a_pause_that_concerns_it() -> None:
+    pauses = new_pauses()
+    fail(pauses, "a-1", "a-2", "a-3", "a-4", "a-5")
+    assert pauses.superseded("a", 9.0)
+    assert not pauses.superseded("b", 9.0)
+    assert not pauses.superseded("a", 10.5)  # its probe
+    fail(pauses, "b-1")
+    assert pauses.superseded("b", 9.0)
+
+
+def test_what_held_a_turn_back_is_told_in_the_words_of_the_outcome() -> None:
+    pauses = new_pauses()
+    assert pauses.reason("a") is None
+    fail(pauses, "a-1", "a-2", "a-3", "a-4", "a-5")
+    reasons = [pauses.reason("a")]
+    assert pauses.reason("b") is None
+    refuse(pauses, 3)
+    reasons.append(pauses.reason("b"))
+    pauses.claim_failed(10.0, 10.0)
+    reasons.append(pauses.reason("b"))
+    assert [reason and reason[0] for reason in reasons] == [
+        Outcome.UNAVAILABLE,
+        Outcome.RATE_LIMITED,
+        Outcome.LEDGER_UNAVAILABLE,
+    ]
+
+
+def test_a_project_that_failed_long_ago_is_forgotten() -> None:
+    """What is remembered does not grow with the customers there ever were."""
+    pauses = new_pauses()
+    fail(pauses, "a-1", "a-2", "a-3", "a-4", "a-5")
+    list(pauses.changes(10.0))
+    for number in range(1000):
+        pauses.taken("healthy", 10.0)
+        fail(pauses, f"p{number}-1")
+    assert dict(pauses.changes(10.0)) == {"a": False}
+    assert pauses.reason("a") is None

@@ -1,0 +1,153 @@
+"""The rate: what a refusal teaches, and how fast it climbs again. Times are given, none passes."""
+
+import pytest
+
+from relay.pacing import tuning
+from relay.pacing.rate import Rate
+
+
+def limited(taken: int = 40, at: float = 10.0) -> Rate:
+    """A rate that met its first refusal at this time, after so many events taken."""
+    rate = Rate()
+    for _ in range(taken):
+        rate.taken(at - 0.1)
+    assert rate.refused(given_at=at - 0.1, at=at)
+    return rate
+
+
+def climbing(at: float = 10.0) -> Rate:
+    """A rate whose search has ended at this time."""
+    rate = limited(at=at - 1)
+    assert rate.refused(given_at=at - 0.1, at=at)
+    return rate
+
+
+def test_until_a_limit_is_met_there_is_no_rate() -> None:
+    rate = Rate()
+    assert rate.now is None
+    assert rate.give(5.0) == 0
+    assert rate.next_at < 5.0
+
+
+def test_the_window_grows_with_each_event_taken_up_to_its_largest() -> None:
+    rate = Rate()
+    rate.taken(1.0)
+    assert rate.window == tuning.FIRST_WINDOW + 1
+    for _ in range(1000):
+        rate.taken(1.0)
+    assert rate.window == tuning.LARGEST_WINDOW
+
+
+def test_the_first_refusal_sets_the_rate_to_what_was_taken_in_a_second() -> None:
+    assert limited(taken=40).now == 40
+
+
+@pytest.mark.parametrize(("before", "running", "level"), [(40, 5, 40), (5, 40, 40), (0, 7, 7)])
+def test_of_the_running_and_the_last_second_the_larger_counts(
+    before: int, running: int, level: int
+) -> None:
+    """A second that has just begun says little."""
+    rate = Rate()
+    for _ in range(before):
+        rate.taken(8.5)
+    for _ in range(running):
+        rate.taken(9.2)
+    rate.refused(given_at=9.2, at=9.3)
+    assert rate.now == level
+
+
+def test_what_was_taken_long_ago_does_not_count() -> None:
+    rate = Rate()
+    for _ in range(40):
+        rate.taken(1.5)
+    rate.refused(given_at=9.2, at=9.3)
+    assert rate.now == tuning.LOWEST_LEVEL
+
+
+def test_after_the_first_refusal_nothing_goes_for_half_a_second() -> None:
+    """So that the calls under way do not end the search."""
+    rate = limited(at=10.0)
+    assert rate.next_at == 10.5
+
+
+def test_the_search_doubles_with_two_seconds_of_use() -> None:
+    rate = limited(taken=40)
+    rate.use(2.0)
+    assert rate.now == pytest.approx(80)
+
+
+def test_time_that_nobody_used_raises_no_rate() -> None:
+    """The limit is not tested by what is not sent."""
+    rate = climbing()
+    before = rate.now
+    rate.give(100.0)
+    assert rate.now == before
+
+
+def test_a_refusal_of_a_call_given_before_the_last_refusal_teaches_nothing() -> None:
+    """A burst is refused many times for one reason."""
+    rate = limited(at=10.0)
+    before = rate.now
+    assert not rate.refused(given_at=9.95, at=10.2)
+    assert rate.now == before
+
+
+def test_the_search_ends_between_what_was_taken_and_what_was_tried() -> None:
+    rate = limited(taken=40, at=10.0)
+    rate.use(2.0)  # 80 a second by now
+    for _ in range(100):
+        rate.taken(11.0)
+    rate.refused(given_at=11.9, at=12.0)  # 50 were taken each second
+    assert rate.now == pytest.approx((50 + 80) / 2)
+
+
+def test_the_search_ends_with_a_cut_at_least() -> None:
+    """However much was taken: the refusal says that it was too much."""
+    rate = limited(taken=40, at=10.0)
+    for _ in range(1000):
+        rate.taken(11.0)
+    rate.refused(given_at=11.9, at=12.0)
+    assert rate.now == pytest.approx(0.9 * 40)
+
+
+def test_each_refusal_then_cuts_a_tenth() -> None:
+    rate = climbing(at=10.0)
+    before = rate.now
+    assert before is not None
+    rate.refused(given_at=10.1, at=10.2)
+    assert rate.now == pytest.approx(0.9 * before)
+
+
+def test_the_climb_is_flat_at_first_and_has_doubled_after_twenty_seconds() -> None:
+    rate = climbing()
+    level = rate.now
+    assert level is not None
+    rate.use(5.0)
+    assert rate.now == pytest.approx(level, rel=0.02)
+    rate.use(15.0)
+    assert rate.now == pytest.approx(2 * level)
+
+
+def test_the_rate_never_falls_so_low_that_it_could_not_recover() -> None:
+    rate = limited(taken=0)
+    for number in range(50):
+        rate.refused(given_at=11.0 + number, at=11.5 + number)
+    assert rate.now == tuning.LOWEST_LEVEL
+
+
+def test_turns_are_spaced_and_unused_ones_are_made_up_for_a_tenth_of_a_second() -> None:
+    """A late timer costs nothing, and an idle minute makes no burst."""
+    rate = limited(taken=40, at=10.0)
+    rate.give(100.0)
+    assert rate.next_at == pytest.approx(99.9 + 1 / 40)
+    for _ in range(10):
+        rate.give(100.0)
+    assert rate.next_at > 100.0
+
+
+def test_a_turn_that_is_taken_back_leaves_its_moment_to_the_next() -> None:
+    rate = limited(taken=40, at=10.0)
+    rate.give(100.0)
+    before = rate.next_at
+    rate.take_back(rate.give(100.0))
+    assert rate.next_at == pytest.approx(before)
