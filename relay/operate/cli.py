@@ -32,7 +32,9 @@ of either is over by then."""
 SHORT_PATIENCE = 20.0
 """Seconds, where somebody waits for one answer."""
 CALLS_A_SECOND = 2.0
-"""To Svix, where nothing else is said: Svix's limit is the function's."""
+"""To Svix, where many are made and nothing else is said: its limit is the function's."""
+_FEW_CALLS_A_SECOND = 20.0
+"""To Svix, where a handful is made."""
 
 _P = ParamSpec("_P")
 
@@ -49,7 +51,7 @@ class Tools:
     def svix(
         self,
         *,
-        rate: float = CALLS_A_SECOND,
+        rate: float = _FEW_CALLS_A_SECOND,
         patience: float = SHORT_PATIENCE,
         waiting: Callable[[str, float], None] = lambda _reason, _seconds: None,
     ) -> SvixView:

@@ -222,13 +222,18 @@ class Reconciliation:
         self._young: list[_Young] = []
 
     async def run(self) -> None:
-        """Fill the report. Raises nothing that the ledger or Svix does: the report says it."""
+        """Fill the report, which says where the ledger or Svix failed for long.
+
+        Raises `LedgerMisconfigured` alone: without a ledger there is nothing to report.
+        """
         with Worklist() as worklist:
             try:
                 await self._list(worklist)
                 await self._compare(worklist)
                 await self._judge_other_letters(worklist)
                 await self._look_again_at_the_young()
+            except LedgerMisconfigured:
+                raise
             except LedgerUnavailable as failure:
                 self.report.failure = f"the ledger: {failure}"
             else:

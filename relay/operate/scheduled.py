@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 
 from relay.config import Settings
-from relay.ledger import Archive
+from relay.ledger import Archive, LedgerMisconfigured
 from relay.operate.reconciliation import Mend, Reconciliation, Report
 from relay.operate.svix import Pace, SvixUnavailable, SvixView
 from relay.outcome import Answer
@@ -98,4 +98,6 @@ async def reconcile(settings: Settings, archive: Archive, pacer: Pacer, seconds:
                 await reconciliation.run()
         except TimeoutError:
             report.failure = f"the time limit of {seconds:.0f} s"
+        except LedgerMisconfigured as fault:
+            report.failure = f"the ledger: {fault}"
     return report

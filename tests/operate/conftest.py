@@ -277,9 +277,9 @@ class Relay:
 
     settings: dict[str, str]
 
-    def __call__(self, *arguments: str, **environment: str) -> click.testing.Result:
+    def __call__(self, *arguments: str, **environment: str | None) -> click.testing.Result:
         """One command; `exit_code`, `stdout` and `stderr` are its answer."""
-        runner = click.testing.CliRunner(env=self.settings | environment)
+        runner = click.testing.CliRunner(env={**self.settings, **environment})
         result = runner.invoke(main, arguments)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
