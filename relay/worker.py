@@ -96,6 +96,8 @@ class Worker:
             await self._pacer.nacks.space(deadline)
         except LedgerMisconfigured as failure:
             result = Result(outcome=Outcome.MISCONFIGURED, detail=f"the ledger: {failure}")
+            if source.pushed:
+                await self._pacer.nacks.space(deadline)
         except asyncio.CancelledError:
             if not self._closing:
                 raise
