@@ -34,12 +34,7 @@ SUBSCRIPTION = "projects/local/subscriptions/webhook-relay"
 ACK_DEADLINE = 300.0
 """Seconds after which an unanswered push counts as a nack, as `deploy.sh` sets it."""
 POLICY = Policy(
-    floor=3000,
-    first_window=3000,
-    longest_pause=5,
-    first_retry=2,
-    last_retry=20,
-    dead_letter_after=20,
+    first_window=1000, longest_pause=10, first_retry=2, last_retry=20, dead_letter_after=20
 )
 """A subscription that was busy before. Its times are shorter than Google's and `deploy.sh`'s (60,
 10 and 600 s, 100 attempts), because somebody is watching."""
