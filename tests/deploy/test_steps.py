@@ -414,9 +414,9 @@ def test_without_gcloud(script: Script, options: list[str]) -> None:
     tools = "bash dirname cat mktemp rm grep tr git find sort xargs sed awk cut basename head"
     for tool in tools.split():
         (script.path / tool).symlink_to(str(shutil.which(tool)))
-    command = [ROOT / "deploy.sh", "--project", "acme-relay", "--region", "europe-west1"]
+    where = ("--project", "acme-relay", "--region", "europe-west1")
     run = subprocess.run(  # noqa: S603 - our own command
-        [*command, *options],
+        [ROOT / "deploy.sh", *where, *options],
         env={"PATH": str(script.path)},
         input="",
         capture_output=True,
