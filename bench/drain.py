@@ -56,7 +56,7 @@ def relay(svix_url: str, directory: Path) -> Iterator[str]:
 @contextlib.contextmanager
 def naive(svix_url: str, threads: int | None) -> Iterator[str]:
     """The naive function, with its framework's default threads or more."""
-    environment = {"NAIVE_LEDGER": "memory"}
+    environment = {"NAIVE_LEDGER": ":memory:"}
     if threads is not None:
         environment["THREADS"] = str(threads)
     with function(NAIVE, svix_url, environment) as started:

@@ -13,7 +13,7 @@ from types import FrameType
 
 from relay.config import ATTEMPT_SECONDS, Settings
 from relay.delivery import Delivery
-from relay.envelope import Names, Refused, Source, read
+from relay.envelope import Names, Refused, Source
 from relay.intake import Intake, NotAdmitted
 from relay.ledger import Archive, Ledger, LedgerMisconfigured
 from relay.logs import Log
@@ -84,7 +84,7 @@ class Worker:
             deadline = arrived_at + self._settings.request_budget
             async with self._intake.admit(headers, deadline - ATTEMPT_SECONDS) as admission:
                 try:
-                    event = read(await admission.read(chunks), headers, self._settings.event_tags)
+                    event = await admission.event(chunks, self._settings.event_tags)
                     source, names = event.source, event.names
                     self._log.step("arrived", event)
                     result = await self._ready().deliver(event, arrived_at, deadline, task)
@@ -96,6 +96,8 @@ class Worker:
             await self._pacer.nacks.space(deadline)
         except LedgerMisconfigured as failure:
             result = Result(outcome=Outcome.MISCONFIGURED, detail=f"the ledger: {failure}")
+            if source.pushed:
+                await self._pacer.nacks.space(deadline)
         except asyncio.CancelledError:
             if not self._closing:
                 raise
@@ -113,7 +115,7 @@ class Worker:
         result = Result(outcome=refused.outcome, detail=refused.detail, code=refused.code)
         if refused.outcome not in PARKED_OUTCOMES:
             return result
-        return await self._ready().park(result, refused.source, refused.names, deadline)
+        return await self._ready().parking.park(result, refused.source, refused.names, deadline)
 
     def _ready(self) -> Delivery:
         """The delivery, with the ledger opened on its first use. Raises `LedgerMisconfigured`."""

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import ClientDisconnect
 
 from local.conduct import Fault
 from local.simulator import Simulator
+from relay import intake
 from relay import worker as worker_module
 from relay.config import ATTEMPT_SECONDS, Settings
 from relay.envelope import Names
@@ -159,7 +161,7 @@ async def test_a_body_that_broke_off_is_nacked_and_never_parked(relay: Worker) -
 
     async def breaks_off() -> AsyncIterator[bytes]:
         yield push(event("evt_1"))[:40]
-        raise ConnectionError
+        raise ClientDisconnect
 
     headers = {"user-agent": "APIs-Google; (+https://developers.google.com/webmasters/APIs-Google)"}
     result, _ = await relay.handle(breaks_off(), JSON | headers | {"content-length": "400"})
@@ -188,7 +190,7 @@ async def test_a_fault_of_our_own_has_an_outcome_and_says_where(
     def broken(*_: object) -> None:
         raise TypeError("hunter2")
 
-    monkeypatch.setattr(worker_module, "read", broken)
+    monkeypatch.setattr(intake, "read", broken)
     result, _ = await handle(relay, event("evt_1"))
     assert answer(result) == (500, "unavailable")
     assert "TypeError at test_worker.py" in (result.detail or "")

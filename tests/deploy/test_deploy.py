@@ -380,7 +380,9 @@ def test_teardown_asks_and_keeps_data_and_token(cloud: Google, deployed: Deploye
     ended = deployed.deploy("--teardown", said="acme-relay\n")
     assert ended.returncode == 0, ended.stderr
     kept = {
-        path for path in cloud.resources if "/collectionGroups/" not in path and "/services/" not in path
+        path
+        for path in cloud.resources
+        if "/collectionGroups/" not in path and "/services/" not in path
     }
     assert kept == {DATABASE, f"{HOME}/secrets/svix-token", f"{HOME}/topics/events"}
 
