@@ -28,6 +28,8 @@ from relay.operate.inspection import inspect as inspect_event
 from relay.operate.reconciliation import Mend, Reconciliation, Report
 from relay.operate.whereabouts import Fanout
 
+CHECK_PATIENCE = 5.0  # seconds: a fault is what a check is to find
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
 def main() -> None:
@@ -134,7 +136,7 @@ async def reconcile(
 @run
 async def check(*, as_json: bool) -> int:
     """Try settings, token, ledger and clock: would a delivery work from here?"""
-    async with open_tools() as tools, tools.svix(patience=5.0) as svix:
+    async with open_tools() as tools, tools.svix(patience=CHECK_PATIENCE) as svix:
         found = [await checks.check_token(svix), *await checks.check_ledger(tools.archive)]
         settings = checks.settings(tools.settings)
     value = {"settings": settings, "checks": [asdict(each) for each in found]}

@@ -18,8 +18,7 @@ from datetime import datetime, timedelta
 from typing import Any, Generic, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
-import httpx
-from pydantic import ValidationError
+from pyreqwest.exceptions import PyreqwestError
 from svix.api.application import ApplicationAsync, ApplicationListOptions
 from svix.api.endpoint import EndpointAsync, EndpointListOptions
 from svix.api.errors.http_error import HttpError
@@ -36,6 +35,7 @@ from svix.models.message_status import MessageStatus
 
 from relay.operate.whereabouts import Attempt, AttemptStatus, Endpoint, Message
 from relay.outcome import Answer, Call, Verdict
+from relay.svix_http import SvixCall, SvixHttp
 
 _PAGE = 250  # Svix's largest
 _CALL_SECONDS = 30.0
@@ -108,7 +108,7 @@ class SvixView(ClientBase):
         waiting: Callable[[str, float], None] = lambda _reason, _seconds: None,
     ) -> None:
         super().__init__(token, SvixOptions(server_url=server_url, retry_schedule=[]))
-        self._http = httpx.AsyncClient()
+        self._http = SvixHttp(_CALL_SECONDS)
         self._turns = turns
         self._patience = patience
         self._waiting = waiting
@@ -117,7 +117,7 @@ class SvixView(ClientBase):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._http.aclose()
+        await self._http.close()
 
     async def accepts_token(self) -> None:
         """Return where Svix takes the token; raise `SvixUnavailable` where it does not."""
@@ -217,19 +217,16 @@ class SvixView(ClientBase):
             await asyncio.sleep(wait)
             back_off = min(2 * back_off, _LONGEST_BACK_OFF)
 
-    async def _ask_once(self, call: Callable[[Any], Awaitable[_T]]) -> "_Asked[_T]":
-        wire = _Wire(self._http)
+    async def _ask_once(self, question: Callable[[Any], Awaitable[_T]]) -> "_Asked[_T]":
+        call = self._http.call()
         async with self._turns() as report:
             try:
-                async with asyncio.timeout(_CALL_SECONDS):
-                    asked = _Asked(_answer(Verdict.ACCEPTED, wire), await call(wire))
-            except (httpx.HTTPError, TimeoutError) as failure:
-                asked = _Asked(Answer(Call.ASK, Verdict.UNAVAILABLE, failure=_name(failure)))
+                asked = _Asked(Answer(Call.ASK, Verdict.ACCEPTED), await question(call))
             except HttpError as error:
-                asked = _Asked(_answer(_verdict(wire.status, error.code), wire, error.code))
-            except (HTTPValidationError, ValueError, TypeError, AttributeError, ValidationError):
-                # What the SDK raises for a body that is not the API's: the status decides.
-                asked = _Asked(_answer(_verdict(wire.status, None), wire))
+                asked = _Asked(_answer(call, error.code))
+            except (PyreqwestError, HTTPValidationError, ValueError, TypeError, AttributeError):
+                # The last four are what the SDK raises for a body that is not the API's.
+                asked = _Asked(_answer(call))
             report(asked.answer)
         return asked
 
@@ -243,28 +240,19 @@ class _Asked(Generic[_T]):
         self.settled = answer.verdict in {Verdict.ACCEPTED, Verdict.MISSING}
 
 
-class _Wire:
-    """What the SDK uses of httpx's client. It keeps the answer's status and headers.
-
-    The SDK's exceptions hide both where the body is not the API's.
-    """
-
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self._client = client
-        self.status = 0
-        self.retry_after: float | None = None
-
-    async def request(self, **call: Any) -> httpx.Response:
-        """As httpx's."""
-        response = await self._client.request(**call)
-        self.status = response.status_code
-        with contextlib.suppress(ValueError):
-            self.retry_after = float(response.headers.get("retry-after", ""))
-        return response
+def _answer(call: SvixCall, code: str | None = None) -> Answer:
+    """What came back instead of the API's answer to the question."""
+    if call.failure is not None or call.answer is None:
+        return Answer(Call.ASK, Verdict.UNAVAILABLE, failure=call.failure)
+    status, retry_after = call.answer.status_code, None
+    with contextlib.suppress(ValueError):
+        retry_after = float(call.answer.retry_after or "")
+    verdict = _verdict(status, code)
+    return Answer(Call.ASK, verdict, status, retry_after=retry_after)
 
 
 def _verdict(status: int, code: str | None) -> Verdict:
-    """What a status other than a good 2xx means for a question."""
+    """What a status means for a question that was not answered as the API does."""
     match status:
         case 404 if code == "not_found":
             return Verdict.MISSING
@@ -276,17 +264,6 @@ def _verdict(status: int, code: str | None) -> Verdict:
             return Verdict.UNAVAILABLE
         case _:
             return Verdict.MISCONFIGURED
-
-
-def _answer(verdict: Verdict, wire: _Wire, code: str | None = None) -> Answer:
-    known = code if verdict is Verdict.MISSING else None
-    return Answer(Call.ASK, verdict, wire.status or None, known, retry_after=wire.retry_after)
-
-
-def _name(failure: Exception) -> str:
-    if isinstance(failure, TimeoutError):
-        return f"no answer in {_CALL_SECONDS:g} s"
-    return type(failure).__name__
 
 
 def _words_for(answer: Answer) -> str:
@@ -342,4 +319,7 @@ def _attempt(found: MessageAttemptOut) -> Attempt:
 
 def host(url: str) -> str:
     """Where an endpoint is; the rest of its URL may be the customer's secret."""
-    return urlsplit(url).hostname or "?"
+    try:
+        return urlsplit(url).hostname or "?"
+    except ValueError:  # Svix's idea of a URL is wider than Python's
+        return "?"
