@@ -101,7 +101,7 @@ class PubSub:
             "pushConfig": {"pushEndpoint": endpoint},
             "ackDeadlineSeconds": 10,
         }
-        async with httpx.AsyncClient(base_url=self.url) as client:
+        async with httpx.AsyncClient(base_url=self.url, timeout=60) as client:
             (await client.put(f"/v1/{topic}")).raise_for_status()
             path = f"/v1/projects/{self.project}/subscriptions/relay"
             (await client.put(path, json=subscription)).raise_for_status()

@@ -17,7 +17,7 @@ import pytest
 
 from tests.function import Function, Svix, event, function, new_google_project, simulator
 
-PATIENCE = 60.0  # seconds until a message must have arrived: the emulator retries after ten
+PATIENCE = 60.0  # seconds for an answer, and until a message must have arrived
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,9 @@ class Topic:
             {"data": base64.b64encode(json.dumps(e).encode()).decode(), "attributes": attributes}
             for e in events
         ]
-        answer = httpx.post(f"{self.url}/{self.name}:publish", json={"messages": messages})
+        answer = httpx.post(
+            f"{self.url}/{self.name}:publish", json={"messages": messages}, timeout=PATIENCE
+        )
         answer.raise_for_status()
         ids: list[str] = answer.json()["messageIds"]
         return ids
@@ -72,7 +74,7 @@ def running(
     with simulator() as svix, function(svix.url, **settings) as relay:
         url = f"http://{pubsub_emulator}/v1"
         topic = Topic(url, f"projects/{project}/topics/events")
-        httpx.put(f"{url}/{topic.name}").raise_for_status()
+        httpx.put(f"{url}/{topic.name}", timeout=PATIENCE).raise_for_status()
         push: dict[str, Any] = {"pushEndpoint": relay.notifications}
         if request.param == "unwrapped":
             push["noWrapper"] = {"writeMetadata": True}
@@ -83,9 +85,9 @@ def running(
             "retryPolicy": {"minimumBackoff": "1s", "maximumBackoff": "5s"},
         }
         name = f"projects/{project}/subscriptions/webhook-relay"
-        httpx.put(f"{url}/{name}", json=subscription).raise_for_status()
+        httpx.put(f"{url}/{name}", json=subscription, timeout=PATIENCE).raise_for_status()
         yield Stack(topic, relay, svix)
-        httpx.delete(f"{url}/{name}").raise_for_status()
+        httpx.delete(f"{url}/{name}", timeout=PATIENCE).raise_for_status()
 
 
 @pytest.fixture
