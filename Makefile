@@ -6,9 +6,11 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv/$(VERSION)
 BIN := $(VENV)/bin
 ARGS ?=
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench soak lock clean
+.PHONY: help run check test soak lint bench lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -16,8 +18,14 @@ help: ## this list
 run: $(VENV)/runtime ## the whole thing on this machine: simulator, function, sample events (ARGS=--once to exit)
 	@$(BIN)/python -m local.run $(ARGS)
 
+check: lint ## before each commit: lint, and every test that starts no process
+	$(PYTEST) --numprocesses=$(WORKERS) --dist=worksteal --no-processes -rfE $(ARGS)
+
 test: $(VENV)/dev ## every suite (ARGS='tests/test_envelope.py -k name' for less)
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) --numprocesses=$(WORKERS) --dist=worksteal $(ARGS)
+
+soak: $(VENV)/dev ## the suites at full length, one after the other: an hour or so
+	SOAK=1 $(PYTEST) --override-ini=faulthandler_timeout=7500 $(ARGS)
 
 lint: $(VENV)/dev ## ruff, mypy --strict, shellcheck
 	$(BIN)/ruff check .
@@ -27,9 +35,6 @@ lint: $(VENV)/dev ## ruff, mypy --strict, shellcheck
 
 bench: $(VENV)/dev ## what an event costs and what a rate limit does, beside a naive function (ARGS=--quick)
 	$(BIN)/python -m bench $(ARGS)
-
-soak: $(VENV)/dev ## the suites at full length: an hour or so
-	SOAK=1 $(BIN)/python -m pytest $(ARGS)
 
 lock: $(VENV)/dev ## compile requirements*.in anew
 	$(BIN)/uv pip compile $(LOCK) requirements.in -o requirements.txt

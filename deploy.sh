@@ -9,39 +9,48 @@ usage() {
   cat <<'HELP'
 Usage: ./deploy.sh --project PROJECT --region REGION [OPTION]...
 
-Sets up, or brings in line, the webhook relay on Google Cloud: APIs, service accounts, Firestore,
-the Svix token's secret, topics, the function, the push subscription, metrics, alerts, dashboard.
+Sets up the webhook relay on Google Cloud, or brings it in line: APIs, service accounts, Firestore,
+the Svix token's secret, topics, the function, the push subscription, the hourly reconciliation,
+metrics, alerts, dashboard.
 
 What to do (default: deploy)
-  --status              what is deployed, the backlog, the dead letters
+  --status              one page: does it deliver, what waits, what is parked, when was it
+                        last reconciled
   --redrive             push the dead-letter subscription's messages to the function
   --redrive-stop        end that
-  --teardown            remove what this made; never Firestore's data nor the token. Asks first
-  --dry-run             print the commands that would change something, and change nothing
+  --teardown            remove what this made, except Firestore's data and the token. Asks first
+  --dry-run             print the commands that would change something, and change nothing;
+                        works without a login, and then says what it could not look at
   --yes                 do not ask
 
 Where
   --project PROJECT     required
-  --region REGION       of the function and of a new Firestore database; required
+  --region REGION       of the function and of its schedule; required
   --name NAME           of the function, and in the names of all else   (webhook-relay)
   --topic TOPIC         where the platform publishes; made if not there (events)
   --database DATABASE   Firestore database                              ((default))
+  --firestore-location LOCATION
+                        of a new database, such as eur3 or nam5         (the region)
 
 Svix
+  --svix-rate N         calls a second that the Svix plan allows, from 12; works out the budget and
+                        the instances                                   (unknown)
   --token-stdin         read the token from standard input, into the secret
   --secret SECRET       the secret that holds the token                 (svix-token)
   --svix-url URL        a self-hosted Svix                              (by the token's region)
   --no-create-applications
                         park events of projects that Svix does not know
+  --event-tags PATHS    comma-separated paths into the event whose values become tags (data.id)
 
-The function
-  --budget SECONDS      the longest a request works or waits, 25 to 540 (60)
-  --cpu N               processors of an instance                       (1)
-  --memory SIZE         of an instance                                  (512Mi)
-  --concurrency N       requests at one instance, 1 to 1000             (500)
+The function; what is not given is worked out, and what cannot hold is refused
+  --budget SECONDS      the longest a request waits and works, 30 to 540 (240)
+  --concurrency N       requests at one instance, 1 to 1000             (800)
+  --max-instances N     (4)
   --min-instances N     (1)
-  --max-instances N     (5)
-  --channel CHANNEL     notification channel of the alerts; may be repeated
+  --cpu N               processors of an instance                       (1)
+  --memory SIZE         of an instance, such as 512Mi or 1Gi            (512Mi)
+  --channel CHANNEL     notification channel of the alerts; may be repeated; without it they keep
+                        those they have
   -h, --help            this text
 HELP
 }
@@ -50,9 +59,9 @@ HELP
 
 readonly RUNTIME=python313 # one that the whole suite runs on
 ACTION=deploy DRY_RUN='' YES='' TOKEN_STDIN=''
-PROJECT='' REGION='' NAME=webhook-relay TOPIC=events DATABASE='(default)'
-SECRET=svix-token SVIX_URL='' CREATE_APPLICATIONS=true
-BUDGET=60 CPU=1 MEMORY=512Mi CONCURRENCY=500 MIN_INSTANCES=1 MAX_INSTANCES=5 CHANNELS=''
+PROJECT='' REGION='' NAME=webhook-relay TOPIC=events DATABASE='(default)' LOCATION=''
+SVIX_RATE='' SECRET=svix-token SVIX_URL='' CREATE_APPLICATIONS=true EVENT_TAGS=data.id
+BUDGET='' CONCURRENCY='' MAX_INSTANCES='' MIN_INSTANCES=1 CPU=1 MEMORY=512Mi CHANNELS=''
 
 wrong_usage() {
   printf '%s\nTry ./deploy.sh --help\n' "$1" >&2
@@ -67,60 +76,108 @@ while (($#)); do
     --token-stdin) TOKEN_STDIN=1 ;;
     --no-create-applications) CREATE_APPLICATIONS=false ;;
     -h | --help) usage && exit 0 ;;
-    --project | --region | --name | --topic | --database | --secret | --svix-url | --budget | \
-      --cpu | --memory | --concurrency | --min-instances | --max-instances | --channel)
-      (($# > 1)) || wrong_usage "$1 wants a value."
+    --*)
+      (($# > 1)) || wrong_usage "$1 is not an option, or its value is missing."
       case $1 in
         --project) PROJECT=$2 ;; --region) REGION=$2 ;; --name) NAME=$2 ;; --topic) TOPIC=$2 ;;
-        --database) DATABASE=$2 ;; --secret) SECRET=$2 ;; --svix-url) SVIX_URL=$2 ;;
-        --budget) BUDGET=$2 ;; --cpu) CPU=$2 ;; --memory) MEMORY=$2 ;;
-        --concurrency) CONCURRENCY=$2 ;; --min-instances) MIN_INSTANCES=$2 ;;
-        --max-instances) MAX_INSTANCES=$2 ;; --channel) CHANNELS+=${CHANNELS:+,}$2 ;;
+        --database) DATABASE=$2 ;; --firestore-location) LOCATION=$2 ;; --secret) SECRET=$2 ;;
+        --svix-rate) SVIX_RATE=$2 ;; --svix-url) SVIX_URL=$2 ;; --event-tags) EVENT_TAGS=$2 ;;
+        --budget) BUDGET=$2 ;; --concurrency) CONCURRENCY=$2 ;; --max-instances) MAX_INSTANCES=$2 ;;
+        --min-instances) MIN_INSTANCES=$2 ;; --cpu) CPU=$2 ;; --memory) MEMORY=$2 ;;
+        --channel) CHANNELS+=${CHANNELS:+,}$2 ;;
+        *) wrong_usage "There is no option $1." ;;
       esac
       shift
       ;;
-    *) wrong_usage "There is no option $1." ;;
+    *) wrong_usage "$1 is not an option." ;;
   esac
   shift
 done
 
 [[ $PROJECT ]] || wrong_usage '--project is missing.'
 [[ $REGION ]] || wrong_usage '--region is missing.'
-[[ $PROJECT =~ ^[a-z][a-z0-9-]{4,28}[a-z0-9]$ ]] || wrong_usage "--project $PROJECT is no project's id."
-[[ $REGION =~ ^[a-z]+-[a-z]+[0-9]+$ ]] || wrong_usage "--region $REGION is no region, such as europe-west1."
-[[ $NAME =~ ^[a-z][a-z0-9-]{0,17}[a-z0-9]$ ]] ||
-  wrong_usage '--name is up to 19 of a-z, 0-9 and -: a service account is named by it and -push.'
-[[ $TOPIC =~ ^[a-zA-Z][a-zA-Z0-9._~+%-]{2,200}$ && $TOPIC != goog* ]] ||
-  wrong_usage "--topic $TOPIC is no topic's name."
-[[ $SECRET =~ ^[a-zA-Z0-9_-]{1,255}$ ]] || wrong_usage "--secret $SECRET is no secret's name."
-[[ -z $SVIX_URL || $SVIX_URL =~ ^https://[^[:space:],]+$ ]] || wrong_usage '--svix-url is an https URL.'
-whole_number() { # NAME VALUE LOW HIGH
-  if ! [[ $2 =~ ^[1-9][0-9]{0,3}$|^0$ ]] || (($2 < $3 || $2 > $4)); then
-    wrong_usage "--$1 is $2: it is a whole number from $3 to $4."
-  fi
+fits() { # OPTION VALUE PATTERN WHAT: the value is one, or nothing was given
+  [[ -z $2 || $2 =~ ^($3)$ ]] || wrong_usage "--$1 is $2: it is $4."
 }
-whole_number budget "$BUDGET" 25 540
+whole_number() { # OPTION VALUE LOW HIGH
+  fits "$1" "$2" '0|[1-9][0-9]{0,5}' "a whole number from $3 to $4"
+  [[ -z $2 ]] || (($2 >= $3 && $2 <= $4)) || wrong_usage "--$1 is $2: it is from $3 to $4."
+}
+fits project "$PROJECT" '[a-z][a-z0-9-]{4,28}[a-z0-9]' "a project's id"
+fits region "$REGION" '[a-z]+-[a-z]+[0-9]+' 'a region, such as europe-west1'
+fits firestore-location "$LOCATION" '[a-z]+(-[a-z]+)?[0-9]+' 'a region, or eur3 or nam5'
+fits name "$NAME" '[a-z][a-z0-9-]{0,17}[a-z0-9]' 'up to 19 of a-z, 0-9 and -, as accounts are named'
+fits topic "$TOPIC" '[a-zA-Z][a-zA-Z0-9._~+%-]{2,200}' "a topic's name"
+[[ $TOPIC != goog* ]] || wrong_usage "--topic is $TOPIC: names with goog are Google's."
+fits secret "$SECRET" '[a-zA-Z0-9_-]{1,255}' "a secret's name"
+fits svix-url "$SVIX_URL" 'https://[^[:space:];]+' 'an https URL'
+fits event-tags "$EVENT_TAGS" '[^[:space:];]+' 'comma-separated paths'
+fits memory "$MEMORY" '[1-9][0-9]{0,4}(Mi|Gi)' 'a size such as 512Mi or 1Gi'
+whole_number svix-rate "$SVIX_RATE" 1 100000
+whole_number budget "$BUDGET" 30 540
 whole_number concurrency "$CONCURRENCY" 1 1000
-whole_number cpu "$CPU" 1 8
 whole_number max-instances "$MAX_INSTANCES" 1 1000
-whole_number min-instances "$MIN_INSTANCES" 0 "$MAX_INSTANCES"
+whole_number cpu "$CPU" 1 8
 
-# Svix call 10 < budget < function's timeout < lease (budget + 30) < ack deadline, as relay/config.py
-# has them: Settings derives the lease, and these two must lie on either side of it.
-readonly FUNCTION_TIMEOUT=$((BUDGET + 15)) ACK_DEADLINE=$((BUDGET + 60))
+# -- sizes
+
+# Pub/Sub pushes up to 3,000 events at once to a subscriber that makes them wait
+# (https://cloud.google.com/pubsub/docs/push), and charges each refusal to all. So the instances
+# must have room for 3,000, and their last one must get its turn within the budget, also where
+# its instance gets half its share of Svix's rate:
+#
+#   max instances x concurrency >= 3,000        budget - 20 s >= 2 x 3,000 / rate
+readonly PUSHES=3000
+readonly LAST_TURN=20       # seconds: the longest that an attempt takes (relay/config.py)
+readonly AN_INSTANCE=200    # calls to Svix a second that one processor makes with room to spare
+readonly LEAST_BODIES=48    # MiB: three of Pub/Sub's largest pushes, 14 MB each, and small ones
+readonly DEFAULT_BUDGET=240 # seconds
+readonly DEFAULT_CONCURRENCY=800
+
+divide() { echo $((($1 + $2 - 1) / $2)); } # rounded up
+larger() { echo $(($1 > $2 ? $1 : $2)); }
+
+if [[ $SVIX_RATE ]]; then
+  needed=$((LAST_TURN + $(divide $((2 * PUSHES)) "$SVIX_RATE")))
+  ((needed <= 540)) || wrong_usage "At $SVIX_RATE calls a second push cannot serve a backlog: \
+Pub/Sub has up to 3,000 pushes wait at once, no push waits for longer than 600 s, and the last one \
+would need $((needed + 60)) s. What can: a Svix plan that allows 12 a second or more, or a worker \
+that pulls, which asks for as many events as it can send."
+  : "${BUDGET:=$(larger "$DEFAULT_BUDGET" "$needed")}"
+  ((BUDGET >= needed)) || wrong_usage "--budget $BUDGET is too short: at $SVIX_RATE calls a second \
+the last of 3,000 events needs $needed s."
+fi
+: "${BUDGET:=$DEFAULT_BUDGET}"
+: "${CONCURRENCY:=$(larger "$DEFAULT_CONCURRENCY" "$(divide "$PUSHES" "${MAX_INSTANCES:-$PUSHES}")")}"
+: "${MAX_INSTANCES:=$(larger "$(divide "$PUSHES" "$CONCURRENCY")" "$(divide "${SVIX_RATE:-1}" "$AN_INSTANCE")")}"
+whole_number min-instances "$MIN_INSTANCES" 0 "$MAX_INSTANCES"
+((CONCURRENCY <= 1000 && MAX_INSTANCES * CONCURRENCY >= PUSHES)) || wrong_usage "There is no room \
+for the 3,000 events that Pub/Sub may push at once: --max-instances ($MAX_INSTANCES) times \
+--concurrency (at most 1000) must come to that."
+mebibytes=${MEMORY%?i}
+[[ $MEMORY != *Gi ]] || mebibytes=$((mebibytes * 1024))
+# 128 MiB for the process and 160 KiB for each request; a body is held up to four times over.
+BODIES=$(((mebibytes * 1024 - 128 * 1024 - CONCURRENCY * 160) / 4096))
+((BODIES >= LEAST_BODIES)) || wrong_usage "--memory $MEMORY is too small for $CONCURRENCY requests: \
+$((LEAST_BODIES * 4 + 128 + $(divide $((CONCURRENCY * 160)) 1024)))Mi or more."
+# Times in their order: attempt < budget < function's timeout < ack deadline.
+readonly BUDGET CONCURRENCY MAX_INSTANCES BODIES FUNCTION_TIMEOUT=$((BUDGET + 30)) ACK_DEADLINE=$((BUDGET + 60))
 
 readonly FUNCTION=$NAME
 readonly SUBSCRIPTION=$NAME-push
 readonly DEAD_LETTER_TOPIC=$NAME-dead-letters
 readonly DEAD_LETTER_SUBSCRIPTION=$NAME-dead-letters
-readonly FUNCTION_ACCOUNT=$NAME@$PROJECT.iam.gserviceaccount.com
-readonly PUSH_ACCOUNT=$NAME-push@$PROJECT.iam.gserviceaccount.com
-readonly APIS=(artifactregistry cloudbuild cloudfunctions firestore iam logging monitoring pubsub
-  run secretmanager)
+readonly JOB=$NAME-reconcile
+readonly ACCOUNTS=iam.gserviceaccount.com
+readonly FUNCTION_ACCOUNT=$NAME@$PROJECT.$ACCOUNTS
+readonly PUSH_ACCOUNT=$NAME-push@$PROJECT.$ACCOUNTS
+readonly RECONCILE_ACCOUNT=$NAME-reconcile@$PROJECT.$ACCOUNTS
+readonly APIS=(artifactregistry cloudbuild cloudfunctions cloudscheduler firestore iam logging
+  monitoring pubsub run secretmanager)
 
 # -- how a step talks, looks, and changes something
 
-STEP='' CHANGED=0
+STEP='' CHANGED=0 UNSEEN=0 OFFLINE='' FOUND=''
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
 
@@ -131,27 +188,41 @@ step() {
 
 same() { printf '   as it should be: %s\n' "$1"; }
 
-failed() { # WHAT GCLOUD SAID
+failed() { # WHAT WAS SAID
   printf '\nFailed at the step "%s".\n%s\n' "$STEP" "$1" >&2
-  printf '%s\n' 'What was done so far stays, and is not done again: mend this and run the same command.' >&2
+  printf '%s\n' 'What was done stays done: correct this and run the same command again.' >&2
   case $1 in
     *PERMISSION_DENIED* | *'does not have permission'*)
       echo "The account of \`gcloud auth list\` needs roles/owner, or the step's own admin role, in $PROJECT." >&2 ;;
     *BILLING* | *billing*) echo "Link a billing account to $PROJECT." >&2 ;;
-    *'currently select an active account'* | *UNAUTHENTICATED*) echo 'Run gcloud auth login.' >&2 ;;
+    *'currently select an active account'* | *'active account selected'* | *UNAUTHENTICATED*)
+      echo 'Run gcloud auth login.' >&2 ;;
   esac
   exit 1
 }
 
-look() { # ARGUMENTS OF GCLOUD...: its output
-  gcloud "$@" --project="$PROJECT" --quiet 2>"$WORK/said" || failed "$(<"$WORK/said")"
+# Whether there is what gcloud is asked for; what it prints is in $FOUND. A dry run takes what it
+# can't look at as not there, and says so.
+look() { # ARGUMENTS OF GCLOUD...
+  FOUND=''
+  if [[ ! $OFFLINE ]]; then
+    if FOUND=$(gcloud "$@" --project="$PROJECT" --quiet </dev/null 2>"$WORK/said"); then return 0; fi
+    # gcloud exits with 1 for what is not there and for a network that is down alike.
+    if grep -Eqi 'NOT_FOUND|not found|does not exist|status=\[404\]' "$WORK/said" &&
+      ! grep -Fq 'command not found' "$WORK/said"; then return 1; fi
+    [[ $DRY_RUN ]] || failed "$(<"$WORK/said")"
+    if ! grep -Eq 'PERMISSION_DENIED|does not have permission' "$WORK/said"; then
+      OFFLINE=1 # the next look would fail as well, after a minute perhaps
+      printf '   %s\n' "$(grep -m 1 . "$WORK/said")" 'From here on nothing is looked at.'
+    fi
+  fi
+  UNSEEN=$((UNSEEN + 1))
+  printf '   not looked at: gcloud %s\n' "${*%%--format*}"
+  return 1
 }
 
-exists() { # ARGUMENTS OF A DESCRIBE...: whether there is one; its output is in $FOUND
-  if FOUND=$(gcloud "$@" --project="$PROJECT" --quiet 2>"$WORK/said"); then return 0; fi
-  # A describe exits with 1 for what is not there and for a network that is down alike.
-  grep -Eqi 'NOT_FOUND|not found|does not exist|status=\[404\]' "$WORK/said" || failed "$(<"$WORK/said")"
-  return 1
+among() { # WORD: whether one of the lines of $FOUND is it
+  grep -Fqx -- "$1" <<<"$FOUND"
 }
 
 change() { # WORDS ARGUMENTS OF GCLOUD...
@@ -166,37 +237,50 @@ change() { # WORDS ARGUMENTS OF GCLOUD...
   printf '   %s\n' "$words"
 }
 
-grant() { # MEMBER ROLE GROUP... NAME, as gcloud calls the resource
-  local member=$1 role=$2
-  shift 2
-  local group=("${@:1:$#-1}") name=${*: -1} words="granted $role to ${member#*:}" where=()
+made() { # NAME WORDS ARGUMENTS OF GCLOUD...: make it, unless it is among what was listed
+  if among "$1"; then same "$2"; else change "made $2" "${@:3}"; fi
+}
+
+grant() { # ROLE GROUP-OF-GCLOUD NAME MEMBER...
+  local role=$1 group name=$3 member where=() held=''
+  read -ra group <<<"$2"
+  shift 3
   [[ ${group[*]} != 'run services' ]] || where=(--region="$REGION")
-  # What is not there yet, in a dry run, has no policy.
-  if exists "${group[@]}" get-iam-policy "$name" "${where[@]}" --flatten='bindings[].members' \
-    --format='value(bindings.role,bindings.members)' &&
-    grep -Fqx "$role"$'\t'"$member" <<<"$FOUND"; then
-    same "$role for ${member#*:}"
-    return
-  fi
-  case ${group[*]} in
-    'run services')
-      change "$words" functions add-invoker-policy-binding "$name" "${where[@]}" --member="$member" ;;
-    projects)
-      change "$words" projects add-iam-policy-binding "$name" --member="$member" --role="$role" \
-        --condition=None ;;
-    *)
-      change "$words" "${group[@]}" add-iam-policy-binding "$name" --member="$member" --role="$role" ;;
-  esac
+  if look "${group[@]}" get-iam-policy "$name" "${where[@]}" --flatten='bindings[].members' \
+    --format='value(bindings.role,bindings.members)'; then held=$FOUND; fi
+  for member in "$@"; do
+    if grep -Fqx "$role"$'\t'"serviceAccount:$member" <<<"$held"; then
+      same "$role for $member"
+      continue
+    fi
+    case ${group[*]} in
+      'run services')
+        change "granted $role to $member" functions add-invoker-policy-binding "$name" \
+          --region="$REGION" --member="serviceAccount:$member" ;;
+      *)
+        [[ ${group[*]} != projects ]] || where=(--condition=None)
+        change "granted $role to $member" "${group[@]}" add-iam-policy-binding "$name" \
+          --member="serviceAccount:$member" --role="$role" "${where[@]}" ;;
+    esac
+  done
 }
 
 # -- the steps
 
+say_sizes() {
+  step 'Sizes'
+  printf '   %s\n' "$MAX_INSTANCES instances x $CONCURRENCY requests: room for the 3,000 events that Pub/Sub may push at once" \
+    "a request waits up to $BUDGET s: that serves a Svix limit from $(divide $((2 * PUSHES)) $((BUDGET - LAST_TURN))) calls a second up" \
+    "$MEMORY of memory: $BODIES MiB of large bodies at one moment"
+  [[ $SVIX_RATE ]] || echo '   Tell --svix-rate if the plan allows fewer calls, or over 800 a second.'
+}
+
 enable_apis() {
   step 'APIs'
-  local enabled missing=() api
-  enabled=$(look services list --enabled --format='value(config.name)')
+  local missing=() api
+  look services list --enabled --format='value(config.name)' || true
   for api in "${APIS[@]}"; do
-    grep -Fqx "$api.googleapis.com" <<<"$enabled" || missing+=("$api.googleapis.com")
+    among "$api.googleapis.com" || missing+=("$api.googleapis.com")
   done
   if ((${#missing[@]})); then
     change "enabled ${missing[*]}" services enable "${missing[@]}"
@@ -205,242 +289,333 @@ enable_apis() {
   fi
 }
 
-make_account() { # EMAIL WORDS
-  if exists iam service-accounts describe "$1" --format='value(email)'; then
-    same "$1"
-  else
-    change "made $1" iam service-accounts create "${1%%@*}" --display-name="$2"
-  fi
-}
-
 make_accounts() {
   step 'Service accounts'
+  look iam service-accounts list --format='value(email)' || true
+  make_account() { made "$1" "$1" iam service-accounts create "${1%%@*}" --display-name="$2"; }
   make_account "$FUNCTION_ACCOUNT" 'The webhook relay: Firestore and one secret'
   make_account "$PUSH_ACCOUNT" 'Pub/Sub pushing to the webhook relay'
+  make_account "$RECONCILE_ACCOUNT" 'Cloud Scheduler calling the webhook relay'
 }
 
 make_database() {
   step 'Firestore'
-  if ! exists firestore databases describe --database="$DATABASE" --format='value(type)'; then
+  if ! look firestore databases describe --database="$DATABASE" \
+    --format="value[separator=' '](type,locationId)"; then
     change "made the database $DATABASE" firestore databases create --database="$DATABASE" \
-      --location="$REGION" --type=firestore-native
-  elif [[ $FOUND != FIRESTORE_NATIVE ]]; then
+      --location="${LOCATION:-$REGION}" --type=firestore-native
+  elif [[ $FOUND != FIRESTORE_NATIVE* ]]; then
     failed "The database $DATABASE is in Datastore mode: name another one with --database."
+  elif [[ $LOCATION && $FOUND != *" $LOCATION" ]]; then
+    failed "The database $DATABASE is in ${FOUND##* }, and a database can't be moved: name another one with --database, or leave out --firestore-location."
   else
-    same "the database $DATABASE"
+    same "the database $DATABASE, in ${FOUND##* }"
   fi
-  grant "serviceAccount:$FUNCTION_ACCOUNT" roles/datastore.user projects "$PROJECT"
+  grant roles/datastore.user projects "$PROJECT" "$FUNCTION_ACCOUNT"
 }
 
-# A field that grows with time, or is large, caps writes at 500 a second or costs without use.
-set_fields() {
-  step 'TTL policies and index exemptions'
-  local collection name config
-  for field in events/first_claimed_at events/delivered_at events/expires_at \
-    dead_letters/parked_at dead_letters/expires_at dead_letters/data dead_letters/attributes; do
-    collection=${field%/*} name=${field#*/}
-    config=''
-    if exists firestore indexes fields describe "$name" --collection-group="$collection" \
-      --database="$DATABASE" \
-      --format='csv[no-heading](indexConfig.usesAncestorConfig,indexConfig.indexes.len(),ttlConfig.state)'; then
-      config=$FOUND
-    fi
-    case $config in
-      ,0,* | False,0,* | ,,* | False,,*) same "$field is not indexed" ;;
-      *)
-        change "exempted $field from indexing" firestore indexes fields update "$name" \
-          --collection-group="$collection" --database="$DATABASE" --disable-indexes --async ;;
+# What is indexed and what expires, with the words of deploy/firestore-indexes.txt and a state
+# after each line, in $FOUND.
+look_at_indexes() {
+  local rows='' group name count state fields
+  look firestore indexes fields list --database="$DATABASE" --format="csv[no-heading,separator=' '](
+    name.segment(-3),name.basename(),indexConfig.indexes.len(),indexConfig.indexes[0].state)" || true
+  while read -r group name count state; do
+    case $count in
+      '' | 0) rows+="$group unindexed $name: READY"$'\n' ;;
+      *) rows+="$group indexed $name: $state"$'\n' ;;
     esac
-    [[ $name == expires_at ]] || continue
-    case $config in
-      *,ACTIVE | *,CREATING) same "$field is a TTL field" ;;
-      *)
-        change "made $field a TTL field" firestore fields ttls update "$name" \
-          --collection-group="$collection" --database="$DATABASE" --enable-ttl --async ;;
+  done <<<"$FOUND"
+  look firestore fields ttls list --database="$DATABASE" --format="csv[no-heading,separator=' '](
+    name.segment(-3),name.basename(),ttlConfig.state)" || true
+  while read -r group name state; do
+    rows+="$group ttl $name: $state"$'\n'
+  done <<<"$FOUND"
+  look firestore indexes composite list --database="$DATABASE" --format="csv[no-heading,separator=' '](
+    name.segment(-3),state,fields[].fieldPath.list(separator=' '))" || true
+  while read -r group state fields; do
+    rows+="$group composite ${fields% __name__}: $state"$'\n'
+  done <<<"${FOUND//\"/}"
+  FOUND=$rows
+}
+
+wanted_indexes() { sed -E '/^#/d; s/ +/ /g' deploy/firestore-indexes.txt; }
+
+# Firestore builds an index and makes a TTL policy by itself, in minutes: nobody waits for it here.
+make_indexes() {
+  step 'Indexes and expiry'
+  local group kind fields words state where config
+  look_at_indexes
+  while read -r group kind fields; do
+    words="$group $kind $fields" where=(--collection-group="$group" --database="$DATABASE" --async)
+    state=$(sed -n "s/^${words//\*/\\*}: //p" <<<"$FOUND")
+    case $kind/$state in
+      */READY | */ACTIVE) same "$words" ;;
+      */CREATING) printf '   being built: %s\n' "$words" ;;
+      */?*) failed "$words is in the state $state: https://console.cloud.google.com/firestore" ;;
+      unindexed/)
+        change "asked for: $words" firestore indexes fields update "$fields" "${where[@]}" --disable-indexes ;;
+      indexed/)
+        change "asked for: $words" firestore indexes fields update "$fields" "${where[@]}" --index=order=ascending ;;
+      ttl/)
+        change "asked for: $words" firestore fields ttls update "$fields" "${where[@]}" --enable-ttl ;;
+      composite/)
+        config=()
+        for field in $fields; do config+=(--field-config="field-path=$field,order=ascending"); done
+        change "asked for: $words" firestore indexes composite create "${where[@]}" "${config[@]}" ;;
     esac
-  done
+  done < <(wanted_indexes)
 }
 
 # The token goes from standard input to a file that only we can read, and from there to gcloud: it
 # is never an argument, and never printed.
 store_token() {
   step 'The Svix token'
-  local held=''
-  if ! exists secrets describe "$SECRET" --format='value(name)'; then
-    [[ $TOKEN_STDIN ]] || failed "There is no secret $SECRET: give the token once, with --token-stdin."
-    change "made the secret $SECRET" secrets create "$SECRET" --replication-policy=automatic
-  else
+  newest_version() { # the newest that is enabled: older ones may be disabled or destroyed
+    look secrets versions list "$SECRET" --sort-by='~createTime' \
+      --format="value[separator=' '](name.basename(),state)" &&
+      SECRET_VERSION=$(awk 'tolower($2) == "enabled" {print $1; exit}' <<<"$FOUND")
+  }
+  SECRET_VERSION=''
+  if newest_version; then
     same "the secret $SECRET"
+  else
+    [[ $TOKEN_STDIN || $DRY_RUN ]] || failed "There is no secret $SECRET: give the token once, with --token-stdin."
+    change "made the secret $SECRET" secrets create "$SECRET" --replication-policy=automatic
   fi
   if [[ $TOKEN_STDIN ]]; then
     (umask 077 && tr -d '[:space:]' >"$WORK/token")
     [[ -s $WORK/token ]] || failed 'Standard input held no token.'
-    if exists secrets versions access latest --secret="$SECRET"; then held=$FOUND; fi
-    if [[ $held == "$(<"$WORK/token")" ]]; then
-      same 'its latest version'
+    if [[ $SECRET_VERSION ]] && look secrets versions access "$SECRET_VERSION" --secret="$SECRET" &&
+      [[ $FOUND == "$(<"$WORK/token")" ]]; then
+      same "its version $SECRET_VERSION"
     else
+      FOUND=''
       change 'stored a new version' secrets versions add "$SECRET" --data-file="$WORK/token"
+      [[ $DRY_RUN ]] || newest_version
     fi
-    held='' FOUND=''
+    FOUND=''
     rm -f "$WORK/token"
   fi
-  SECRET_VERSION=1 # of a dry run, where there is none yet
-  if exists secrets versions list "$SECRET" --filter='state=ENABLED' --sort-by='~createTime' \
-    --limit=1 --format='value(name.basename())'; then
-    [[ $FOUND || $DRY_RUN ]] || failed "The secret $SECRET has no version: give the token with --token-stdin."
-    SECRET_VERSION=${FOUND:-1}
-  fi
-  grant "serviceAccount:$FUNCTION_ACCOUNT" roles/secretmanager.secretAccessor secrets "$SECRET"
+  [[ $SECRET_VERSION || $DRY_RUN ]] ||
+    failed "The secret $SECRET has no version that is enabled: give the token with --token-stdin."
+  grant roles/secretmanager.secretAccessor secrets "$SECRET" "$FUNCTION_ACCOUNT"
 }
 
-make_topic() {
-  if exists pubsub topics describe "$1" --format='value(name)'; then
-    same "the topic $1"
-  else
-    change "made the topic $1" pubsub topics create "$1"
-  fi
+# The settings of our subscriptions that matter, in $FOUND, one line each: the name first, the
+# topic second.
+look_at_subscriptions() {
+  look pubsub subscriptions list --format="csv[no-heading,separator=';'](
+    name.basename(), topic.basename(), pushConfig.pushEndpoint, pushConfig.oidcToken.serviceAccountEmail,
+    pushConfig.oidcToken.audience, ackDeadlineSeconds, retryPolicy.minimumBackoff,
+    retryPolicy.maximumBackoff, messageRetentionDuration, deadLetterPolicy.deadLetterTopic.basename(),
+    deadLetterPolicy.maxDeliveryAttempts, retainAckedMessages)" || true
+  SUBSCRIPTIONS=$FOUND
 }
+
+subscription() { # NAME [FIELD]: its line, or one field of it
+  local line
+  line=$(grep -m 1 "^$1;" <<<"$SUBSCRIPTIONS") || return 1
+  cut -d ';' -f "${2:-1-}" <<<"$line"
+}
+
+readonly RETRY=(--ack-deadline="$ACK_DEADLINE" --min-retry-delay=10s --max-retry-delay=600s)
 
 make_topics() {
   step 'Topics'
-  make_topic "$TOPIC"
-  make_topic "$DEAD_LETTER_TOPIC"
+  local name deadline
+  look pubsub topics list --format='value(name.basename())' || true
+  for name in "$TOPIC" "$DEAD_LETTER_TOPIC"; do
+    made "$name" "the topic $name" pubsub topics create "$name"
+  done
+  look_at_subscriptions
   # Before anything is forwarded: a topic without a subscription loses what it gets.
-  if exists pubsub subscriptions describe "$DEAD_LETTER_SUBSCRIPTION" --format='value(name)'; then
+  if subscription "$DEAD_LETTER_SUBSCRIPTION" >/dev/null; then
     same "the subscription $DEAD_LETTER_SUBSCRIPTION"
   else
     change "made the subscription $DEAD_LETTER_SUBSCRIPTION" \
       pubsub subscriptions create "$DEAD_LETTER_SUBSCRIPTION" --topic="$DEAD_LETTER_TOPIC" \
-      --message-retention-duration=31d --expiration-period=never --ack-deadline="$ACK_DEADLINE"
+      "${RETRY[@]}" --message-retention-duration=31d --expiration-period=never
   fi
+  # An ack deadline is raised before the function works longer, and lowered after it works shorter.
+  for name in "$SUBSCRIPTION" "$DEAD_LETTER_SUBSCRIPTION"; do
+    deadline=$(subscription "$name" 6) || continue
+    ((deadline >= ACK_DEADLINE)) ||
+      change "raised the ack deadline of $name from $deadline to $ACK_DEADLINE s" \
+        pubsub subscriptions update "$name" --ack-deadline="$ACK_DEADLINE"
+  done
 }
 
 deploy_function() {
   step 'The function'
   local environment settings version
-  environment="GOOGLE_CLOUD_PROJECT=$PROJECT,FIRESTORE_DATABASE=$DATABASE"
-  environment+=",REQUEST_BUDGET_SECONDS=$BUDGET,CREATE_APPLICATIONS=$CREATE_APPLICATIONS"
-  [[ -z $SVIX_URL ]] || environment+=",SVIX_SERVER_URL=$SVIX_URL"
+  environment="^;^GOOGLE_CLOUD_PROJECT=$PROJECT;FIRESTORE_DATABASE=$DATABASE"
+  environment+=";REQUEST_BUDGET_SECONDS=$BUDGET;BODIES_MIB=$BODIES;EVENT_TAGS=$EVENT_TAGS"
+  environment+=";CREATE_APPLICATIONS=$CREATE_APPLICATIONS${SVIX_URL:+;SVIX_SERVER_URL=$SVIX_URL}"
   settings=(--runtime="$RUNTIME" --entry-point=notifications --trigger-http
     --no-allow-unauthenticated --service-account="$FUNCTION_ACCOUNT" --cpu="$CPU"
     --memory="$MEMORY" --concurrency="$CONCURRENCY" --min-instances="$MIN_INSTANCES"
     --max-instances="$MAX_INSTANCES" --timeout="${FUNCTION_TIMEOUT}s"
-    --set-env-vars="$environment" --set-secrets="SVIX_TOKEN=$SECRET:$SECRET_VERSION")
+    --set-env-vars="$environment" --set-secrets="SVIX_TOKEN=$SECRET:${SECRET_VERSION:-1}")
   # What is deployed carries the hash of its source and settings: only another one is built.
   version=$( (printf '%s\n' "${settings[@]}" && find main.py requirements.txt relay -type f \
     ! -name '*.pyc' -print0 | LC_ALL=C sort -z | xargs -0 cat) | git hash-object --stdin)
-  if exists functions describe "$FUNCTION" --v2 --region="$REGION" \
-    --format='value(labels.relay-version,state)' && [[ $FOUND == "$version"$'\t'ACTIVE ]]; then
+  if look_at_function && [[ $FOUND == "$version ACTIVE "* ]]; then
     same "version ${version:0:12}"
   else
     change "deployed version ${version:0:12}" functions deploy "$FUNCTION" --gen2 \
       --region="$REGION" --source=. "${settings[@]}" --update-labels="relay-version=$version"
+    [[ $DRY_RUN ]] || look_at_function
   fi
-  grant "serviceAccount:$PUSH_ACCOUNT" roles/run.invoker run services "$FUNCTION"
-  find_function
+  grant roles/run.invoker 'run services' "$FUNCTION" "$PUSH_ACCOUNT" "$RECONCILE_ACCOUNT"
 }
 
-find_function() {
+look_at_function() { # its version, state, URL and last update in $FOUND; and what pushing to it takes
   URL=https://$FUNCTION.invalid # of a dry run, where there is none yet
-  if exists functions describe "$FUNCTION" --v2 --region="$REGION" \
-    --format='value(serviceConfig.uri)'; then
-    URL=$FOUND
-  elif [[ ! $DRY_RUN ]]; then
-    failed "There is no function $FUNCTION: deploy it first."
+  if look functions describe "$FUNCTION" --v2 --region="$REGION" \
+    --format="value[separator=' '](labels.relay-version,state,serviceConfig.uri,updateTime)"; then
+    read -r _ _ URL _ <<<"$FOUND"
   fi
   # All push flags together, always: an update that names only one wipes the others. The audience
   # is the service's root, which Cloud Run expects, and not the endpoint, Pub/Sub's default.
   PUSH=(--push-endpoint="$URL/notifications" --push-auth-service-account="$PUSH_ACCOUNT"
     --push-auth-token-audience="$URL")
+  [[ $FOUND ]]
+}
+
+bring_in_line() { # SUBSCRIPTION WANTED SETTINGS...
+  local name=$1 wanted="$1;$2" topic=${2%%;*} held
+  shift 2
+  if ! held=$(subscription "$name"); then
+    change "made the subscription $name" pubsub subscriptions create "$name" --topic="$topic" "$@"
+  elif [[ $held != "$name;$topic;"* ]]; then
+    # What the other topic publishes would go nowhere.
+    failed "$name reads the topic $(cut -d ';' -f 2 <<<"$held"), and a subscription's topic can't be changed: name that one with --topic, or the relay otherwise with --name."
+  elif [[ $held == "$wanted" ]]; then
+    same "the subscription $name"
+  else
+    change "brought the subscription $name in line" pubsub subscriptions update "$name" "$@"
+  fi
 }
 
 subscribe() {
   step 'The push subscription'
-  local settings wanted
-  settings=("${PUSH[@]}" --ack-deadline="$ACK_DEADLINE" --min-retry-delay=10s
-    --max-retry-delay=600s --dead-letter-topic="$DEAD_LETTER_TOPIC" --max-delivery-attempts=100
-    --message-retention-duration=7d --retain-acked-messages --expiration-period=never)
-  wanted=$(printf '%s;' "projects/$PROJECT/topics/$TOPIC" "$URL/notifications" "$PUSH_ACCOUNT" "$URL" "$ACK_DEADLINE" 10s 600s \
-    "projects/$PROJECT/topics/$DEAD_LETTER_TOPIC" 100 604800s True)
-  if ! exists pubsub subscriptions describe "$SUBSCRIPTION" --format="value[separator=';',terminator=';'](
-      topic, pushConfig.pushEndpoint, pushConfig.oidcToken.serviceAccountEmail, pushConfig.oidcToken.audience,
-      ackDeadlineSeconds, retryPolicy.minimumBackoff, retryPolicy.maximumBackoff,
-      deadLetterPolicy.deadLetterTopic, deadLetterPolicy.maxDeliveryAttempts,
-      messageRetentionDuration, retainAckedMessages)"; then
-    change "made the subscription $SUBSCRIPTION" \
-      pubsub subscriptions create "$SUBSCRIPTION" --topic="$TOPIC" "${settings[@]}"
-  elif [[ ${FOUND%%;*} != "${wanted%%;*}" ]]; then
-    # What the new one publishes would go nowhere.
-    failed "$SUBSCRIPTION reads ${FOUND%%;*}, and a subscription's topic can't be changed: name that one with --topic, or the relay otherwise with --name."
-  elif [[ ${FOUND%;}\; == "$wanted" ]]; then
-    same "the subscription $SUBSCRIPTION"
-  else
-    change "brought the subscription $SUBSCRIPTION in line" \
-      pubsub subscriptions update "$SUBSCRIPTION" "${settings[@]}"
+  local push="$URL/notifications;$PUSH_ACCOUNT;$URL" retry="$ACK_DEADLINE;10s;600s" redriving number agent
+  look_at_subscriptions
+  bring_in_line "$SUBSCRIPTION" "$TOPIC;$push;$retry;604800s;$DEAD_LETTER_TOPIC;100;True" \
+    "${PUSH[@]}" "${RETRY[@]}" --dead-letter-topic="$DEAD_LETTER_TOPIC" --max-delivery-attempts=100 \
+    --message-retention-duration=7d --retain-acked-messages --expiration-period=never
+  if redriving=$(subscription "$DEAD_LETTER_SUBSCRIPTION" 3); then # not so in a dry run
+    [[ $redriving ]] || push=';;' PUSH=()
+    bring_in_line "$DEAD_LETTER_SUBSCRIPTION" "$DEAD_LETTER_TOPIC;$push;$retry;2678400s;;;" \
+      ${PUSH[@]+"${PUSH[@]}"} "${RETRY[@]}" --message-retention-duration=31d
   fi
   # Without these two, dead-lettering silently does not happen.
-  local number agent
-  number=$(look projects describe "$PROJECT" --format='value(projectNumber)')
-  agent=serviceAccount:service-$number@gcp-sa-pubsub.iam.gserviceaccount.com
-  grant "$agent" roles/pubsub.publisher pubsub topics "$DEAD_LETTER_TOPIC"
-  grant "$agent" roles/pubsub.subscriber pubsub subscriptions "$SUBSCRIPTION"
+  number=NUMBER
+  if look projects describe "$PROJECT" --format='value(projectNumber)'; then number=$FOUND; fi
+  agent=service-$number@gcp-sa-pubsub.iam.gserviceaccount.com
+  grant roles/pubsub.publisher 'pubsub topics' "$DEAD_LETTER_TOPIC" "$agent"
+  grant roles/pubsub.subscriber 'pubsub subscriptions' "$SUBSCRIPTION" "$agent"
 }
 
-# A file with its names filled in, as $WORK/file.json, and its hash: what was made from a file
+schedule() {
+  step 'Hourly reconciliation'
+  local settings wanted
+  settings=(--location="$REGION" --schedule='17 * * * *' --time-zone=Etc/UTC --http-method=post
+    --uri="$URL/reconcile" --oidc-service-account-email="$RECONCILE_ACCOUNT"
+    --oidc-token-audience="$URL" --attempt-deadline="${FUNCTION_TIMEOUT}s")
+  wanted="17 * * * *;Etc/UTC;$URL/reconcile;$RECONCILE_ACCOUNT;$URL;${FUNCTION_TIMEOUT}s"
+  if ! look scheduler jobs describe "$JOB" --location="$REGION" --format="value[separator=';'](schedule,
+      timeZone,httpTarget.uri,httpTarget.oidcToken.serviceAccountEmail,
+      httpTarget.oidcToken.audience,attemptDeadline)"; then
+    change "made the job $JOB" scheduler jobs create http "$JOB" "${settings[@]}"
+  elif [[ $FOUND == "$wanted" ]]; then
+    same "the job $JOB"
+  else
+    change "brought the job $JOB in line" scheduler jobs update http "$JOB" "${settings[@]}"
+  fi
+}
+
+# A file with its names filled in, as $WORK/filled.json, and its hash: what was made from a file
 # carries the hash, so that only another one is sent.
 fill_in() { # FILE
   sed -e "s|\${FUNCTION}|$FUNCTION|g" -e "s|\${TOPIC}|$TOPIC|g" \
-    -e "s|\${SUBSCRIPTION}|$SUBSCRIPTION|g" -e "s|\${PROJECT}|$PROJECT|g" \
-    -e "s|\${DEAD_LETTER_TOPIC}|$DEAD_LETTER_TOPIC|g" \
+    -e "s|\${SUBSCRIPTION}|$SUBSCRIPTION|g" \
     -e "s|\${DEAD_LETTER_SUBSCRIPTION}|$DEAD_LETTER_SUBSCRIPTION|g" "$1" >"$WORK/filled.json"
   HASH=$(git hash-object "$WORK/filled.json")
 }
 
+insert() { # TEXT: after the first { of the file, as $WORK/file.json
+  sed "0,/{/s//{\n  $1,/" "$WORK/filled.json" >"$WORK/file.json"
+}
+
+# Ours are known by a mark with the relay's name: a metric by the beginning of its description, an
+# alert by its labels. Those that have the mark and no file any more are removed.
+look_at_metrics() {
+  look logging metrics list --format="value(name,description)" || true
+  METRICS=$(awk -F'\t' -v mark="[$FUNCTION " 'index($2, mark) == 1' <<<"$FOUND")
+}
+
+look_at_alerts() {
+  look alpha monitoring policies list --format="value[separator=' '](userLabels.relay,
+    userLabels.relay_alert,userLabels.relay_hash,name,notificationChannels.list())" || true
+  ALERTS=$(grep "^$FUNCTION " <<<"$FOUND") || true
+}
+
+look_at_dashboards() {
+  look monitoring dashboards list --format='value(displayName,name,labels)' || true
+  DASHBOARD=$(awk -F'\t' -v name="$FUNCTION" '$1 == name {print $2 "\t" $3}' <<<"$FOUND")
+}
+
 watch() {
   step 'Metrics, alerts, dashboard'
-  local file name listed held
+  local file name hash policy channels
+  look_at_metrics
   for file in deploy/metrics/*.json; do
     name=$FUNCTION-$(basename "$file" .json)
     fill_in "$file"
-    sed "0,/\"description\": \"/s//&[${HASH:0:12}] /" "$WORK/filled.json" >"$WORK/file.json"
-    if ! exists logging metrics describe "$name" --format='value(description)'; then
-      change "made the metric $name" logging metrics create "$name" \
-        --config-from-file="$WORK/file.json"
-    elif [[ $FOUND == "[${HASH:0:12}]"* ]]; then
-      same "the metric $name"
-    else
-      change "changed the metric $name" logging metrics update "$name" \
-        --config-from-file="$WORK/file.json"
-    fi
+    sed "0,/\"description\": \"/s//&[$FUNCTION ${HASH:0:12}] /" "$WORK/filled.json" >"$WORK/file.json"
+    case $'\n'$METRICS in
+      *$'\n'"$name"$'\t'"[$FUNCTION ${HASH:0:12}]"*) same "the metric $name" ;;
+      *$'\n'"$name"$'\t'*)
+        change "changed the metric $name" logging metrics update "$name" --config-from-file="$WORK/file.json" ;;
+      *) change "made the metric $name" logging metrics create "$name" --config-from-file="$WORK/file.json" ;;
+    esac
   done
 
-  listed=$(look alpha monitoring policies list --format='value(displayName,name,userLabels.relay_file)')
+  look_at_alerts
   for file in deploy/alerts/*.json; do
+    name=$(basename "$file" .json) hash='' policy='' channels=''
     fill_in "$file"
-    HASH=$(git hash-object --stdin <<<"$HASH $CHANNELS") # whom it calls belongs to it
-    sed "0,/{/s//{\n  \"userLabels\": {\"relay_file\": \"$HASH\"},/" "$WORK/filled.json" >"$WORK/file.json"
-    name=$(sed -n 's/^  "displayName": "\(.*\)",$/\1/p' "$WORK/filled.json")
-    held=$(awk -F'\t' -v name="$name" '$1 == name {print $2 "\t" $3}' <<<"$listed")
-    if [[ -z $held ]]; then
-      change "made the alert \"$name\"" alpha monitoring policies create \
+    insert "\"userLabels\": {\"relay\": \"$FUNCTION\", \"relay_alert\": \"$name\", \"relay_hash\": \"$HASH\"}"
+    read -r _ _ hash policy channels <<<"$(grep "^$FUNCTION $name " <<<"$ALERTS")" || true
+    if [[ ! $policy ]]; then
+      change "made the alert $name" alpha monitoring policies create \
         --policy-from-file="$WORK/file.json" --notification-channels="$CHANNELS"
-    elif [[ ${held#*$'\t'} == "$HASH" ]]; then
-      same "the alert \"$name\""
+    elif [[ $hash == "$HASH" && ${CHANNELS:-$channels} == "$channels" ]]; then
+      same "the alert $name"
     else
-      change "changed the alert \"$name\"" alpha monitoring policies update "${held%%$'\t'*}" \
-        --policy-from-file="$WORK/file.json" --set-notification-channels="$CHANNELS"
+      change "changed the alert $name" alpha monitoring policies update "$policy" \
+        --policy-from-file="$WORK/file.json" --set-notification-channels="${CHANNELS:-$channels}"
     fi
   done
+  while read -r _ name _ policy _; do
+    [[ -z $name || -e deploy/alerts/$name.json ]] ||
+      change "removed the alert $name, which is no longer one" alpha monitoring policies delete "$policy"
+  done <<<"$ALERTS"
+  while read -r name _; do
+    [[ -z $name || -e deploy/metrics/${name#"$FUNCTION-"}.json ]] ||
+      change "removed the metric $name, which is no longer one" logging metrics delete "$name"
+  done <<<"$METRICS"
 
+  look_at_dashboards
   fill_in deploy/dashboard.json
-  sed "0,/{/s//{\n  \"labels\": {\"relay-$HASH\": \"\"},/" "$WORK/filled.json" >"$WORK/file.json"
-  listed=$(look monitoring dashboards list --format='value(displayName,name,labels)')
-  held=$(awk -F'\t' -v name="$FUNCTION" '$1 == name {print $2 "\t" $3}' <<<"$listed")
-  if [[ $held == *"relay-$HASH"* ]]; then
+  insert "\"labels\": {\"relay-$HASH\": \"\"}"
+  if [[ $DASHBOARD == *"relay-$HASH"* ]]; then
     same 'the dashboard'
   else
     # An update would want the etag of what it replaces: made anew, it needs none.
-    [[ -z $held ]] || change 'removed the old dashboard' monitoring dashboards delete "${held%%$'\t'*}"
+    [[ -z $DASHBOARD ]] || change 'removed the old dashboard' monitoring dashboards delete "${DASHBOARD%%$'\t'*}"
     change 'made the dashboard' monitoring dashboards create --config-from-file="$WORK/file.json"
   fi
 }
@@ -457,61 +632,81 @@ confirm() { # QUESTION
   }
 }
 
-# A backlog is a metric, some minutes old; gcloud has no command that reads one.
-backlog() { # SUBSCRIPTION METRIC
-  local filter api=${CLOUDSDK_API_ENDPOINT_OVERRIDES_MONITORING:-https://monitoring.googleapis.com/}
-  filter="metric.type=\"pubsub.googleapis.com/subscription/$2\""
-  filter+=" AND resource.labels.subscription_id=\"$1\""
-  printf 'header = "Authorization: Bearer %s"\n' "$(gcloud auth print-access-token 2>/dev/null)" |
-    curl --silent --fail --max-time 20 --config - --get "${api}v3/projects/$PROJECT/timeSeries" \
-      --data-urlencode "filter=$filter" \
-      --data-urlencode "interval.startTime=$(minutes_ago 10)" \
-      --data-urlencode "interval.endTime=$(minutes_ago 0)" |
-    grep -Eo '"int64Value": *"[0-9]+"' | head -n 1 | grep -Eo '[0-9]+' | tail -n 1 || echo unknown
+# What gcloud has no command for is asked by curl, with gcloud's own login.
+ask() { # SERVICE PATH ARGUMENTS OF CURL...: the first whole number of the answer's values
+  local override=CLOUDSDK_API_ENDPOINT_OVERRIDES_$1 service=$1 path=$2 url
+  url=${!override:-https://$(tr '[:upper:]' '[:lower:]' <<<"$service").googleapis.com/}
+  shift 2
+  printf 'header = "Authorization: Bearer %s"\n' "$ACCESS_TOKEN" |
+    curl --silent --fail --max-time 20 --config - "$url$path" "$@" |
+    grep -Eo '"(int64Value|integerValue)": *"[0-9]+"' | head -n 1 | grep -Eo '[0-9]+"' |
+    tr -d '"' || echo unknown
+}
+
+backlog() { # SUBSCRIPTION METRIC: some minutes old
+  local filter="metric.type=\"pubsub.googleapis.com/subscription/$2\""
+  ask MONITORING "v3/projects/$PROJECT/timeSeries" --get \
+    --data-urlencode "filter=$filter AND resource.labels.subscription_id=\"$1\"" \
+    --data-urlencode "interval.startTime=$(minutes_ago 10)" \
+    --data-urlencode "interval.endTime=$(minutes_ago 0)"
 }
 
 minutes_ago() { # on Linux, and on a Mac
   date -u -d "$1 minutes ago" +%Y-%m-%dT%H:%M:%SZ 2>/dev/null || date -u -v "-${1}M" +%Y-%m-%dT%H:%M:%SZ
 }
 
+last_line() { # FILTER FIELDS: of the function's log within a day, with its time, in $FOUND
+  look logging read "resource.type=\"cloud_run_revision\" AND resource.labels.service_name=\"$FUNCTION\" AND $1" \
+    --limit=1 --freshness=1d --format="value[separator=' '](timestamp,$2)" || true
+  FOUND=${FOUND:-not within a day}
+}
+
 status() {
-  step 'The function'
-  if exists functions describe "$FUNCTION" --v2 --region="$REGION" \
-    --format='value[separator=" "](state,serviceConfig.uri,updateTime)'; then
-    printf '   %s\n' "$FOUND"
-  else
-    echo '   not deployed'
-    exit 1
-  fi
-  local subscription
-  for subscription in "$SUBSCRIPTION" "$DEAD_LETTER_SUBSCRIPTION"; do
-    step "The subscription $subscription"
-    exists pubsub subscriptions describe "$subscription" --format='value(pushConfig.pushEndpoint)' || {
-      echo '   not there'
-      continue
-    }
-    printf '   %-22s%s\n' 'pushes to' "${FOUND:-nobody}" \
-      'messages' "$(backlog "$subscription" num_undelivered_messages)" \
-      'oldest unacked, s' "$(backlog "$subscription" oldest_unacked_message_age)"
+  local name group kind fields run complete without
+  row() { printf '   %-22s%s\n' "$1" "$2"; }
+  step 'Does it deliver?'
+  look_at_function || failed 'It is not deployed.'
+  row function "${FOUND#* }"
+  last_line 'jsonPayload.outcome="delivered"' jsonPayload.project
+  row 'last delivery' "$FOUND"
+  last_line 'severity>=WARNING AND jsonPayload.outcome:*' jsonPayload.outcome,jsonPayload.detail
+  row 'last trouble' "$FOUND"
+  ACCESS_TOKEN=$(gcloud auth print-access-token 2>/dev/null) || true
+  look_at_subscriptions
+  for name in "$SUBSCRIPTION" "$DEAD_LETTER_SUBSCRIPTION"; do
+    step "What waits in $name?"
+    row events "$(backlog "$name" num_undelivered_messages)"
+    row 'oldest, in seconds' "$(backlog "$name" oldest_unacked_message_age)"
+    row 'pushed to' "$(subscription "$name" 3 | grep . || echo nobody)"
   done
-  if python3 -c 'import click, svix' 2>/dev/null && [[ ${SVIX_TOKEN-} ]]; then
-    step 'Would a delivery work from here?'
-    GOOGLE_CLOUD_PROJECT=$PROJECT FIRESTORE_DATABASE=$DATABASE python3 -m relay check || true
-    step 'Dead letters that are parked'
-    GOOGLE_CLOUD_PROJECT=$PROJECT FIRESTORE_DATABASE=$DATABASE python3 -m relay dead-letters list || true
-  else
-    echo "   With SVIX_TOKEN set, \`python -m relay check\` and \`dead-letters list\` say more."
-  fi
+  step 'What is parked?'
+  row 'dead letters' "$(ask FIRESTORE "v1/projects/$PROJECT/databases/$DATABASE/documents:runAggregationQuery" \
+    --json '{"structuredAggregationQuery": {"structuredQuery": {"from": [{"collectionId": "dead_letters"}]}, "aggregations": [{"count": {}}]}}'), discarded ones included"
+  step 'When was it reconciled?'
+  last_line 'jsonPayload.reconciliation:*' jsonPayload.reconciliation.complete,jsonPayload.reconciliation.without
+  read -r run complete without <<<"$FOUND"
+  case $complete in
+    True) row 'last run' "$run: $without event(s) that a customer goes without" ;;
+    False) row 'last run' "$run: cut off; so far $without event(s) that a customer goes without" ;;
+    *) row 'last run' "$FOUND" ;;
+  esac
+  look scheduler jobs describe "$JOB" --location="$REGION" --format="value[separator=' '](state,schedule)" || true
+  row schedule "${FOUND:-there is none}"
+  step 'Are the indexes built?'
+  look_at_indexes
+  while read -r group kind fields; do
+    row "$(sed -n "s/^$group $kind ${fields//\*/\\*}: //p" <<<"$FOUND" | grep . || echo missing)" "$group $kind $fields"
+  done < <(wanted_indexes)
+  printf '\n%s\n' "\`python -m relay check\` says whether a delivery would work, \`dead-letters list\` what is parked."
 }
 
 redrive() {
   step 'Redrive'
-  find_function
+  look_at_function || [[ $DRY_RUN ]] || failed "There is no function $FUNCTION: deploy it first."
   # Under the dead-letter subscription's own delay: what fails again stays there, and slows nobody.
   change 'the dead-letter subscription pushes to the function: --status shows its backlog' \
-    pubsub subscriptions update "$DEAD_LETTER_SUBSCRIPTION" "${PUSH[@]}" \
-    --ack-deadline="$ACK_DEADLINE" --min-retry-delay=10s --max-retry-delay=600s
-  grant "serviceAccount:$PUSH_ACCOUNT" roles/run.invoker run services "$FUNCTION"
+    pubsub subscriptions update "$DEAD_LETTER_SUBSCRIPTION" "${PUSH[@]}" "${RETRY[@]}"
+  grant roles/run.invoker 'run services' "$FUNCTION" "$PUSH_ACCOUNT"
 }
 
 redrive_stop() {
@@ -520,64 +715,57 @@ redrive_stop() {
     pubsub subscriptions update "$DEAD_LETTER_SUBSCRIPTION" --push-endpoint=
 }
 
-remove() { # WORDS DESCRIBE... -- DELETE...
-  local words=$1 describe=()
-  shift
-  while [[ $1 != -- ]]; do
-    describe+=("$1")
-    shift
-  done
-  shift
-  if exists "${describe[@]}" --format='value(name)'; then
-    change "removed $words" "$@"
-  else
-    same "no $words"
-  fi
-}
-
 teardown() {
   confirm "This removes the relay $NAME from $PROJECT, with what its subscriptions still hold."
   step 'Teardown'
-  local file name
+  local name policy
+  remove() { change "removed $1" "${@:2}"; }
+  if look scheduler jobs describe "$JOB" --location="$REGION"; then
+    remove "the job $JOB" scheduler jobs delete "$JOB" --location="$REGION"
+  fi
+  look_at_subscriptions
   for name in "$SUBSCRIPTION" "$DEAD_LETTER_SUBSCRIPTION"; do
-    remove "the subscription $name" pubsub subscriptions describe "$name" -- \
-      pubsub subscriptions delete "$name"
+    if subscription "$name" >/dev/null; then
+      remove "the subscription $name" pubsub subscriptions delete "$name"
+    fi
   done
-  remove "the topic $DEAD_LETTER_TOPIC" pubsub topics describe "$DEAD_LETTER_TOPIC" -- \
-    pubsub topics delete "$DEAD_LETTER_TOPIC"
-  remove "the function $FUNCTION" functions describe "$FUNCTION" --v2 --region="$REGION" -- \
-    functions delete "$FUNCTION" --gen2 --region="$REGION"
+  look pubsub topics list --format='value(name.basename())' || true
+  if among "$DEAD_LETTER_TOPIC"; then
+    remove "the topic $DEAD_LETTER_TOPIC" pubsub topics delete "$DEAD_LETTER_TOPIC"
+  fi
+  if look_at_function; then
+    remove "the function $FUNCTION" functions delete "$FUNCTION" --gen2 --region="$REGION"
+  fi
   # Alerts before the metrics that they read.
-  local alerts dashboards
-  alerts=$(look alpha monitoring policies list --format='value(displayName,name)')
-  while read -r name; do
-    [[ -z $name ]] || change 'removed an alert' alpha monitoring policies delete "$name"
-  done < <(awk -F'\t' -v ours="$FUNCTION: " 'index($1, ours) == 1 {print $2}' <<<"$alerts")
-  dashboards=$(look monitoring dashboards list --format='value(displayName,name)')
-  while read -r name; do
-    [[ -z $name ]] || change 'removed the dashboard' monitoring dashboards delete "$name"
-  done < <(awk -F'\t' -v ours="$FUNCTION" '$1 == ours {print $2}' <<<"$dashboards")
-  for file in deploy/metrics/*.json; do
-    name=$FUNCTION-$(basename "$file" .json)
-    remove "the metric $name" logging metrics describe "$name" -- logging metrics delete "$name"
-  done
-  for name in "$FUNCTION_ACCOUNT" "$PUSH_ACCOUNT"; do
-    remove "the account $name" iam service-accounts describe "$name" -- \
-      iam service-accounts delete "$name"
+  look_at_alerts
+  while read -r _ name _ policy _; do
+    [[ -z $name ]] || remove "the alert $name" alpha monitoring policies delete "$policy"
+  done <<<"$ALERTS"
+  look_at_metrics
+  while read -r name _; do
+    [[ -z $name ]] || remove "the metric $name" logging metrics delete "$name"
+  done <<<"$METRICS"
+  look_at_dashboards
+  [[ -z $DASHBOARD ]] || remove 'the dashboard' monitoring dashboards delete "${DASHBOARD%%$'\t'*}"
+  look iam service-accounts list --format='value(email)' || true
+  for name in "$FUNCTION_ACCOUNT" "$PUSH_ACCOUNT" "$RECONCILE_ACCOUNT"; do
+    if among "$name"; then remove "the account $name" iam service-accounts delete "$name"; fi
   done
   echo "   kept: Firestore's data, the secret $SECRET, the topic $TOPIC, the APIs"
 }
 
 case $ACTION in
   deploy)
+    say_sizes
     enable_apis
     make_accounts
     make_database
-    set_fields
+    make_indexes
     store_token
     make_topics
     deploy_function
     subscribe
+    schedule
     watch
     ;;
   status) status ;;
@@ -590,6 +778,7 @@ if [[ $ACTION == status ]]; then
   :
 elif [[ $DRY_RUN ]]; then
   printf '\nA dry run: %d command(s) would change something, nothing was changed.\n' "$CHANGED"
+  ((UNSEEN == 0)) || printf '%d thing(s) could not be looked at, and count as not there.\n' "$UNSEEN"
 elif ((CHANGED)); then
   printf '\nDone: %d change(s).\n' "$CHANGED"
 else

@@ -28,6 +28,7 @@ from relay.ledger import (
 )
 from relay.outcome import Answer, Call, Verdict
 from relay.pacing import Pacer
+from relay.waits import Waits
 
 BUDGET = 240.0
 """Seconds that a request may take, as `deploy.sh` sets it."""
@@ -211,7 +212,10 @@ class Instance:
         self.places = places
         self.running: set[asyncio.Task[bool]] = set()
         self._delivery = Delivery(
-            ledger=self.ledger, sender=svix, pacer=self.pacer, clock=now, uniform=svix.uniform
+            ledger=self.ledger,
+            sender=svix,
+            pacer=self.pacer,
+            waits=Waits(now, asyncio.sleep, svix.uniform),
         )
         self._budget = budget
 

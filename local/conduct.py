@@ -1,20 +1,8 @@
-"""What the simulator holds and how it behaves: values, without the server."""
+"""How the simulator behaves, and what was called: values, without the server."""
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import Any
-
-
-@dataclass(frozen=True, slots=True)
-class StoredMessage:
-    """One message as Svix holds it."""
-
-    app: str
-    id: str
-    event_id: str | None
-    event_type: str
-    payload: dict[str, Any] = field(repr=False)
-    received_at: datetime
+from datetime import timedelta
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +22,9 @@ class Fault:
 
     `kind`: `status` answers `status` with `body` and `headers`; `hang` never answers; `drop`
     resets the connection; `drip` stores the message and answers 202 byte by byte; `lose_answer`
-    stores it and resets; `store_then_status` stores it and answers `status`; `race` answers 409 as
-    if another call were creating the application.
+    stores it and resets; `store_then_status` stores it and answers `status`; `store_unqueued` does
+    so too, but the message is never sent on to an endpoint; `race` answers 409 as if another call
+    were creating the application.
     """
 
     kind: str
@@ -45,12 +34,17 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     times: int | None = None
     method: str = "POST"
+    """`*`: any."""
+    app: str | None = None
+    """Only calls for this application; None: any."""
 
 
 @dataclass(slots=True)
 class Conduct:
     """How the simulator behaves; may be changed while it runs."""
 
+    kind: Literal["hosted", "open_source"] = "hosted"
+    """Which Svix it is. They differ in a few things, which `wire.RULES` lists."""
     latency: float = 0.0
     """Seconds before each answer."""
     rate: float | None = None
@@ -60,3 +54,5 @@ class Conduct:
     """The header of a 429: `seconds`, `date`, any text as it is, or None for no header."""
     clock_offset: timedelta = timedelta(0)
     """How far its clock is ahead, so that keys can expire."""
+    retry_schedule: tuple[float, ...] = (5, 300, 1800, 7200, 18000, 36000, 36000)
+    """Seconds between the attempts at an endpoint that fails; by default Svix's own."""

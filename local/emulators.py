@@ -8,8 +8,10 @@ import contextlib
 import functools
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import httpx
 
 from local.processes import Server, free_port, listening, running
 
@@ -38,26 +40,44 @@ def missing() -> str | None:
 @contextlib.contextmanager
 def firestore_emulator() -> Iterator[tuple[str, Server]]:
     """The address (`host:port`, as FIRESTORE_EMULATOR_HOST wants it) and the process."""
-    with _emulator(_FIRESTORE, "start") as started:
+    port = free_port()
+    with _emulator(_FIRESTORE, "start", port=port, ready=_writes(port)) as started:
         yield started
 
 
 @contextlib.contextmanager
 def pubsub_emulator() -> Iterator[tuple[str, Server]]:
     """The address (`host:port`, as PUBSUB_EMULATOR_HOST wants it) and the process."""
-    with _emulator(_PUBSUB) as started:
+    port = free_port()
+    with _emulator(_PUBSUB, port=port, ready=listening(port)) as started:
         yield started
 
 
 @contextlib.contextmanager
-def _emulator(program: Path, *arguments: str) -> Iterator[tuple[str, Server]]:
+def _emulator(
+    program: Path, *arguments: str, port: int, ready: Callable[[], bool]
+) -> Iterator[tuple[str, Server]]:
     root = _sdk_root()
     if root is None:
         raise FileNotFoundError(missing())
-    port = free_port()
     command = [str(root / program), *arguments, "--host=127.0.0.1", f"--port={port}"]
-    with running(command, ready=listening(port), limit=_START_SECONDS) as server:
+    with running(command, ready=ready, limit=_START_SECONDS) as server:
         yield f"127.0.0.1:{port}", server
+
+
+def _writes(port: int) -> Callable[[], bool]:
+    """A probe: whether Firestore has taken a write.
+
+    The first one takes its Java seconds on a busy machine, more than a ledger call may take.
+    """
+    url = f"http://127.0.0.1:{port}/v1/projects/started/databases/(default)/documents/first"
+
+    def probe() -> bool:
+        with contextlib.suppress(httpx.ConnectError):
+            return httpx.post(url, json={}, timeout=_START_SECONDS).is_success
+        return False
+
+    return probe
 
 
 @functools.cache

@@ -7,10 +7,13 @@ not known here.
 
 import contextlib
 import os
+import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -78,11 +81,37 @@ def listening(port: int, host: str = "127.0.0.1") -> Callable[[], bool]:
 
 
 def free_port() -> int:
-    """A port of the loopback that is free at this moment."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A port of the loopback that is free at this moment.
+
+    It is below those that systems give to outgoing connections (Linux: from 32768 on), so that
+    none of those takes it before the server does; and any of 12,000, so that hardly anybody who
+    calls this at the same moment gets the same.
+    """
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
+            return port
+
+
+_RESTORE = """
+import os, signal, sys
+for number in (signal.SIGINT, signal.SIGQUIT):
+    signal.signal(number, signal.SIG_DFL)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+def interruptible(command: Sequence[str | Path]) -> list[str]:
+    """`command`, so that SIGINT and SIGQUIT end what it starts.
+
+    A shell without job control ignores both in what it starts with `&`, and so does every
+    descendant that doesn't set them itself. Then the command goes through a Python that restores
+    them and becomes the command: `preexec_fn` is not safe where threads run.
+    """
+    words = [*map(str, command)]
+    ignored = {signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGQUIT)}
+    return [sys.executable, "-IS", "-c", _RESTORE, *words] if signal.SIG_IGN in ignored else words
 
 
 @contextlib.contextmanager
@@ -103,18 +132,17 @@ def running(
     """
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="server-", suffix=".log"))
-        try:
-            process = subprocess.Popen(  # noqa: S603 - our own commands, and no shell
-                [*map(str, command)],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **(env or {})},
-                cwd=cwd,
-                start_new_session=True,
-            )
-        except OSError as failure:
-            raise ServerFailed(f"{command[0]} could not be started: {failure}") from failure
+        if shutil.which(command[0]) is None:
+            raise ServerFailed(f"{command[0]} could not be started: there is no such program")
+        process = subprocess.Popen(  # noqa: S603 - our own commands, and no shell
+            interruptible(command),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(env or {})},
+            cwd=cwd,
+            start_new_session=True,
+        )
         server = Server(process, Path(file.name))
         stack.callback(server.stop, grace)
         _await_ready(server, command, ready, limit)

@@ -22,13 +22,16 @@ SETTLE_SECONDS = 5.0
 ATTEMPT_SECONDS = CLAIM_SECONDS + SVIX_CALL_SECONDS + SETTLE_SECONDS
 """The longest an attempt may take, and what the last turn leaves of a request's budget."""
 
+_BUDGET = 240.0  # seconds
 _BUDGET_BOUNDS = (30.0, 540.0)
 # Below 30 s an attempt (20 s) leaves hardly any room to wait; above 540 s the ack deadline (the
 # budget and 60 s) passes the 600 s that Pub/Sub allows.
 
-_LEAST_BODIES_MIB = 32
+_BODIES_MIB = 48
+_BODIES_BOUNDS = (32.0, 32_768.0)
 # A wrapped push of Pub/Sub's largest message is 14 MB; two of them, and room for small ones.
 
+_EVENT_TAGS = "data.id"
 _MOST_TAGS = 5  # that Svix takes on a message: https://api.svix.com/docs
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -60,11 +63,11 @@ class Settings:
     """None: as Google's credentials say."""
     firestore_database: str = "(default)"
     create_applications: bool = True
-    request_budget: float = 240.0
+    request_budget: float = _BUDGET
     """The longest a request waits and works before it answers."""
-    bodies_mib: int = 48
+    bodies_mib: int = _BODIES_MIB
     """How many MiB of large bodies are held at one moment."""
-    event_tags: tuple[str, ...] = ("data.id",)
+    event_tags: tuple[str, ...] = (_EVENT_TAGS,)
     """Paths into the event whose values become the Svix message's tags."""
     log_level: str = "INFO"
 
@@ -91,11 +94,9 @@ class Settings:
             firestore_database=values.get("FIRESTORE_DATABASE", "(default)"),
             create_applications=_flag(values, "CREATE_APPLICATIONS", faults, default=True),
             request_budget=_number(
-                values, "REQUEST_BUDGET_SECONDS", cls.request_budget, _BUDGET_BOUNDS, faults
+                values, "REQUEST_BUDGET_SECONDS", _BUDGET, _BUDGET_BOUNDS, faults
             ),
-            bodies_mib=int(
-                _number(values, "BODIES_MIB", cls.bodies_mib, (_LEAST_BODIES_MIB, 32_768), faults)
-            ),
+            bodies_mib=int(_number(values, "BODIES_MIB", _BODIES_MIB, _BODIES_BOUNDS, faults)),
             event_tags=_tags(values, faults),
             log_level=_log_level(values, faults),
         )
@@ -172,7 +173,7 @@ def _number(
 
 
 def _tags(values: Mapping[str, str], faults: list[str]) -> tuple[str, ...]:
-    text = values.get("EVENT_TAGS", "data.id")
+    text = values.get("EVENT_TAGS", _EVENT_TAGS)
     paths = tuple(path.strip() for path in text.split(","))
     if len(paths) > _MOST_TAGS or not all(name for path in paths for name in path.split(".")):
         faults.append(

@@ -2,13 +2,11 @@
 
 Three bodies are told apart by their structure and headers: Pub/Sub's wrapped push, its unwrapped
 push, and a bare event posted by hand. The event in them is a CloudEvents object, or it is in
-CloudEvents' binary mode: its attributes beside it, and `data` alone in the body. What cannot be
-carried to Svix faithfully is refused here, never edited.
+CloudEvents' binary mode (`binary_mode.py`). What cannot be carried to Svix faithfully is refused
+here, never edited.
 
-Sources: https://cloud.google.com/pubsub/docs/push,
-https://cloud.google.com/pubsub/docs/payload-unwrapping,
-https://github.com/google/knative-gcp/blob/main/docs/spec/pubsub-protocol-binding.md and
-https://github.com/cloudevents/spec/blob/main/cloudevents/bindings/http-protocol-binding.md
+Sources: https://cloud.google.com/pubsub/docs/push and
+https://cloud.google.com/pubsub/docs/payload-unwrapping
 """
 
 import base64
@@ -16,14 +14,14 @@ import binascii
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
-from urllib.parse import unquote
+from typing import Any, NamedTuple
 
 from relay import strict_json
+from relay.binary_mode import Attributes, Uncarried, is_json
 from relay.outcome import MEDIA_TYPE, TOO_LARGE, Outcome
 
 EVENT_LIMIT = 2 * 1024 * 1024
@@ -44,13 +42,13 @@ _TAG = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 _MOST_TAGS = 5
 
 _METADATA_LIMIT = 1024  # characters; Pub/Sub's own message ids and subscription names are shorter
-_MOST_ATTRIBUTES, _ATTRIBUTE_NAME_LIMIT, _ATTRIBUTE_LIMIT = 100, 256, 1024  # Pub/Sub's own quotas
 
 _PUSHED_BY = "APIs-Google"
 """How the User-Agent of each Pub/Sub push begins."""
+_DATA = re.compile(rb'"data"\s*:\s*("(?:[^"\\]++|\\.)*+")', re.DOTALL)
 _MESSAGE_FIELDS = {"data", "messageId", "message_id", "attributes"}
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_TRACE_ATTRIBUTES = ("googclient_traceparent", "traceparent")
+_TRACE_FIELDS = ("googclient_traceparent", "traceparent")
 
 
 class Form(StrEnum):
@@ -106,6 +104,11 @@ class Event:
     """Of the text, so that an id seen again with another payload is noticed."""
     source: Source
 
+    @property
+    def names(self) -> Names:
+        """Its three names together."""
+        return Names(self.id, self.type, self.project)
+
 
 class Refused(Exception):
     """A request that no event can be taken from; its text never repeats the body's.
@@ -119,7 +122,7 @@ class Refused(Exception):
         outcome: Outcome,
         detail: str,
         source: Source,
-        names: Names = Names(),  # noqa: B008 - it is frozen
+        names: Names = Names(),
         code: str | None = None,
     ) -> None:
         super().__init__(detail)
@@ -133,32 +136,26 @@ class Refused(Exception):
 def read(body: bytes, headers: Mapping[str, str], tag_paths: Sequence[str]) -> Event:
     """The event in a request's body.
 
-    `headers` has lower-case names; a Starlette `Headers` shows those that stand twice. `tag_paths`
-    lead into the event, such as `data.id`. Raises `Refused` for every body that is not an event.
+    `headers` has lower-case names; Starlette's show those that stand twice. `tag_paths` lead to
+    strings in the event, such as `data.id`. Raises `Refused` for every body that is not an event.
     """
-    source = source_of(headers, body)
-    by_headers = _Attributes(headers.items(), by_hand=not source.pushed)
+    attributes = Attributes.of_headers(headers)
+    source = _source(headers, attributes, body)
     if not source.pushed and headers.get("content-encoding", "identity").lower() != "identity":
         detail = "compressed bodies are not taken: send plain JSON"
         raise Refused(Outcome.MALFORMED, detail, source, code=MEDIA_TYPE)
-    if source.pushed and len(body) > EVENT_LIMIT and not _begins_an_object(body):
-        raise _too_large(source, by_headers)
-    try:
-        value = strict_json.parse(body)
-    except strict_json.Unfaithful as fault:
-        if by_headers.binary:
-            return _binary(by_headers, source, tag_paths)
-        _check_media_type(source, headers)
-        detail = f"the body is not JSON that can be carried: {fault}"
-        raise Refused(Outcome.MALFORMED, detail, source, _names_in(body)) from None
-    if _is_wrapped(value):
-        return _wrapped(value, body, headers, tag_paths)
+    envelope, data = (body, "") if len(body) <= EVENT_LIMIT else _without_data(body)
+    if len(envelope) > EVENT_LIMIT:
+        raise _too_large(source)
+    parsed = _parse(envelope)
+    if _is_wrapped(parsed.value):
+        return _wrapped(parsed.value, data, body, headers, tag_paths)
     if len(body) > EVENT_LIMIT:
-        raise _too_large(source, by_headers)
-    if by_headers.binary and not _has_names(value):
-        return _binary(by_headers, source, tag_paths)
-    _check_media_type(source, headers)
-    return _structured(value, source, tag_paths)
+        raise _too_large(source)
+    if not (source.pushed or attributes.binary or is_json(headers.get("content-type"))):
+        detail = "the content type is not JSON: send application/json"
+        raise Refused(Outcome.MALFORMED, detail, source, code=MEDIA_TYPE)
+    return _event(source, attributes, parsed, tag_paths)
 
 
 def read_again(
@@ -169,49 +166,87 @@ def read_again(
     Its source is not a push. Raises `Refused`.
     """
     if form == Form.BODY:
-        try:
-            event = read(data, {}, tag_paths)
-        except Refused as fault:
-            fault.source = replace(fault.source, pushed=False)
-            raise
+        event = read(data, {}, tag_paths)
         return replace(event, source=replace(event.source, pushed=False))
-    return _event(Source(data=data, attributes=attributes), tag_paths)
+    source = Source(data=data, attributes=attributes)
+    if len(data) > EVENT_LIMIT:
+        raise _too_large(source)
+    return _event(source, Attributes.of(attributes.items()), _parse(data), tag_paths)
 
 
-def source_of(headers: Mapping[str, str], body: bytes = b"") -> Source:
-    """What the headers alone say of where a request comes from."""
+def source_of(headers: Mapping[str, str]) -> Source:
+    """What a request's headers alone say of where it comes from."""
+    return _source(headers, Attributes.of_headers(headers), b"")
+
+
+def _source(headers: Mapping[str, str], attributes: Attributes, body: bytes) -> Source:
     message_id = headers.get("x-goog-pubsub-message-id")
-    pushed = bool(message_id) or headers.get("user-agent", "").startswith(_PUSHED_BY)
-    kept = [
-        (name, value)
-        for name, value in headers.items()
-        if name.startswith("ce-") or name == "content-type"
-    ]
     return Source(
-        pushed=pushed,
+        pushed=bool(message_id) or headers.get("user-agent", "").startswith(_PUSHED_BY),
         data=body,
         message_id=_metadata(message_id),
         subscription=_metadata(headers.get("x-goog-pubsub-subscription-name")),
         published_at=_time(headers.get("x-goog-pubsub-publish-time")),
-        attributes=_attributes(dict(kept)) if pushed else {},
+        attributes=attributes.kept,
         traceparent=_traceparent(headers),
     )
 
 
+class _Parsed(NamedTuple):
+    """Bytes that may be JSON."""
+
+    text: bytes
+    """In UTF-8."""
+    value: Any
+    fault: str | None
+    """Why they are not JSON that can be carried; the text is empty then."""
+
+
+def _parse(data: bytes) -> _Parsed:
+    try:
+        return _Parsed(*strict_json.parse(data), None)
+    except strict_json.Unfaithful as fault:
+        return _Parsed(b"", None, str(fault))
+
+
 def _is_wrapped(value: Any) -> bool:
-    """Whether this is Pub/Sub's wrapper: an event has an id, and a message more than a name."""
+    """Whether this is Pub/Sub's wrapper: an event has an id, a wrapper's message has its fields."""
     if not isinstance(value, dict) or "id" in value:
         return False
     message = value.get("message")
     return isinstance(message, dict) and not _MESSAGE_FIELDS.isdisjoint(message)
 
 
+def _without_data(body: bytes) -> tuple[bytes, str]:
+    """A large push without its data, and the data: so that only the rest has to be parsed.
+
+    Where there is none, the body as it is.
+    """
+    found = max(_DATA.finditer(body), key=lambda match: len(match[1]), default=None)
+    if found is None:
+        return body, ""
+    try:
+        return b'""'.join((body[: found.start(1)], body[found.end(1) :])), json.loads(found[1])
+    except ValueError:
+        return body, ""
+
+
 def _wrapped(
-    push: dict[str, Any], body: bytes, headers: Mapping[str, str], tag_paths: Sequence[str]
+    push: dict[str, Any],
+    taken_out: str,
+    body: bytes,
+    headers: Mapping[str, str],
+    tag_paths: Sequence[str],
 ) -> Event:
+    """The event in a wrapped push; its data is in `taken_out` where it was large."""
     message = push["message"]
+    pairs = message.get("attributes")
+    attributes = (
+        Attributes.of(pairs.items(), strict_json.doubled(pairs))
+        if isinstance(pairs, dict)
+        else Attributes({})
+    )
     attempt = push.get("deliveryAttempt", push.get("delivery_attempt"))
-    attributes = _attributes(message.get("attributes"))
     source = Source(
         pushed=True,
         data=body,
@@ -220,16 +255,119 @@ def _wrapped(
         subscription=_metadata(push.get("subscription")),
         published_at=_time(message.get("publishTime") or message.get("publish_time")),
         delivery_attempt=attempt if type(attempt) is int else None,
-        attributes=attributes,
-        traceparent=_traceparent(attributes) or _traceparent(headers),
+        attributes=attributes.kept,
+        traceparent=_traceparent(attributes.kept) or _traceparent(headers),
     )
-    encoded = message.get("data", "")
-    if not isinstance(encoded, str):
-        raise Refused(Outcome.MALFORMED, "`message.data` is not a string", source)
-    if twice := strict_json.doubled(push, {"message"}) | strict_json.doubled(message, {"data"}):
-        raise Refused(Outcome.MALFORMED, f"`{min(twice)}` stands twice in the push", source)
+    data = message.get("data", "") or taken_out
+    fault = None
+    if not isinstance(data, str) or not (data or attributes.binary):
+        fault = "`message.data` is missing or not a string"
+    elif "message" in strict_json.doubled(push) or "data" in strict_json.doubled(message):
+        fault = "the push holds two messages, or a message two data"
+    else:
+        try:
+            source = replace(source, data=base64.b64decode(data, validate=True), form=Form.DATA)
+        except (binascii.Error, ValueError):
+            fault = "`message.data` is not base64"
+    if fault:
+        raise Refused(Outcome.MALFORMED, fault, source, _proper_names(attributes.context()))
+    if len(source.data) > EVENT_LIMIT:
+        raise _too_large(source)
+    return _event(source, attributes, _parse(source.data), tag_paths)
+
+
+def _too_large(source: Source) -> Refused:
+    """Nothing of the event is looked at: its names are what the attributes tell."""
+    detail = f"the event is larger than {EVENT_LIMIT} bytes: Svix takes none of that size"
+    context = Attributes.of(source.attributes.items()).context()
+    return Refused(Outcome.REJECTED, detail, source, _proper_names(context), code=TOO_LARGE)
+
+
+def _event(
+    source: Source, attributes: Attributes, parsed: _Parsed, tag_paths: Sequence[str]
+) -> Event:
+    """The event in a source's data, which `parsed` is what was read of."""
+    text, value, fault = parsed
+    if fault is None and strict_json.has_lone_surrogate(text):
+        fault = "a lone surrogate"
+    if attributes.binary and not _has_names(value):
+        try:
+            text, value = attributes.structured(source.data, None if fault else text, value)
+        except Uncarried as uncarried:
+            names = _proper_names(attributes.context())
+            raise Refused(Outcome.MALFORMED, str(uncarried), source, names) from None
+    elif fault is not None:
+        readable = value if isinstance(value, dict) else strict_json.first_members(source.data)
+        detail = f"the event is not JSON that can be carried: {fault}"
+        raise Refused(Outcome.MALFORMED, detail, source, _proper_names(readable))
+    elif not isinstance(value, dict):
+        raise Refused(Outcome.MALFORMED, "the event is not a JSON object", source)
+    if name_fault := next(filter(None, (_name_fault(value, name) for name in _NAMES)), None):
+        raise Refused(Outcome.MALFORMED, name_fault, source, _proper_names(value))
+    return Event(
+        id=value["id"],
+        type=value["type"],
+        project=value["project"],
+        text=text,
+        tags=_tags(value, tag_paths),
+        payload_sha256=hashlib.sha256(text).hexdigest(),
+        source=source,
+    )
+
+
+def _has_names(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(name), str) for name in _NAMES)
+
+
+def _name_fault(event: dict[str, Any], field_name: str) -> str | None:
+    name = event.get(field_name)
+    if not isinstance(name, str):
+        return f"`{field_name}` is missing or not a string"
+    if field_name in strict_json.doubled(event):
+        return f"`{field_name}` stands twice"
+    if not _NAME.fullmatch(name) or name in {".", ".."}:
+        return f"`{field_name}` must be 1 to 256 of the characters a-z A-Z 0-9 _ . -"
+    reserved = _RESERVED_PREFIX.get(field_name)
+    if reserved and name.startswith(reserved):
+        return f"`{field_name}` must not begin with {reserved}: Svix's own ids do"
+    return None
+
+
+def _proper_names(event: Mapping[str, Any]) -> Names:
+    """Those of an event's names that are safe to log and to store."""
+    twice = strict_json.doubled(event)
+    proper = (
+        name if isinstance(name, str) and _NAME.fullmatch(name) else None
+        for name in (None if name in twice else event.get(name) for name in _NAMES)
+    )
+    return Names(*proper)
+
+
+def _tags(event: dict[str, Any], paths: Sequence[str]) -> tuple[str, ...]:
+    tags: dict[str, None] = {}
+    for path in paths:
+        value: Any = event
+        for step in path.split("."):
+            value = value.get(step) if isinstance(value, dict) else None
+        if isinstance(value, str) and _TAG.fullmatch(value):
+            tags[value] = None
+    return tuple(tags)[:_MOST_TAGS]
+
+
+def _traceparent(fields: Mapping[str, str]) -> str | None:
+    found = (fields.get(name, "") for name in _TRACE_FIELDS)
+    return next(filter(_TRACEPARENT.fullmatch, found), None)
+
+
+def _metadata(value: Any) -> str | None:
+    """A message id or a subscription, or None: only what is safe to log and to store."""
+    plain = isinstance(value, str) and value.isascii() and value.isprintable()
+    return value if plain and 0 < len(value) <= _METADATA_LIMIT else None
+
+
+def _time(value: Any) -> datetime | None:
     try:
-        data = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError):
-        raise Refused(Outcome.MALFORMED, "`message.data` is not base64", source) from None
-    ...
+        time = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return None
+    return time if time.tzinfo else None

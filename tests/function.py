@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import sys
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,11 @@ def function(
     settings = {"SVIX_TOKEN": TOKEN, "SVIX_SERVER_URL": svix_url, **environment}
     with running(command, ready=listening(port), env=settings, cwd=ROOT) as server:
         yield Function(f"http://127.0.0.1:{port}", server)
+
+
+def new_google_project() -> str:
+    """The id of a Google project that no other test uses: a namespace in a shared emulator."""
+    return f"test-{uuid.uuid4().hex[:12]}"
 
 
 def event(event_id: str, **more: Any) -> dict[str, Any]:

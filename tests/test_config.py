@@ -1,10 +1,19 @@
 """Settings: read once, every fault at once, and times that obey their order."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from relay.config import SETTLE_SECONDS, SVIX_CALL_SECONDS, ConfigurationError, Settings
+from relay.config import (
+    ATTEMPT_SECONDS,
+    CLAIM_SECONDS,
+    SETTLE_SECONDS,
+    SVIX_CALL_SECONDS,
+    ConfigurationError,
+    Settings,
+)
+from relay.ledger import DEAD_LETTER_LIFETIME, LEASE, LEDGER_TIMEOUT, RECORD_LIFETIME
 
 
 def test_the_token_is_all_that_must_be_set() -> None:
@@ -13,7 +22,9 @@ def test_the_token_is_all_that_must_be_set() -> None:
     assert settings == Settings(svix_token="testsk_x.eu")
     assert settings.ledger_path is None
     assert settings.create_applications
-    assert settings.request_budget == 60
+    assert settings.request_budget == 240
+    assert settings.bodies_mib == 48
+    assert settings.event_tags == ("data.id",)
 
 
 def test_every_setting_is_read() -> None:
@@ -26,7 +37,9 @@ def test_every_setting_is_read() -> None:
             "GOOGLE_CLOUD_PROJECT": "acme",
             "FIRESTORE_DATABASE": "relay",
             "CREATE_APPLICATIONS": "False",
-            "REQUEST_BUDGET_SECONDS": "25",
+            "REQUEST_BUDGET_SECONDS": "30",
+            "BODIES_MIB": "64",
+            "EVENT_TAGS": "data.id, data.user.id",
             "LOG_LEVEL": "warning",
         }
     ) == Settings(
@@ -36,7 +49,9 @@ def test_every_setting_is_read() -> None:
         google_cloud_project="acme",
         firestore_database="relay",
         create_applications=False,
-        request_budget=25,
+        request_budget=30,
+        bodies_mib=64,
+        event_tags=("data.id", "data.user.id"),
         log_level="WARNING",
     )
 
@@ -56,6 +71,8 @@ def test_all_faults_are_reported_in_one_message_that_names_each() -> None:
                 "LEDGER": "sqlite",
                 "CREATE_APPLICATIONS": "yes",
                 "REQUEST_BUDGET_SECONDS": "1e9",
+                "BODIES_MIB": "16",
+                "EVENT_TAGS": "data..id",
                 "LOG_LEVEL": "LOUD",
             }
         )
@@ -66,12 +83,14 @@ def test_all_faults_are_reported_in_one_message_that_names_each() -> None:
         "LEDGER",
         "CREATE_APPLICATIONS",
         "REQUEST_BUDGET_SECONDS",
+        "BODIES_MIB",
+        "EVENT_TAGS",
         "LOG_LEVEL",
     ):
         assert name in message
 
 
-@pytest.mark.parametrize("budget", ["24.9", "541", "-1", "nan", "inf", "a minute"])
+@pytest.mark.parametrize("budget", ["29.9", "541", "-1", "nan", "inf", "a minute"])
 def test_a_budget_outside_its_bounds_is_refused(budget: str) -> None:
     """Too short leaves no room to send, too long passes Pub/Sub's ack deadline."""
     with pytest.raises(ConfigurationError, match="REQUEST_BUDGET_SECONDS"):
@@ -85,13 +104,56 @@ def test_a_ledger_that_cannot_be_is_refused(ledger: str) -> None:
         Settings.from_environment({"SVIX_TOKEN": "t", "LEDGER": ledger})
 
 
-@pytest.mark.parametrize("budget", [25, 60, 540])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "api.svix.com",
+        "ftp://svix",
+        "https://",
+        "https://svix:0",
+        "https://svix:65536",
+        "https://svix:port",
+        "https://[::1",
+        "https://user:password@svix",
+        "https://svix?x=1",
+    ],
+)
+def test_a_url_that_cannot_be_called_is_refused(url: str) -> None:
+    """At the start, and not with the first event."""
+    with pytest.raises(ConfigurationError, match="SVIX_SERVER_URL"):
+        Settings.from_environment({"SVIX_TOKEN": "t", "SVIX_SERVER_URL": url})
+
+
+@pytest.mark.parametrize("paths", ["a,b,c,d,e,f", ",", "data.", "a,,b"])
+def test_tag_paths_that_name_nothing_or_too_many_are_refused(paths: str) -> None:
+    """Svix takes five tags on a message."""
+    with pytest.raises(ConfigurationError, match="EVENT_TAGS"):
+        Settings.from_environment({"SVIX_TOKEN": "t", "EVENT_TAGS": paths})
+
+
+@pytest.mark.parametrize("budget", [30, 240, 540])
 def test_time_limits_keep_their_order(budget: float) -> None:
-    """Call and settle fit the budget; each longer limit outlives the one inside it."""
+    """Each longer limit outlives the one inside it, up to Pub/Sub's own of 600 s."""
     settings = Settings(svix_token="t", request_budget=budget)
-    assert SVIX_CALL_SECONDS + SETTLE_SECONDS < settings.request_budget
-    assert settings.request_budget < settings.function_timeout < settings.lease
-    assert settings.lease < settings.ack_deadline <= 600
+    assert CLAIM_SECONDS + SVIX_CALL_SECONDS + SETTLE_SECONDS == ATTEMPT_SECONDS
+    assert ATTEMPT_SECONDS < settings.request_budget
+    assert settings.request_budget < settings.function_timeout < settings.ack_deadline <= 600
+
+
+def test_an_attempt_cannot_outlast_its_lease_whatever_the_budget() -> None:
+    """A claim's owner has settled, or given up, before anybody else may take the claim."""
+    assert LEASE.total_seconds() > ATTEMPT_SECONDS
+    assert LEDGER_TIMEOUT.total_seconds() == CLAIM_SECONDS == SETTLE_SECONDS
+
+
+def test_a_record_outlives_every_way_its_message_can_come_back() -> None:
+    """7 days in the subscription, and 31 in the dead-letter one."""
+    assert RECORD_LIFETIME > timedelta(days=7 + 31)
+
+
+def test_a_dead_letter_outlives_its_record() -> None:
+    """What was parked can be replayed, and is asked for at Svix, after its record is gone."""
+    assert DEAD_LETTER_LIFETIME > RECORD_LIFETIME
 
 
 def test_the_token_is_in_no_representation() -> None:

@@ -1,58 +1,146 @@
 """The protocol's decisions, one at a time; every interleaving of them is in tests/simulation."""
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
 
 import pytest
 
-from relay.delivery import LAST_TURN_SECONDS, Delivery
+from relay.config import ATTEMPT_SECONDS
+from relay.delivery import Again, Delivery, GiveUp, History, Settle, what_next
 from relay.envelope import Event, Source
-from relay.ledger import Claim, ClaimLost, DeadLetter, Duplicate, InProgress, LedgerUnavailable
-from relay.outcome import Answer, Outcome, Result, Verdict
-from relay.pacing import Pacer, TurnedAway
+from relay.ledger import (
+    LEASE,
+    Claim,
+    ClaimLost,
+    DeadLetter,
+    Duplicate,
+    InProgress,
+    LedgerMisconfigured,
+    LedgerUnavailable,
+    Record,
+    State,
+)
+from relay.outcome import Answer, Call, Outcome, Remark, Result, Verdict
+from relay.pacing import NoTurn, Pacer, Waiter
+from relay.waits import Waits
 
-ACCEPTED = Answer(Verdict.ACCEPTED, 202, message_id="msg_1")
-LIMITED = Answer(Verdict.RATE_LIMITED, 429, retry_after=7)
-CONFLICT = Answer(Verdict.CONFLICT, 409, code="conflict")
-NO_APPLICATION = Answer(Verdict.NOT_FOUND, 404, code="not_found")
-NO_MESSAGE = NO_APPLICATION
-BROKEN = Answer(Verdict.UNAVAILABLE, 500)
-SILENT = Answer(Verdict.UNAVAILABLE)
-REJECTED = Answer(Verdict.REJECTED, 422, locs=("body.payload",))
-UNAUTHORISED = Answer(Verdict.MISCONFIGURED, 401, code="authentication_failed")
-OUT_OF_TURNS = TurnedAway(Outcome.RATE_LIMITED, 12.0, "no turn in time")
-DEADLINE = 60.0
+SEND, ASK = Call.SEND, Call.ASK
+ACCEPTED = Answer(SEND, Verdict.ACCEPTED, 202, message_id="msg_1")
+BROKEN_OFF = Answer(SEND, Verdict.BROKEN_OFF, 202)
+LIMITED = Answer(SEND, Verdict.RATE_LIMITED, 429, retry_after=7)
+CONFLICT = Answer(SEND, Verdict.CONFLICT, 409, code="conflict")
+NO_APPLICATION = Answer(SEND, Verdict.UNAVAILABLE, 404, code="not_found")
+BROKEN = Answer(SEND, Verdict.UNAVAILABLE, 500)
+SILENT = Answer(SEND, Verdict.UNAVAILABLE, failure="no answer in 10 s")
+REJECTED = Answer(SEND, Verdict.REJECTED, 422, locs=("body.payload",))
+UNAUTHORISED = Answer(SEND, Verdict.MISCONFIGURED, 401, code="authentication_failed")
+FOUND = Answer(ASK, Verdict.ACCEPTED, 200, message_id="msg_0")
+MISSING = Answer(ASK, Verdict.MISSING, 404, code="not_found")
+UNASKED = Answer(ASK, Verdict.UNAVAILABLE, 503)
+ASK_LIMITED = Answer(ASK, Verdict.RATE_LIMITED, 429)
+ASK_CONFLICT = Answer(ASK, Verdict.CONFLICT, 409)
+ASK_REJECTED = Answer(ASK, Verdict.REJECTED, 422)
+ASK_UNAUTHORISED = Answer(ASK, Verdict.MISCONFIGURED, 401)
+
+NEW, SENT = History(), History(has_sent=True)
+TWO_CONFLICTS = History(has_sent=True, conflicts=2, first_asked_at=95.0)
+NOW = 100.0
+BUDGET = 240.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "history", "pushed", "expected"),
+    [
+        (ACCEPTED, SENT, True, Settle(fanout_confirmed=True)),
+        (BROKEN_OFF, SENT, True, Again(ASK)),
+        (CONFLICT, SENT, True, Again(ASK)),
+        (LIMITED, SENT, True, Again(SEND)),
+        (BROKEN, SENT, True, Again(SEND, back_off=True)),
+        (NO_APPLICATION, SENT, True, Again(SEND, back_off=True)),
+        (REJECTED, SENT, True, GiveUp(Outcome.REJECTED)),
+        (REJECTED, SENT, False, GiveUp(Outcome.REJECTED)),
+        (FOUND, SENT, True, Settle(fanout_confirmed=False)),
+        (FOUND, History(saw_acceptance=True), True, Settle(fanout_confirmed=True)),
+        (MISSING, NEW, True, Again(SEND)),
+        (MISSING, SENT, True, Again(SEND, back_off=True)),
+        (MISSING, TWO_CONFLICTS, True, GiveUp(Outcome.CONFLICT)),
+        (MISSING, History(conflicts=1, first_asked_at=0.0), True, Again(SEND)),
+        (
+            MISSING,
+            History(has_sent=True, conflicts=2, first_asked_at=95.1),
+            True,
+            Again(SEND, back_off=True),
+        ),
+        (ASK_LIMITED, SENT, True, Again(ASK)),
+        (UNASKED, SENT, True, Again(ASK, back_off=True)),
+        (ASK_CONFLICT, SENT, True, Again(ASK, back_off=True)),
+        (ASK_REJECTED, SENT, True, Again(ASK, back_off=True)),
+        (UNAUTHORISED, SENT, True, Again(SEND, back_off=True)),
+        (UNAUTHORISED, SENT, False, GiveUp(Outcome.MISCONFIGURED)),
+        (ASK_UNAUTHORISED, SENT, True, Again(ASK, back_off=True)),
+        (ASK_UNAUTHORISED, SENT, False, GiveUp(Outcome.MISCONFIGURED)),
+    ],
+)
+def test_what_comes_next_is_as_the_table_reads(
+    answer: Answer,
+    history: History,
+    pushed: bool,  # noqa: FBT001 - a case
+    expected: Settle | Again | GiveUp,
+) -> None:
+    assert what_next(answer, history, NOW, pushed=pushed) == expected
+
+
+def test_the_history_counts_conflicts_and_keeps_the_first_question() -> None:
+    history = NEW
+    for now, answer in enumerate((CONFLICT, MISSING, BROKEN_OFF, CONFLICT, MISSING)):
+        history = history.after(answer, float(now))
+    assert history == History(has_sent=True, saw_acceptance=True, conflicts=2, first_asked_at=1.0)
+
+
+# -- the loop
 
 
 @dataclass
 class Ledger:
-    """Answers a claim as it is told; notes what it is asked, fails where told to."""
+    """Answers claims from a script; notes what it is asked, fails where the script says so."""
 
-    answer: Claim | Duplicate | InProgress
+    claims: list[Claim | Duplicate | InProgress | Exception]
     log: list[str]
-    fails: dict[str, Exception] = field(default_factory=dict)
+    fails: dict[str, list[Exception]] = field(default_factory=dict)
+    records: list[Record | None] = field(default_factory=list)
     letters: list[DeadLetter] = field(default_factory=list)
 
     def _note(self, what: str) -> None:
         self.log.append(what)
-        if failure := self.fails.get(what.split(maxsplit=1)[0]):
-            raise failure
+        if failures := self.fails.get(what.split(maxsplit=1)[0]):
+            raise failures.pop(0) if len(failures) > 1 else failures[0]
 
-    async def claim(self, event: Event) -> Claim | Duplicate | InProgress:
-        self._note(f"claim {event.id}")
-        return self.answer
+    async def record(self, key: str) -> Record | None:
+        self._note("look")
+        return self.records.pop(0) if self.records else None
 
-    async def complete(self, claim: Claim, svix_message_id: str | None) -> None:
-        assert claim is self.answer
-        self._note(f"complete {svix_message_id}")
+    async def claim(
+        self, event: Event, *, previous: Claim | None = None
+    ) -> Claim | Duplicate | InProgress:
+        self._note("claim" if previous is None else f"claim after {previous.token}")
+        claim = self.claims.pop(0) if len(self.claims) > 1 else self.claims[0]
+        if isinstance(claim, Exception):
+            raise claim
+        return claim
 
-    async def release(self, claim: Claim) -> None:
-        assert claim is self.answer
+    async def complete(
+        self, claim: Claim, svix_message_id: str | None, *, fanout_confirmed: bool
+    ) -> None:
+        self._note(f"complete {svix_message_id}" + ("" if fanout_confirmed else " unconfirmed"))
+
+    async def release(self, claim: Claim) -> Claim:
         self._note("release")
+        return claim
 
     async def park(self, letter: DeadLetter) -> None:
         self._note(f"park {letter.reason}")
@@ -69,44 +157,87 @@ class Sender:
     answers: list[Answer | BaseException]
     log: list[str]
 
-    def _next(self, what: str) -> Answer:
+    async def _next(self, what: str) -> Answer:
         self.log.append(what)
+        await asyncio.sleep(0)  # a call takes its time
         answer = self.answers.pop(0)
         if isinstance(answer, BaseException):
             raise answer
         return answer
 
     async def send(self, _event: Event, idempotency_key: str) -> Answer:
-        return self._next(f"send {idempotency_key}")
+        return await self._next("send")
 
-    async def find(self, event: Event) -> Answer:
-        return self._next(f"find {event.id}")
+    async def find(self, _event: Event) -> Answer:
+        return await self._next("ask")
 
 
-class ScriptedPacer(Pacer):
-    """Gives this many turns, then turns away."""
+@dataclass
+class ScriptedTurn:
+    """Notes what is done with it."""
 
-    def __init__(self, turns: int, log: list[str]) -> None:
-        super().__init__()
-        self.turns = turns
-        self.log = log
-        self.delays: list[float] = []
-        self.reports: list[Answer] = []
-        self.last_turn = 0.0
+    log: list[str]
+    superseded: bool = False
+    begun: bool = False
+    spent: bool = False
 
-    def refusal(self, deadline: float) -> TurnedAway | None:
-        self.last_turn = deadline
-        return None if self.turns else OUT_OF_TURNS
-
-    async def turn(self, deadline: float, delay: float = 0.0) -> None:
-        assert deadline == self.last_turn
-        self.delays.append(delay)
-        if not self.turns:
-            raise OUT_OF_TURNS
-        self.turns -= 1
+    def begin(self) -> None:
+        self.begun = True
 
     def report(self, answer: Answer) -> None:
-        self.reports.append(answer)
+        assert self.begun
+
+    def ledger_failed(self) -> None:
+        self.spent = True
+
+
+@dataclass
+class ScriptedNacks:
+    """Whether a nack is free before the deadline."""
+
+    log: list[str]
+    free: bool = True
+
+    async def wait(self, _until: float) -> bool:
+        self.log.append("wait for a nack")
+        return self.free
+
+    async def space(self, deadline: float) -> None:
+        await self.wait(deadline)
+
+
+@dataclass
+class ScriptedPacer:
+    """Gives this many turns, then turns away."""
+
+    turns: int
+    log: list[str]
+    waits: bool = False
+    superseded: list[bool] = field(default_factory=list)
+    others_taken: bool = False
+    given: list[ScriptedTurn] = field(default_factory=list)
+    waiters: list[Waiter] = field(default_factory=list)
+    without: Outcome = Outcome.RATE_LIMITED
+    free_nacks: bool = True
+
+    def __post_init__(self) -> None:
+        self.nacks = ScriptedNacks(self.log, self.free_nacks)
+
+    def must_wait(self, waiter: Waiter) -> bool:
+        return self.waits
+
+    def others_taken_since(self, project: str, since: float) -> bool:
+        return self.others_taken
+
+    @contextlib.asynccontextmanager
+    async def turn(self, waiter: Waiter) -> AsyncIterator[ScriptedTurn]:
+        self.waiters.append(waiter)
+        if not self.turns:
+            raise NoTurn(self.without, 12.0, "no turn in time")
+        self.turns -= 1
+        turn = ScriptedTurn(self.log, self.superseded.pop(0) if self.superseded else False)
+        self.given.append(turn)
+        yield turn
 
 
 @dataclass
@@ -117,6 +248,7 @@ class Run:
     log: list[str]
     pacer: ScriptedPacer
     ledger: Ledger
+    sleeps: list[float]
 
 
 def claim(age: timedelta = timedelta(0), attempts: int = 1) -> Claim:
@@ -124,164 +256,298 @@ def claim(age: timedelta = timedelta(0), attempts: int = 1) -> Claim:
     return Claim("key", "token", object(), attempts, age)
 
 
+def record(state: State, *, lease: timedelta = LEASE, payload_sha256: str = "0" * 64) -> Record:
+    """An event's record, touched just now."""
+    now = datetime.now(UTC)
+    return Record(
+        project="acme",
+        event_id="evt_1",
+        event_type="user.created",
+        state=state,
+        claim="another's",
+        lease=lease,
+        attempts=1,
+        payload_sha256=payload_sha256,
+        first_claimed_at=now,
+        touched_at=now,
+        read_at=now,
+        svix_message_id="msg_0",
+    )
+
+
+def an_event(*, pushed: bool = True) -> Event:
+    """The event that is delivered."""
+    source = Source(pushed=pushed, data=b"{}", message_id="77", attributes={"a": "b"})
+    return Event(
+        id="evt_1",
+        type="user.created",
+        project="acme",
+        text=b'{"data":"hunter2"}',
+        tags=(),
+        payload_sha256="0" * 64,
+        source=source,
+    )
+
+
 async def deliver(
     *answers: Answer | BaseException,
-    claimed: Claim | Duplicate | InProgress | None = None,
-    turns: int = 10,
+    claims: list[Claim | Duplicate | InProgress | Exception] | None = None,
+    turns: int = 100,
     pushed: bool = True,
-    fails: dict[str, Exception] | None = None,
-    create_applications: bool = True,
+    fails: dict[str, list[Exception]] | None = None,
+    records: list[Record | None] | None = None,
+    ask_first: bool = False,
+    **pacing: Any,
 ) -> Run:
-    """Deliver one event where Svix answers thus."""
+    """Deliver one event where Svix answers thus; waits take no time but the clock's."""
     log: list[str] = []
-    ledger = Ledger(claimed or claim(), log, fails or {})
-    pacer = ScriptedPacer(turns, log)
-    delivery = Delivery(ledger, Sender(list(answers), log), pacer, lambda: 0.0, create_applications)
-    source = Source(pushed=pushed, data=b"{}", message_id="77", attributes={"a": "b"})
-    event = Event("evt_1", "user.created", "acme", {"data": "hunter2"}, "0" * 64, source)
-    return Run(await delivery.deliver(event, DEADLINE), log, pacer, ledger)
+    sleeps: list[float] = []
+    now = [0.0]
+
+    async def sleep(seconds: float) -> None:
+        sleeps.append(seconds)
+        now[0] += seconds
+        await asyncio.sleep(0)
+
+    ledger = Ledger(claims or [claim()], log, fails or {}, records or [])
+    pacer = ScriptedPacer(turns, log, **pacing)
+    delivery = Delivery(
+        ledger=ledger,
+        sender=Sender(list(answers), log),
+        pacer=cast("Pacer", pacer),
+        waits=Waits(lambda: now[0], sleep, lambda low, _high: low),
+        ask_first=ask_first,
+    )
+    result = await delivery.deliver(an_event(pushed=pushed), 0.0, BUDGET)
+    return Run(result, log, pacer, ledger, sleeps)
 
 
 async def test_an_event_is_claimed_sent_and_settled_in_this_order() -> None:
-    """The one way."""
     run = await deliver(ACCEPTED)
-    assert run.log == ["claim evt_1", "send key", "complete msg_1"]
+    assert run.log == ["claim", "send", "complete msg_1"]
     assert run.result == Result(
         outcome=Outcome.DELIVERED, svix_status=202, svix_message_id="msg_1", attempts=1
     )
 
 
-async def test_the_last_turn_leaves_time_for_the_call_and_the_settle() -> None:
-    """Nobody queues beyond that."""
-    assert (await deliver(ACCEPTED)).pacer.last_turn == DEADLINE - LAST_TURN_SECONDS
+async def test_the_last_turn_leaves_time_for_a_whole_attempt() -> None:
+    """Claim, call and settle end within the budget."""
+    (waiter,) = (await deliver(ACCEPTED)).pacer.waiters
+    assert waiter.last_turn == BUDGET - ATTEMPT_SECONDS
 
 
-async def test_without_a_turn_in_reach_the_ledger_is_not_touched() -> None:
-    """A refusal costs nothing."""
-    run = await deliver(turns=0)
-    assert run.log == []
-    assert (run.result.outcome, run.result.retry_after) == (Outcome.RATE_LIMITED, 12.0)
+async def test_each_attempt_has_a_turn_and_a_claim_of_its_own() -> None:
+    """Nothing is held while the event waits."""
+    run = await deliver(LIMITED, BROKEN, ACCEPTED)
+    attempt = ["claim after token", "send"]
+    assert run.log == [
+        *("claim", "send", "release"),
+        *(*attempt, "release"),
+        *(*attempt, "complete msg_1"),
+    ]
+    assert len(run.pacer.given) == 3
+    assert len(set(map(id, run.pacer.waiters))) == 1  # it keeps its place in the line
 
 
-async def test_a_duplicate_is_answered_at_once() -> None:
-    """It waits for nothing and asks Svix nothing."""
-    run = await deliver(claimed=Duplicate("msg_1", payload_changed=False, attempts=1))
-    assert run.log == ["claim evt_1"]
-    assert run.pacer.delays == []
+async def test_who_must_wait_looks_first() -> None:
+    """A duplicate never waits, also while Svix refuses everything."""
+    run = await deliver(waits=True, records=[record(State.DELIVERED)])
+    assert run.log == ["look"]
+    assert run.result.outcome is Outcome.DUPLICATE
+    assert run.result.svix_message_id == "msg_0"
+
+
+@pytest.mark.parametrize("fails", [{}, {"look": [LedgerUnavailable("down")]}])
+async def test_a_look_that_finds_nothing_or_fails_is_skipped(
+    fails: dict[str, list[Exception]],
+) -> None:
+    run = await deliver(ACCEPTED, waits=True, fails=fails)
+    assert run.log == ["look", "claim", "send", "complete msg_1"]
+
+
+async def test_a_duplicate_gives_its_turn_back_unused() -> None:
+    run = await deliver(claims=[Duplicate("msg_1", payload_changed=False, attempts=1)])
+    assert run.log == ["claim"]
+    assert not run.pacer.given[0].begun
     assert run.result.outcome is Outcome.DUPLICATE
     assert run.result.severity == "INFO"
     assert run.result.svix_message_id == "msg_1"
 
 
-async def test_a_duplicate_with_another_payload_is_a_warning() -> None:
+async def test_a_duplicate_with_another_payload_has_a_remark() -> None:
     """A publisher is at fault; the event id decides all the same."""
-    run = await deliver(claimed=Duplicate("msg_1", payload_changed=True, attempts=1))
+    run = await deliver(claims=[Duplicate("msg_1", payload_changed=True, attempts=1)])
     assert (run.result.status, run.result.severity) == (200, "WARNING")
-    assert run.result.detail == "payload_changed"
+    assert run.result.remark is Remark.PAYLOAD_CHANGED
 
 
-async def test_a_live_claim_of_another_is_in_progress() -> None:
-    """409: Pub/Sub brings it back."""
-    run = await deliver(claimed=InProgress(timedelta(seconds=30), attempts=1))
-    assert run.log == ["claim evt_1"]
+async def test_a_live_claim_is_looked_at_again_until_the_event_is_delivered() -> None:
+    """A push that meets a live claim is not nacked."""
+    busy = record(State.CLAIMED)
+    run = await deliver(
+        claims=[InProgress(LEASE, 1)],
+        records=[busy, busy, busy, busy, busy, busy, record(State.DELIVERED)],
+    )
+    assert run.log == ["claim", *["look"] * 7]
+    assert run.sleeps == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    assert run.result.outcome is Outcome.DUPLICATE
+
+
+async def test_a_claim_that_is_free_by_now_is_taken() -> None:
+    run = await deliver(
+        ACCEPTED, claims=[InProgress(LEASE, 1), claim()], records=[record(State.RELEASED)]
+    )
+    assert run.log == ["claim", "look", "claim", "send", "complete msg_1"]
+    assert run.result.outcome is Outcome.DELIVERED
+
+
+async def test_a_dead_claim_is_looked_at_when_its_lease_ends() -> None:
+    """After a crash an event waits no longer than its lease."""
+    run = await deliver(ACCEPTED, claims=[InProgress(timedelta(seconds=0.1), 1), claim()])
+    assert run.sleeps == [0.1]
+    assert run.result.outcome is Outcome.DELIVERED
+
+
+async def test_a_claim_that_outlives_the_budget_is_in_progress() -> None:
+    run = await deliver(
+        claims=[InProgress(LEASE, 1)], records=[record(State.CLAIMED) for _ in range(100)]
+    )
     assert run.result.outcome is Outcome.IN_PROGRESS
+    assert sum(run.sleeps) == pytest.approx(BUDGET)
 
 
 async def test_an_old_claim_asks_svix_before_it_sends() -> None:
     """Svix may have forgotten the idempotency key of the earlier try."""
-    run = await deliver(ACCEPTED, claimed=claim(timedelta(hours=11, seconds=1), 2))
-    assert run.log == ["claim evt_1", "find evt_1", "complete msg_1"]
-    assert run.result.outcome is Outcome.DELIVERED
-
-
-async def test_an_old_claim_is_sent_once_svix_has_said_that_it_has_nothing() -> None:
-    """And not before, however often asking fails."""
-    run = await deliver(BROKEN, LIMITED, NO_MESSAGE, ACCEPTED, claimed=claim(timedelta(hours=12)))
-    assert run.log[1:] == ["find evt_1"] * 3 + ["send key", "complete msg_1"]
+    run = await deliver(FOUND, claims=[claim(timedelta(hours=11, seconds=1), 2)])
+    assert run.log == ["claim", "ask", "complete msg_0 unconfirmed"]
+    assert run.result.remark is Remark.FANOUT_UNCONFIRMED
 
 
 async def test_a_younger_claim_is_resent_without_asking() -> None:
     """The idempotency key covers it."""
-    run = await deliver(ACCEPTED, claimed=claim(timedelta(hours=10, minutes=59), 2))
-    assert run.log[1:] == ["send key", "complete msg_1"]
+    run = await deliver(ACCEPTED, claims=[claim(timedelta(hours=10, minutes=59), 2)])
+    assert run.log == ["claim", "send", "complete msg_1"]
 
 
-@pytest.mark.parametrize("refusal", [LIMITED, BROKEN, SILENT, NO_APPLICATION])
-async def test_what_may_heal_is_tried_again_under_the_same_claim_and_key(refusal: Answer) -> None:
-    """Until Svix takes it."""
-    run = await deliver(refusal, refusal, ACCEPTED)
-    assert run.log == ["claim evt_1", *["send key"] * 3, "complete msg_1"]
-    assert run.pacer.reports == [refusal, refusal, ACCEPTED]
+async def test_an_old_claim_is_sent_once_svix_has_said_that_it_has_nothing() -> None:
+    """And not before, however often asking fails."""
+    run = await deliver(
+        UNASKED, ASK_LIMITED, MISSING, ACCEPTED, claims=[claim(timedelta(hours=12))]
+    )
+    calls = [entry for entry in run.log if entry in {"ask", "send"}]
+    assert calls == ["ask", "ask", "ask", "send"]
 
 
-async def test_retries_back_off_but_after_a_429_the_pacer_alone_decides() -> None:
-    """Exponential, capped."""
-    run = await deliver(LIMITED, *[BROKEN] * 8, ACCEPTED)
-    assert run.pacer.delays == [0, 0, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0]
+async def test_a_replay_asks_first_however_young_the_event() -> None:
+    run = await deliver(MISSING, ACCEPTED, ask_first=True)
+    assert [entry for entry in run.log if entry in {"ask", "send"}] == ["ask", "send"]
+    assert run.sleeps == []  # nothing has failed
+
+
+async def test_a_message_found_by_asking_is_delivered_with_a_remark() -> None:
+    """A Svix that died between storing and queueing never sends it on."""
+    run = await deliver(SILENT, CONFLICT, FOUND)
+    assert run.log[-1] == "complete msg_0 unconfirmed"
+    assert (run.result.status, run.result.severity) == (200, "WARNING")
+    assert run.result.remark is Remark.FANOUT_UNCONFIRMED
+
+
+async def test_an_acceptance_that_was_seen_is_confirmed_by_asking() -> None:
+    """The 202 said that Svix queued it; only its body was lost."""
+    run = await deliver(BROKEN_OFF, FOUND)
+    assert run.log == ["claim", "send", "release", "claim after token", "ask", "complete msg_0"]
+    assert run.result.remark is None
+
+
+async def test_an_id_that_something_unseen_has_taken_is_parked() -> None:
+    """After a second conflict, at least 5 s after the first question; never asked for ever."""
+    run = await deliver(*[CONFLICT, MISSING] * 20)
+    assert run.result.outcome is Outcome.CONFLICT
+    assert run.result.dead_letter is not None
+    assert sum(run.sleeps) >= 5
+    assert run.log.count("ask") == 6  # 0.2 + 0.4 + 0.8 + 1.6 + 3.2 s apart
+
+
+async def test_back_off_doubles_to_20_seconds_and_a_429_leaves_it_to_the_pacer() -> None:
+    run = await deliver(LIMITED, *[BROKEN] * 9, ACCEPTED)
+    assert run.sleeps == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 20.0, 20.0]
 
 
 @pytest.mark.parametrize(
-    ("answer", "outcome"),
+    ("answer", "outcome", "detail"),
     [
-        (LIMITED, Outcome.RATE_LIMITED),
-        (BROKEN, Outcome.UNAVAILABLE),
-        (SILENT, Outcome.UNAVAILABLE),
-        (CONFLICT, Outcome.UNAVAILABLE),
-        (NO_APPLICATION, Outcome.UNAVAILABLE),
+        (LIMITED, Outcome.RATE_LIMITED, "Svix: 429"),
+        (BROKEN, Outcome.UNAVAILABLE, "Svix: 500"),
+        (SILENT, Outcome.UNAVAILABLE, "Svix: no answer in 10 s"),
+        (CONFLICT, Outcome.UNAVAILABLE, "Svix: 409 conflict"),
+        (NO_APPLICATION, Outcome.UNAVAILABLE, "Svix: 404 not_found"),
+        (UNAUTHORISED, Outcome.MISCONFIGURED, "Svix: 401 authentication_failed"),
     ],
 )
-async def test_when_no_turn_is_left_the_claim_is_released_and_the_last_answer_told(
-    answer: Answer, outcome: Outcome
+async def test_when_no_turn_is_left_the_last_failure_is_named(
+    answer: Answer, outcome: Outcome, detail: str
 ) -> None:
-    """Pub/Sub brings the event back."""
     run = await deliver(answer, turns=1)
-    assert run.log == ["claim evt_1", "send key", "release"]
-    assert run.result.outcome is outcome
-    assert run.result.svix_status == answer.status
-    assert run.result.retry_after == 12.0
+    assert run.log == ["claim", "send", "release", "wait for a nack"]
+    assert (run.result.outcome, run.result.detail) == (outcome, detail)
+    assert (run.result.svix_status, run.result.retry_after) == (answer.status, 12.0)
     assert run.result.dead_letter is None
 
 
-async def test_an_unanswered_question_is_never_an_unknown_application() -> None:
-    """A 404 to `message.get` says nothing about the application."""
-    old = claim(timedelta(hours=12))
-    run = await deliver(NO_MESSAGE, claimed=old, turns=1, create_applications=False)
-    assert run.result.outcome is Outcome.UNAVAILABLE
+@pytest.mark.parametrize("outcome", [Outcome.RATE_LIMITED, Outcome.UNAVAILABLE])
+async def test_without_any_turn_the_pacer_says_why(outcome: Outcome) -> None:
+    run = await deliver(turns=0, without=outcome)
+    assert run.log == ["wait for a nack"]
+    assert (run.result.outcome, run.result.detail) == (outcome, "no turn in time")
 
 
-async def test_a_conflict_that_svix_can_show_is_delivered() -> None:
-    """The event is there, from an earlier try."""
-    run = await deliver(CONFLICT, Answer(Verdict.ACCEPTED, 200, message_id="msg_0"))
-    assert run.log == ["claim evt_1", "send key", "find evt_1", "complete msg_0"]
-    assert (run.result.outcome, run.result.severity) == (Outcome.DELIVERED, "INFO")
+async def test_what_was_posted_by_hand_is_answered_at_once() -> None:
+    """Its answer is no nack, so it waits for none."""
+    assert (await deliver(turns=0, pushed=False)).log == []
 
 
-async def test_a_conflict_that_svix_cannot_show_is_sent_again() -> None:
-    """Two first events raced to create one application."""
-    run = await deliver(CONFLICT, NO_MESSAGE, ACCEPTED)
-    assert run.log == ["claim evt_1", "send key", "find evt_1", "send key", "complete msg_1"]
-    assert run.pacer.delays == [0, 0, 0.2]
+async def test_a_turn_that_a_pause_has_overtaken_is_not_used() -> None:
+    """The claim is released, and the request goes back to its place."""
+    run = await deliver(ACCEPTED, superseded=[True, False])
+    assert run.log == ["claim", "release", "claim after token", "send", "complete msg_1"]
+    assert [turn.begun for turn in run.pacer.given] == [False, True]
 
 
-async def test_a_message_found_after_our_own_server_error_needs_a_look() -> None:
-    """An open-source Svix can store a message without queueing it."""
-    run = await deliver(BROKEN, CONFLICT, ACCEPTED)
+async def test_a_ledger_that_does_not_answer_spends_the_turn_and_keeps_the_place() -> None:
+    down = LedgerUnavailable("down")
+    run = await deliver(ACCEPTED, claims=[down, down, claim()])
+    assert run.log == ["claim", "claim", "claim", "send", "complete msg_1"]
+    assert [turn.spent for turn in run.pacer.given] == [True, True, False]
     assert run.result.outcome is Outcome.DELIVERED
-    assert (run.result.detail, run.result.severity) == ("fanout_unconfirmed", "WARNING")
 
 
-@pytest.mark.parametrize("pushed", [True, False])
-async def test_our_own_fault_is_never_the_events(pushed: bool) -> None:  # noqa: FBT001 - a case
-    """It is released and waits in Pub/Sub; somebody is called."""
-    run = await deliver(UNAUTHORISED, pushed=pushed)
-    assert run.log == ["claim evt_1", "send key", "release"]
+async def test_a_ledger_that_stays_down_is_answered_when_no_turn_is_left() -> None:
+    run = await deliver(claims=[LedgerUnavailable("down")], turns=3)
+    assert run.result.outcome is Outcome.LEDGER_UNAVAILABLE
+    assert (run.result.status, run.result.severity) == (500, "ERROR")
+
+
+@pytest.mark.parametrize(("pushed", "claims"), [(True, 3), (False, 1)])
+async def test_refused_credentials_are_misconfigured(
+    pushed: bool,  # noqa: FBT001 - a case
+    claims: int,
+) -> None:
+    """Whoever posted by hand is told at once."""
+    run = await deliver(claims=[LedgerMisconfigured("who are you?")], turns=3, pushed=pushed)
+    assert run.log.count("claim") == claims
+    assert (run.result.status, run.result.severity) == (500, "CRITICAL")
+
+
+async def test_our_own_fault_by_hand_is_answered_at_once() -> None:
+    run = await deliver(UNAUTHORISED, pushed=False)
+    assert run.log == ["claim", "send", "release"]
     assert (run.result.status, run.result.severity) == (500, "CRITICAL")
 
 
 async def test_a_rejected_push_is_released_parked_and_acknowledged() -> None:
     """It would only ever come back to be rejected again."""
     run = await deliver(REJECTED)
-    assert run.log == ["claim evt_1", "send key", "release", "park rejected"]
+    assert run.log == ["claim", "send", "release", "park rejected"]
     assert run.result.status == 200
     (letter,) = run.ledger.letters
     assert run.result.dead_letter == letter.id
@@ -291,76 +557,143 @@ async def test_a_rejected_push_is_released_parked_and_acknowledged() -> None:
     assert letter.detail == "Svix: 422 body.payload"
 
 
-async def test_a_rejected_event_posted_by_hand_is_told_and_not_parked() -> None:
+async def test_a_rejected_event_posted_by_hand_is_answered_and_not_parked() -> None:
     """Whoever posted it is there to read it."""
     run = await deliver(REJECTED, pushed=False)
-    assert run.log == ["claim evt_1", "send key", "release"]
+    assert run.log == ["claim", "send", "release"]
     assert (run.result.status, run.result.dead_letter) == (422, None)
 
 
-async def test_what_cannot_be_parked_is_not_acknowledged() -> None:
-    """Nothing is lost: Pub/Sub keeps it."""
-    run = await deliver(REJECTED, fails={"park": LedgerUnavailable("down")})
-    assert run.result.status == 500
+async def test_parking_is_tried_until_the_budget_is_over() -> None:
+    """Then the push is nacked: Pub/Sub keeps it."""
+    run = await deliver(REJECTED, fails={"park": [LedgerUnavailable("down")]})
+    assert (run.result.outcome, run.result.status) == (Outcome.LEDGER_UNAVAILABLE, 500)
+    assert sum(run.sleeps) == pytest.approx(BUDGET)
     assert "could not be parked" in (run.result.detail or "")
 
 
-async def test_an_unknown_application_is_parked_where_none_are_created() -> None:
-    """It waits for someone to create it."""
-    run = await deliver(NO_APPLICATION, create_applications=False)
-    assert run.ledger.letters[0].detail == "unknown_application"
-    assert run.result.outcome is Outcome.REJECTED
+async def test_settling_is_tried_again_and_nothing_is_sent_twice() -> None:
+    down = LedgerUnavailable("down")
+    run = await deliver(ACCEPTED, fails={"complete": [down, down, ClaimLost("gone")]},
+                        records=[record(State.DELIVERED)])  # fmt: skip
+    assert run.log == ["claim", "send", *["complete msg_1"] * 3, "look"]
+    assert run.result.outcome is Outcome.DUPLICATE
 
 
-async def test_a_ledger_that_cannot_claim_stops_the_delivery() -> None:
-    """Nothing is sent that could not be recorded."""
-    run = await deliver(fails={"claim": LedgerUnavailable("down")})
-    assert run.log == ["claim evt_1"]
-    assert (run.result.status, run.result.severity) == (500, "ERROR")
-
-
-async def test_what_is_sent_but_not_recorded_is_not_acknowledged() -> None:
+async def test_what_is_sent_but_never_recorded_is_not_acknowledged() -> None:
     """The redelivery settles it; the log has Svix's id."""
-    run = await deliver(ACCEPTED, fails={"complete": LedgerUnavailable("down")})
-    assert run.log == ["claim evt_1", "send key", "complete msg_1"]
-    assert (run.result.outcome, run.result.severity) == (Outcome.UNAVAILABLE, "ERROR")
+    run = await deliver(ACCEPTED, fails={"complete": [LedgerUnavailable("down")]})
+    assert run.log.count("send") == 1
+    assert (run.result.outcome, run.result.severity) == (Outcome.LEDGER_UNAVAILABLE, "ERROR")
     assert run.result.svix_message_id == "msg_1"
 
 
 async def test_a_claim_that_passed_on_is_its_successors_to_settle() -> None:
-    """Fencing: we neither complete nor acknowledge."""
-    run = await deliver(ACCEPTED, fails={"complete": ClaimLost()})
-    assert run.result.outcome is Outcome.IN_PROGRESS
+    """Fencing: we neither complete nor acknowledge before the successor has."""
+    run = await deliver(
+        ACCEPTED,
+        fails={"complete": [ClaimLost("gone")]},
+        records=[record(State.CLAIMED), record(State.DELIVERED)],
+    )
+    assert run.log == ["claim", "send", "complete msg_1", "look", "look"]
+    assert run.result.outcome is Outcome.DUPLICATE
 
 
-@pytest.mark.parametrize("failure", [ClaimLost(), LedgerUnavailable("down")])
-async def test_a_release_that_fails_changes_no_answer(failure: Exception) -> None:
-    """The lease frees the claim."""
-    run = await deliver(UNAUTHORISED, fails={"release": failure})
-    assert run.result.outcome is Outcome.MISCONFIGURED
+async def test_a_release_of_a_claim_that_passed_on_looks_again() -> None:
+    run = await deliver(
+        BROKEN, fails={"release": [ClaimLost("gone")]}, records=[record(State.DELIVERED)]
+    )
+    assert run.log == ["claim", "send", "release", "look"]
+    assert run.result.outcome is Outcome.DUPLICATE
 
 
-async def test_a_cancelled_delivery_reports_its_turn_and_releases_its_claim() -> None:
-    """At the end of a shutdown, the redelivery need not wait for the lease."""
+async def test_a_release_that_was_lost_is_no_obstacle() -> None:
+    """The next claim names the one before, so that the ledger knows it for ours."""
+    run = await deliver(BROKEN, ACCEPTED, fails={"release": [LedgerUnavailable("down")]})
+    assert run.log[3] == "claim after token"
+    assert run.result.outcome is Outcome.DELIVERED
+
+
+async def test_poison_ends_from_half_time_on_when_a_nack_is_free() -> None:
+    """No place is held for longer than it helps."""
+    run = await deliver(*[BROKEN] * 30, others_taken=True)
+    assert BUDGET / 2 <= sum(run.sleeps) < BUDGET / 2 + 20
+    assert run.log[-2:] == ["release", "wait for a nack"]
+    assert (run.result.outcome, run.result.detail) == (Outcome.UNAVAILABLE, "Svix: 500")
+
+
+async def test_where_nobody_is_taken_an_event_waits_to_its_last_turn() -> None:
+    """Then Svix is down, and the event is not the reason."""
+    run = await deliver(*[BROKEN] * 16, turns=16)
+    assert sum(run.sleeps) > BUDGET / 2 + 20
+
+
+async def test_a_cancelled_attempt_releases_its_claim() -> None:
+    """At the end of a shutdown the redelivery need not wait for the lease."""
     log: list[str] = []
-    ledger = Ledger(claim(), log)
-    pacer = ScriptedPacer(1, log)
-    delivery = Delivery(ledger, Sender([asyncio.CancelledError()], log), pacer, lambda: 0.0)
-    payload: dict[str, Any] = {}
-    event = Event("evt_1", "user.created", "acme", payload, "0" * 64, Source())
+    delivery = Delivery(
+        ledger=Ledger([claim()], log),
+        sender=Sender([asyncio.CancelledError()], log),
+        pacer=cast("Pacer", ScriptedPacer(1, log)),
+    )
     with pytest.raises(asyncio.CancelledError):
-        await delivery.deliver(event, DEADLINE)
-    assert log == ["claim evt_1", "send key", "release"]
-    assert pacer.reports == [SILENT]
+        await delivery.deliver(an_event(), 0.0, BUDGET)
+    assert log == ["claim", "send", "release"]
+    assert not delivery.attempting
+
+
+async def test_no_attempt_begins_once_the_process_is_about_to_end() -> None:
+    log: list[str] = []
+    delivery = Delivery(
+        ledger=Ledger([claim()], log),
+        sender=Sender([], log),
+        pacer=cast("Pacer", ScriptedPacer(1, log)),
+    )
+    delivery.closing = True
+    result = await delivery.deliver(an_event(), 0.0, BUDGET)
+    assert (result.outcome, result.detail) == (Outcome.UNAVAILABLE, "shutting down")
+    assert "claim" not in log
+
+
+async def test_within_a_process_an_event_is_worked_on_by_one_request_at_a_time() -> None:
+    """Of a hundred pushes of one event, one is delivered and ninety-nine are duplicates."""
+    log: list[str] = []
+    ledger = Ledger([claim()], log, records=[record(State.DELIVERED) for _ in range(99)])
+    delivery = Delivery(
+        ledger=ledger,
+        sender=Sender([ACCEPTED], log),
+        pacer=cast("Pacer", ScriptedPacer(1, log)),
+    )
+    now = delivery.waits.clock()
+    deliveries = (delivery.deliver(an_event(), now, now + BUDGET) for _ in range(100))
+    results = await asyncio.gather(*deliveries)
+    outcomes = [result.outcome for result in results]
+    assert outcomes.count(Outcome.DELIVERED) == 1
+    assert outcomes.count(Outcome.DUPLICATE) == 99
+    assert log.count("claim") == 1
+
+
+async def test_a_request_that_waited_for_another_in_vain_works_on_the_event_itself() -> None:
+    log: list[str] = []
+    ledger = Ledger([claim()], log, records=[record(State.RELEASED)])
+    delivery = Delivery(
+        ledger=ledger,
+        sender=Sender([REJECTED, ACCEPTED], log),
+        pacer=cast("Pacer", ScriptedPacer(2, log)),
+    )
+    now = delivery.waits.clock()
+    first, second = await asyncio.gather(
+        delivery.deliver(an_event(pushed=False), now, now + BUDGET),
+        delivery.deliver(an_event(pushed=False), now, now + BUDGET),
+    )
+    assert (first.outcome, second.outcome) == (Outcome.REJECTED, Outcome.DELIVERED)
 
 
 async def test_no_result_holds_any_of_the_payload() -> None:
-    """Whatever the outcome."""
     scripts: Iterable[tuple[Answer, ...]] = [
         (ACCEPTED,),
         (REJECTED,),
-        (UNAUTHORISED,),
-        (BROKEN, CONFLICT, ACCEPTED),
+        (BROKEN, CONFLICT, FOUND),
     ]
     for script in scripts:
         assert "hunter2" not in repr((await deliver(*script)).result)

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from relay.envelope import Event, Source
+from relay.envelope import Event, Names, Source
 from relay.ledger import key_of
-from relay.logs import DeliveryLog
-from relay.outcome import Outcome, Result
+from relay.logs import Log
+from relay.outcome import Outcome, Remark, Result
+from relay.pacing import Pacer
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -23,9 +24,9 @@ def written(
     headers: dict[str, str] | None = None,
 ) -> dict[str, Any] | None:
     """The line logged for an event with this result, parsed."""
-    event = Event("evt_1", "user.created", "acme", {"data": "hunter2"}, "0" * 64, Source())
-    log = DeliveryLog(level, "cloud-project")
-    log.write(result, source or Source(), event, 0.1234, headers or {})
+    names = Names("evt_1", "user.created", "acme")
+    source = source or Source(data=b"hunter2", attributes={"secret": "hunter2"})
+    Log(level, "cloud-project").write(result, source, names, 0.1234, headers or {})
     out = capsys.readouterr().out
     assert out.count("\n") <= 1
     line: dict[str, Any] | None = json.loads(out) if out else None
@@ -47,6 +48,9 @@ def test_a_line_carries_every_field(capsys: pytest.CaptureFixture[str]) -> None:
         svix_message_id="msg_1",
         attempts=2,
         waited=1.5,
+        remark=Remark.FANOUT_UNCONFIRMED,
+        code="a_code",
+        detail="for people",
     )
     line = written(
         capsys, result, source=source, headers={"traceparent": f"00-{TRACE}-{'1' * 16}-01"}
@@ -55,10 +59,13 @@ def test_a_line_carries_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     lag_ms = line.pop("lag_ms")
     assert 30_000 <= lag_ms < 60_000
     assert line == {
-        "severity": "INFO",
+        "severity": "WARNING",
         "message": "delivered user.created evt_1",
         "outcome": "delivered",
         "status": 200,
+        "remark": "fanout_unconfirmed",
+        "code": "a_code",
+        "detail": "for people",
         "event_id": "evt_1",
         "event_type": "user.created",
         "project": "acme",
@@ -72,6 +79,7 @@ def test_a_line_carries_every_field(capsys: pytest.CaptureFixture[str]) -> None:
         "duration_ms": 123,
         "waited_ms": 1500,
         "logging.googleapis.com/trace": f"projects/cloud-project/traces/{TRACE}",
+        "logging.googleapis.com/spanId": "1" * 16,
     }
 
 
@@ -92,6 +100,51 @@ def test_a_trace_is_taken_from_either_header_if_it_is_one(
     line = written(capsys, Result(outcome=Outcome.DELIVERED), headers={header: value})
     assert line is not None
     assert ("logging.googleapis.com/trace" in line) is traced
+
+
+def test_the_publishers_trace_comes_before_the_requests(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One trace from the publisher to the customer."""
+    source = Source(traceparent=f"00-{'a' * 32}-{'b' * 16}-01")
+    headers = {"traceparent": f"00-{TRACE}-{'1' * 16}-01"}
+    line = written(capsys, Result(outcome=Outcome.DELIVERED), source=source, headers=headers)
+    assert line is not None
+    assert line["logging.googleapis.com/trace"].endswith("a" * 32)
+    assert line["logging.googleapis.com/spanId"] == "b" * 16
+
+
+def test_the_names_that_could_be_read_are_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    """A malformed event is found by its id; without a project it has no idempotency key."""
+    result = Result(outcome=Outcome.MALFORMED)
+    Log("INFO", None).write(result, Source(), Names("evt_1", None, None), 0.1, {})
+    line = json.loads(capsys.readouterr().out)
+    assert line["message"] == "malformed evt_1"
+    assert line["event_id"] == "evt_1"
+    assert "idempotency_key" not in line
+
+
+@pytest.mark.parametrize(("level", "lines"), [("DEBUG", 2), ("INFO", 0)])
+def test_steps_and_the_pacers_state_are_logged_at_debug(
+    capsys: pytest.CaptureFixture[str], level: str, lines: int
+) -> None:
+    event = Event(
+        id="evt_1",
+        type="user.created",
+        project="acme",
+        text=b"hunter2",
+        tags=("hunter2",),
+        payload_sha256="0" * 64,
+        source=Source(),
+    )
+    log = Log(level, None)
+    log.step("claimed", event)
+    log.pacer(Pacer().state())
+    out = capsys.readouterr().out
+    assert "hunter2" not in out
+    written = [json.loads(line) for line in out.splitlines()]
+    assert len(written) == lines
+    assert {line["message"] for line in written} == ({"step", "pacer"} if lines else set())
 
 
 def test_lines_below_the_level_are_not_written(capsys: pytest.CaptureFixture[str]) -> None:

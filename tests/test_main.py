@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gzip
 import json
 import os
 import signal
@@ -21,7 +20,6 @@ import pytest
 from tests.function import JSON, ROOT, Function, Svix, event, function, simulator, wrapped
 
 ALL_WAITING = 300
-NEARLY_ALL = 280  # the first few were sent before the limit was met
 MIB = 1024 * 1024
 
 
@@ -29,6 +27,7 @@ MIB = 1024 * 1024
 def svix() -> Iterator[Svix]:
     """One simulator; each test forgets what the one before it left."""
     with simulator() as started:
+        started.control.conduct(kind="open_source")  # which shows the text as it came
         yield started
 
 
@@ -36,7 +35,7 @@ def svix() -> Iterator[Svix]:
 def relay(svix: Svix, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Function]:
     """One function on a ledger file; tests keep apart by their events' ids."""
     ledger = tmp_path_factory.mktemp("ledger") / "ledger.db"
-    with function(svix.url, LEDGER=f"sqlite:{ledger}", REQUEST_BUDGET_SECONDS="25") as started:
+    with function(svix.url, LEDGER=f"sqlite:{ledger}", REQUEST_BUDGET_SECONDS="30") as started:
         yield started
 
 
@@ -58,9 +57,9 @@ async def client(relay: Function) -> AsyncIterator[httpx.AsyncClient]:
 async def post(client: httpx.AsyncClient, body: Any, **headers: str) -> tuple[int, dict[str, Any]]:
     """Post one body; the status and the answer."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    answer = await client.post("/notifications", content=content, headers={**JSON, **headers})
-    told: dict[str, Any] = answer.json()
-    return answer.status_code, told
+    response = await client.post("/notifications", content=content, headers={**JSON, **headers})
+    answer: dict[str, Any] = response.json()
+    return response.status_code, answer
 
 
 def claims(ledger: Path, state: str) -> int:
@@ -79,31 +78,40 @@ def held(svix: Svix, event_id: str) -> list[dict[str, Any]]:
     return [m for m in svix.control.messages() if m["event_id"] == event_id]
 
 
+def refusals(svix: Svix) -> int:
+    """How many calls Svix has refused."""
+    return sum(call["status"] == 429 for call in svix.control.calls())
+
+
+async def svix_refuses(svix: Svix, already: int) -> None:
+    """Wait until it has refused three more: the relay's gate is closed then."""
+    async with asyncio.timeout(30):
+        while refusals(svix) < already + 3:  # noqa: ASYNC110 - another process has no event
+            await asyncio.sleep(0.05)
+
+
 async def test_an_event_is_delivered_once_and_then_a_duplicate(
     client: httpx.AsyncClient, svix: Svix
 ) -> None:
     """200 both times, one message, and both answers name it."""
-    status, told = await post(client, event("evt_twice"))
-    again, told_again = await post(client, event("evt_twice"))
-    assert (status, told["outcome"]) == (200, "delivered")
-    assert (again, told_again["outcome"]) == (200, "duplicate")
+    status, answer = await post(client, event("evt_twice"))
+    again, repeated = await post(client, event("evt_twice"))
+    assert (status, answer["outcome"]) == (200, "delivered")
+    assert (again, repeated["outcome"]) == (200, "duplicate")
     [message] = held(svix, "evt_twice")
-    assert told["svix_message_id"] == told_again["svix_message_id"] == message["id"]
+    assert answer["svix_message_id"] == repeated["svix_message_id"] == message["id"]
 
 
-async def test_the_payload_arrives_value_for_value(client: httpx.AsyncClient, svix: Svix) -> None:
-    """What Svix holds equals what was sent: unknown fields, unicode, big integers, key order."""
-    sent = event(
-        "evt_equal",
-        time="2026-11-24T09:15:01.000Z",
-        unheard_of={"deep": [[{"er": None}], True, -0.0, 1e-7, 0.1]},
-        unicode='Zoë 東京 🎉 \u0000\u2028 "\\/',
-        big=12345678901234567890123456789012345678901234567890,
-        previousData={"z": 1, "a": 2},
-    )
-    assert (await post(client, sent))[0] == 200
+async def test_the_event_arrives_as_it_was_written(client: httpx.AsyncClient, svix: Svix) -> None:
+    """Byte for byte: spaces, escapes, key order, and each digit of each number."""
+    body = (
+        '{"id":"evt_equal", "type" : "user.created","project":"acme",\n'
+        '"n":[1.000000000000000000001,-0.0,1E7,1e-7,12345678901234567890123456789012345678901],'
+        '"deep":[[{"er":null}],true],"text":"Zo\\u00eb 東京 🎉 \\/","z":1,"a":2}'
+    ).encode()
+    assert (await post(client, body))[0] == 200
     [message] = held(svix, "evt_equal")
-    assert json.dumps(message["payload"]) == json.dumps(sent)
+    assert message["text"].encode() == body
 
 
 async def test_all_three_bodies_are_one_event(client: httpx.AsyncClient, svix: Svix) -> None:
@@ -115,64 +123,37 @@ async def test_all_three_bodies_are_one_event(client: httpx.AsyncClient, svix: S
         await post(client, body, **headers),
         await post(client, body),
     ]
-    outcomes = [(status, told["outcome"]) for status, told in answers]
+    outcomes = [(status, answer["outcome"]) for status, answer in answers]
     assert outcomes == [(200, "delivered"), (200, "duplicate"), (200, "duplicate")]
     assert len(held(svix, "evt_bodies")) == 1
 
 
-async def test_of_a_hundred_posts_at_once_one_delivers(
+async def test_of_a_hundred_posts_at_once_one_delivers_and_no_other_is_refused(
     client: httpx.AsyncClient, svix: Svix
 ) -> None:
-    """One message; the others are duplicates or told that it is in progress."""
+    """One message, ninety-nine duplicates, no 409."""
     svix.control.conduct(latency=0.2)
     posts = (post(client, event("evt_hundred")) for _ in range(100))
-    outcomes = Counter(told["outcome"] for _, told in await asyncio.gather(*posts))
-    assert outcomes["delivered"] == 1
-    assert outcomes["duplicate"] + outcomes["in_progress"] == 99
-    assert outcomes["in_progress"] > 0
+    outcomes = Counter(answer["outcome"] for _, answer in await asyncio.gather(*posts))
+    assert outcomes == {"delivered": 1, "duplicate": 99}
     assert len(held(svix, "evt_hundred")) == 1
 
 
-async def test_a_claim_that_is_held_answers_409(client: httpx.AsyncClient, svix: Svix) -> None:
-    """While Svix hangs the second delivery is told that the first is at it."""
-    svix.control.inject("hang")
-    posts = [asyncio.create_task(post(client, event("evt_held"))) for _ in range(2)]
-    answered, holding = await asyncio.wait(posts, return_when=asyncio.FIRST_COMPLETED)
-    [(status, told)] = [task.result() for task in answered]
-    assert (status, told["outcome"]) == (409, "in_progress")
-    svix.control.clear_faults()
-    [(status, told)] = await asyncio.gather(*holding)
-    assert (status, told["outcome"]) == (200, "delivered")
-
-
-@pytest.mark.parametrize(
-    ("fault", "by_hand", "pushed", "outcome"),
-    [
-        ({"status": 401, "body": "json"}, 500, 500, "misconfigured"),
-        ({"status": 302, "headers": {"Location": "/elsewhere"}}, 500, 500, "misconfigured"),
-        ({"status": 413}, 422, 200, "rejected"),
-        ({"status": 400, "body": "json"}, 422, 200, "rejected"),
-        ({"status": 429, "headers": {"Retry-After": "3600"}}, 429, 429, "rate_limited"),
-    ],
-)
-async def test_what_svix_refuses_is_answered_as_the_table_says(
-    tmp_path: Path, svix: Svix, *, fault: dict[str, Any], by_hand: int, pushed: int, outcome: str
-) -> None:
-    """The status by hand and pushed; only what can never succeed is parked; then it is not sent."""
-    with function(
-        svix.url, LEDGER=f"sqlite:{tmp_path}/ledger.db", REQUEST_BUDGET_SECONDS="25"
-    ) as relay:
+async def test_a_duplicate_never_waits(svix: Svix, tmp_path: Path) -> None:
+    """Also while Svix refuses everything."""
+    with function(svix.url, LEDGER=f"sqlite:{tmp_path}/ledger.db") as relay:
         async with httpx.AsyncClient(base_url=relay.url, timeout=60) as client:
-            svix.control.inject("status", **fault)
-            name = f"evt_refused_{fault['status']}"
-            body = json.dumps(event(name)).encode()
-            status, told = await post(client, body)
-            assert (status, told["outcome"]) == (by_hand, outcome)
-            assert "dead_letter" not in told
-            status, told = await post(client, wrapped(body, "1"))
-            assert (status, told["outcome"]) == (pushed, outcome)
-            assert ("dead_letter" in told) == (outcome == "rejected")
-    assert held(svix, name) == []
+            await post(client, event("evt_known"))
+            already = refusals(svix)
+            svix.control.inject("status", status=429, headers={"Retry-After": "3600"})
+            posts = (post(client, event(f"evt_new_{number}")) for number in range(5))
+            waiting = [asyncio.create_task(one) for one in posts]
+            await svix_refuses(svix, already)
+            status, answer = await post(client, event("evt_known"))
+            assert (status, answer["outcome"]) == (200, "duplicate")
+            assert not any(task.done() for task in waiting)
+            for task in waiting:
+                task.cancel()
 
 
 async def test_two_first_events_that_race_for_one_application_are_both_delivered(
@@ -183,7 +164,7 @@ async def test_two_first_events_that_race_for_one_application_are_both_delivered
     names = ["evt_race_1", "evt_race_2"]
     posts = [post(client, event(name, project="newcomer")) for name in names]
     answers = await asyncio.gather(*posts)
-    assert [(status, told["outcome"]) for status, told in answers] == [(200, "delivered")] * 2
+    assert [(status, answer["outcome"]) for status, answer in answers] == [(200, "delivered")] * 2
     assert [len(held(svix, name)) for name in names] == [1, 1]
 
 
@@ -192,74 +173,22 @@ async def test_a_lost_answer_is_made_good_within_the_request(
 ) -> None:
     """Svix has it, the connection broke: the resend is absorbed by the idempotency key."""
     svix.control.inject("lose_answer", times=1)
-    status, told = await post(client, event("evt_lost_answer"))
-    assert (status, told["outcome"]) == (200, "delivered")
+    status, answer = await post(client, event("evt_lost_answer"))
+    assert (status, answer["outcome"]) == (200, "delivered")
     [message] = held(svix, "evt_lost_answer")
-    assert told["svix_message_id"] == message["id"]
+    assert answer["svix_message_id"] == message["id"]
 
 
-async def test_unusable_answers_are_unavailable_and_the_redelivery_delivers(
-    tmp_path: Path, svix: Svix
-) -> None:
-    """500 within the budget, the claim released: the next delivery sends at once."""
-    with function(
-        svix.url, LEDGER=f"sqlite:{tmp_path}/ledger.db", REQUEST_BUDGET_SECONDS="25"
-    ) as relay:
-        async with httpx.AsyncClient(base_url=relay.url, timeout=60) as client:
-            svix.control.inject("status", status=503, body="html")
-            status, told = await post(client, event("evt_down"))
-            assert (status, told["outcome"]) == (500, "unavailable")
-            svix.control.clear_faults()
-            async with asyncio.timeout(30):
-                while (await post(client, event("evt_down")))[0] != 200:
-                    pass  # refused at once while paused, so this is a second or so
-    assert len(held(svix, "evt_down")) == 1
-
-
-async def test_a_ledger_that_fails_answers_500_and_sends_nothing(
+async def test_a_ledger_that_is_no_ledger_answers_500_and_sends_nothing(
     tmp_path: Path, svix: Svix
 ) -> None:
     """Without a claim nothing goes to Svix, and nothing is acknowledged."""
     (tmp_path / "ledger.db").write_bytes(b"no database at all, " * 100)
     with function(svix.url, LEDGER=f"sqlite:{tmp_path}/ledger.db") as relay:
         async with httpx.AsyncClient(base_url=relay.url, timeout=60) as client:
-            status, told = await post(client, event("evt_no_ledger"))
-            assert (status, told["outcome"]) == (500, "unavailable")
-            status, told = await post(client, wrapped(b"no event", "1"))
-            assert (status, told["outcome"]) == (500, "malformed")
+            status, answer = await post(client, event("evt_no_ledger"))
+            assert (status, answer["outcome"]) == (500, "misconfigured")
     assert held(svix, "evt_no_ledger") == []
-
-
-@pytest.mark.parametrize(
-    ("body", "headers", "status"),
-    [
-        (b"", {}, 400),
-        (b"{", {}, 400),
-        (b"[1]", {}, 400),
-        (b'{"id": "evt_1"}', {}, 400),
-        (b'{"id": NaN}', {}, 400),
-        (b'{"n": 1E400}', {}, 400),
-        (b"[" * 100_000, {}, 400),
-        (b'{"n": ' + b"9" * 5000 + b"}", {}, 400),
-        (json.dumps(event("evt_s", data="\ud800")).encode(), {}, 400),
-        (json.dumps(event("evt_p", project="../..")).encode(), {}, 400),
-        (json.dumps(event("evt_p", project="a/b?x=1")).encode(), {}, 400),
-        (json.dumps(event("msg_1")).encode(), {}, 400),
-        (json.dumps(event("evt_t")).encode(), {"content-type": "text/plain"}, 415),
-        (gzip.compress(json.dumps(event("evt_z")).encode()), {"content-encoding": "gzip"}, 415),
-        (b'"' + b"x" * 3 * MIB + b'"', {}, 413),
-    ],
-)
-async def test_what_is_no_event_is_malformed(
-    client: httpx.AsyncClient, body: bytes, headers: dict[str, str], status: int
-) -> None:
-    """The status by hand; pushed, whatever is small enough to be read is parked and acked."""
-    got, told = await post(client, body, **headers)
-    assert (got, told["outcome"]) == (status, "malformed")
-    if body and status == 400:
-        got, told = await post(client, wrapped(body, "7"))
-        assert (got, told["outcome"]) == (200, "malformed")
-        assert told["dead_letter"]
 
 
 @pytest.mark.parametrize(
@@ -302,9 +231,9 @@ def test_the_readmes_loop_ends_well_twice(relay: Function, svix: Svix) -> None:
     for _ in range(2):
         subprocess.run(["/bin/sh", "-c", loop], cwd=ROOT, check=True, capture_output=True)  # noqa: S603 - our own words
     for path in (ROOT / "local" / "events").glob("*.json"):
-        sent = json.loads(path.read_bytes())
-        [message] = held(svix, sent["id"])
-        assert message["payload"] == sent
+        body = path.read_bytes().replace(b"\n", b"")  # as `curl --data` does
+        [message] = held(svix, json.loads(body)["id"])
+        assert message["text"].encode() == body
 
 
 def test_a_wrong_configuration_ends_the_start_with_one_message(tmp_path: Path) -> None:
@@ -337,10 +266,27 @@ def test_a_wrong_configuration_ends_the_start_with_one_message(tmp_path: Path) -
     assert "Traceback" not in said
 
 
-async def test_sigterm_frees_all_who_wait(tmp_path: Path, svix: Svix) -> None:
-    """Hundreds wait for a turn: all are answered 500, their claims released, the process ends."""
-    file = tmp_path / "ledger.db"
-    svix.control.conduct(rate=0.001, burst=1)
+async def test_a_process_that_was_frozen_for_long_answers_the_push_that_wakes_it(
+    svix: Svix, tmp_path: Path
+) -> None:
+    """Cloud Run gives an idle instance no processor; the server must not take that for a hang."""
+    environment = {"LEDGER": f"sqlite:{tmp_path}/ledger.db", "CLOUD_RUN_TIMEOUT_SECONDS": "1"}
+    with function(svix.url, **environment) as relay:
+        limits = httpx.Limits(max_keepalive_connections=0)  # idle ones are closed when it wakes
+        async with httpx.AsyncClient(base_url=relay.url, timeout=60, limits=limits) as client:
+            assert (await post(client, event("evt_before")))[0] == 200
+            relay.server.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(4)  # the thing itself: to be frozen for longer than the time-out
+            waking = asyncio.create_task(post(client, event("evt_wakes")))
+            relay.server.send_signal(signal.SIGCONT)
+            status, answer = await waking
+    assert (status, answer["outcome"]) == (200, "delivered")
+
+
+async def test_sigterm_answers_all_who_wait(tmp_path: Path, svix: Svix) -> None:
+    """Hundreds wait for a turn: all are answered 500, no claim is left, the process ends."""
+    file, already = tmp_path / "ledger.db", refusals(svix)
+    svix.control.inject("status", status=429, headers={"Retry-After": "3600"})
     names = [f"evt_term_{number}" for number in range(ALL_WAITING)]
     limits = httpx.Limits(max_connections=None)
     async with contextlib.AsyncExitStack() as stack:
@@ -348,9 +294,7 @@ async def test_sigterm_frees_all_who_wait(tmp_path: Path, svix: Svix) -> None:
         client = httpx.AsyncClient(base_url=relay.url, timeout=60, limits=limits)
         await stack.enter_async_context(client)
         posts = [asyncio.create_task(post(client, event(name))) for name in names]
-        async with asyncio.timeout(30):
-            while await asyncio.to_thread(claims, file, "claimed") < NEARLY_ALL:  # noqa: ASYNC110 - a file has no event
-                await asyncio.sleep(0.05)
+        await svix_refuses(svix, already)
         relay.server.process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(10):  # Cloud Run kills after it
             answers = await asyncio.gather(*posts, return_exceptions=True)
@@ -358,6 +302,5 @@ async def test_sigterm_frees_all_who_wait(tmp_path: Path, svix: Svix) -> None:
     outcomes = Counter(
         answer[1]["outcome"] if isinstance(answer, tuple) else repr(answer) for answer in answers
     )
-    assert outcomes["unavailable"] >= NEARLY_ALL, outcomes
-    assert claims(file, "released") >= NEARLY_ALL
+    assert outcomes == {"unavailable": ALL_WAITING}
     assert claims(file, "claimed") == 0

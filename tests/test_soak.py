@@ -6,7 +6,10 @@ import pytest
 
 from bench import soak
 
-pytestmark = pytest.mark.skipif(os.environ.get("SOAK") != "1", reason="long: SOAK=1 runs it")
+pytestmark = [
+    pytest.mark.skipif(os.environ.get("SOAK") != "1", reason="long: `make soak` runs it"),
+    pytest.mark.time_limit(7_200),
+]
 
 
 async def test_the_last_events_cost_what_the_first_did(

@@ -11,16 +11,14 @@ empties the file, so that the worker started next lives. Leases last `LEASE_SECO
 
 import os
 import signal
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from relay import worker
-from relay.config import Settings
 from relay.delivery import Delivery
 from relay.envelope import Event
-from relay.ledger import Claim, Duplicate, InProgress, Ledger
+from relay.ledger import Claim, Duplicate, InProgress
 from relay.outcome import Answer, Result
 from relay.sender import SvixSender
 
@@ -59,25 +57,24 @@ class DyingLedger:
     """May die when the claim is won."""
 
     def __init__(self, ledger: Any) -> None:
-        ledger._lease = LEASE
         self._ledger = ledger
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ledger, name)
 
-    async def claim(self, event: Event) -> Claim | Duplicate | InProgress:
-        claim: Claim | Duplicate | InProgress = await self._ledger.claim(event)
+    async def claim(self, event: Event, **more: Any) -> Claim | Duplicate | InProgress:
+        claim: Claim | Duplicate | InProgress = await self._ledger.claim(event, **more)
         if isinstance(claim, Claim):
             die_at("after_claim")
         return claim
 
 
-def dying(opener: Callable[[Settings], Callable[[], Ledger]]) -> Any:
-    """A `ledger_opener` whose ledgers may die."""
-    return lambda settings: lambda: DyingLedger(opener(settings)())
+def dying(opener: Any) -> Any:
+    """A `ledger_opener` whose ledgers may die, and lease for less long."""
+    return lambda settings, **more: lambda: DyingLedger(opener(settings, **more)(lease=LEASE))
 
 
-_parts: Any = service
+_parts: Any = worker
 _parts.SvixSender = DyingSender
 _parts.Delivery = DyingDelivery
 _parts.ledger_opener = dying(worker.ledger_opener)

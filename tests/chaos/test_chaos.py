@@ -1,7 +1,8 @@
 """Real processes, killed: every event is in Svix once all the same, and no claim stays behind.
 
 The Pub/Sub emulator pushes to the function while its worker is killed at random, Firestore is
-paused (SIGSTOP) and gone, and Svix fails, hangs and loses answers. SOAK=1 does it at full length.
+paused (SIGSTOP) and gone, and Svix fails, hangs and loses answers. SOAK=1 does it at full length
+and with the leases of production; else it is a fifth, with short ones, which run out more often.
 """
 
 import asyncio
@@ -11,26 +12,27 @@ import os
 import random
 import signal
 import time
-import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
 
-from local import emulators
 from local.processes import Server
 from tests.chaos.proxy import Proxy, proxying
-from tests.function import Function, Svix, event, function, simulator
+from tests.function import ROOT, Function, Svix, event, function, simulator
 
 SEED = 20261124
 SOAK = os.environ.get("SOAK") == "1"
-EVENTS, KILLS = (1_000, 50) if SOAK else (200, 10)
+FULL = 1_000  # events
+EVENTS, KILLS = (FULL, 50) if SOAK else (200, 10)
 POISON = EVENTS // 50
-PATIENCE = 600 if SOAK else 150  # seconds after the last fault: a lease is 55 s, and retries come
+LEASE = 6.0  # seconds, where leases are short
+PATIENCE = 600 if SOAK else 100  # seconds after the last fault: leases run out, and retries come
 
 # All that leave it open whether Svix has the message. A 202 means that it has, whatever its body.
 SVIX_FAULTS: list[dict[str, Any]] = [
@@ -127,22 +129,35 @@ async def documents(address: str, project: str, collection: str) -> list[dict[st
             query["pageToken"] = token
 
 
+@pytest.mark.time_limit(1_800 if SOAK else 240)
 async def test_nothing_is_lost_and_nothing_goes_twice(
-    firestore_emulator: str, pubsub_emulator: str, capsys: pytest.CaptureFixture[str]
+    own_firestore_emulator: tuple[str, Server],
+    pubsub_emulator: str,
+    google_project: str,
+    tmp_path: Path,
+    figures: Callable[[str], None],
 ) -> None:
     """Each event in Svix once, every record delivered, dead letters for the poison alone."""
-    project = f"chaos-{uuid.uuid4().hex[:12]}"
+    project = google_project
+    address, firestore = own_firestore_emulator
     bodies = [event(f"evt_{number}", data={"n": number}) for number in range(EVENTS)]
     poison = [{"poison": number} for number in range(POISON)]
     began = time.monotonic()
-    with emulators.firestore_emulator() as (address, firestore), simulator() as svix:
+    with simulator() as svix:
         async with proxying(address) as proxy:
             environment = {
                 "GOOGLE_CLOUD_PROJECT": project,
                 "FIRESTORE_EMULATOR_HOST": f"127.0.0.1:{proxy.port}",
-                "REQUEST_BUDGET_SECONDS": "25",
+                "REQUEST_BUDGET_SECONDS": "30",
             }
-            with function(svix.url, **environment) as relay:
+            source = ROOT / "main.py"
+            if not SOAK:
+                source = ROOT / "tests" / "chaos" / "killable.py"
+                never = tmp_path / "kill-point"  # it is killed from here instead
+                never.touch()
+                environment |= {"KILL_POINT": str(never), "LEASE_SECONDS": f"{LEASE:g}"}
+                environment["PYTHONPATH"] = str(ROOT)
+            with function(svix.url, source, **environment) as relay:
                 chaos = Chaos(svix, relay, firestore, proxy, random.Random(SEED))  # noqa: S311 - repeatable
                 topic = PubSub(f"http://{pubsub_emulator}", project)
                 await topic.create(relay.notifications)
@@ -154,13 +169,12 @@ async def test_nothing_is_lost_and_nothing_goes_twice(
                 held = svix.control.summary()
         records = await documents(address, project, "events")
         letters = await documents(address, project, "dead_letters")
-    with capsys.disabled():
-        print(  # noqa: T201 - the figures are the suite's result
-            f"\nchaos: seed {SEED}, {EVENTS} events and {POISON} poison in"
-            f" {time.monotonic() - began:.0f} s, {dict(chaos.done)}, answers {dict(outcomes)},"
-            f" {sum(int(r['attempts']['integerValue']) > 1 for r in records)} events claimed again,"
-            f" settled {settled_in:.0f} s after the last fault"
-        )
+    figures(
+        f"chaos: {EVENTS} of {FULL:,} events and {POISON} poison, seed {SEED}, in"
+        f" {time.monotonic() - began:.0f} s, {dict(chaos.done)}, answers {dict(outcomes)},"
+        f" {sum(int(r['attempts']['integerValue']) > 1 for r in records)} events claimed again,"
+        f" settled {settled_in:.0f} s after the last fault"
+    )
     assert chaos.done["workers killed"] >= KILLS
     assert held["events"] == held["messages"] == EVENTS
     assert held["doubles"] == []

@@ -1,25 +1,59 @@
 """The process dies exactly where it hurts: the redelivery heals it, and Svix has one message."""
 
 import asyncio
-import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.function import JSON, ROOT, event, function, simulator
+from tests.function import (
+    JSON,
+    ROOT,
+    Function,
+    Svix,
+    event,
+    function,
+    new_google_project,
+    simulator,
+)
 
 KILLABLE = ROOT / "tests" / "chaos" / "killable.py"
 
 
-@pytest.fixture(params=["sqlite", "firestore"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    """The settings of either ledger."""
-    if request.param == "sqlite":
-        return {"LEDGER": f"sqlite:{tmp_path}/ledger.db"}
-    address: str = request.getfixturevalue("firestore_emulator")
-    project = f"test-{uuid.uuid4().hex[:12]}"
-    return {"FIRESTORE_EMULATOR_HOST": address, "GOOGLE_CLOUD_PROJECT": project}
+@dataclass(frozen=True, slots=True)
+class Mortal:
+    """A function whose worker can be told where to die; its master starts the next."""
+
+    relay: Function
+    svix: Svix
+    kill_point: Path
+
+
+@contextmanager
+def mortal(folder: Path, **ledger: str) -> Iterator[Mortal]:
+    """Start one, with this ledger and a short lease."""
+    kill_point = folder / "kill-point"
+    kill_point.touch()
+    seam = {"KILL_POINT": str(kill_point), "LEASE_SECONDS": "1.5", "PYTHONPATH": str(ROOT)}
+    with simulator() as svix, function(svix.url, KILLABLE, **ledger, **seam) as relay:
+        yield Mortal(relay, svix, kill_point)
+
+
+@pytest.fixture(scope="module", params=["sqlite", "firestore"])
+def function_with_ledger(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mortal]:
+    """One for each ledger."""
+    folder = tmp_path_factory.mktemp("ledger")
+    ledger = {"LEDGER": f"sqlite:{folder}/ledger.db"}
+    if request.param == "firestore":
+        address: str = request.getfixturevalue("firestore_emulator")
+        ledger = {"FIRESTORE_EMULATOR_HOST": address, "GOOGLE_CLOUD_PROJECT": new_google_project()}
+    with mortal(folder, **ledger) as started:
+        yield started
 
 
 @pytest.mark.parametrize(
@@ -31,27 +65,24 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     ],
 )
 async def test_a_worker_that_dies_is_made_good(
-    tmp_path: Path, ledger: dict[str, str], point: str, at_death: int, in_the_end: str
+    function_with_ledger: Mortal, point: str, at_death: int, in_the_end: str
 ) -> None:
-    """No answer, then a redelivery once the lease is over: one message, acknowledged."""
-    kill_point = tmp_path / "kill-point"
-    kill_point.write_text(point)
-    seam = {"KILL_POINT": str(kill_point), "LEASE_SECONDS": "1.5", "PYTHONPATH": str(ROOT)}
-    with simulator() as svix, function(svix.url, KILLABLE, **ledger, **seam) as relay:
-        async with httpx.AsyncClient(timeout=60) as client, asyncio.timeout(60):
+    """No answer, and the redelivery is not refused: one message, acknowledged."""
+    relay, svix = function_with_ledger.relay, function_with_ledger.svix
+    svix.control.reset()
+    function_with_ledger.kill_point.write_text(point)
+    async with httpx.AsyncClient(timeout=60) as client, asyncio.timeout(60):
 
-            async def post() -> httpx.Response:
-                return await client.post(
-                    relay.notifications, json=event("evt_killed"), headers=JSON
-                )
+        async def post() -> httpx.Response:
+            body = event(f"evt_killed_{point}")
+            return await client.post(relay.notifications, json=body, headers=JSON)
 
-            with pytest.raises(httpx.RemoteProtocolError):
-                await post()
-            assert kill_point.read_text() == ""
-            assert svix.control.summary()["messages"] == at_death
-            while (answer := await post()).status_code == 409:
-                pass  # the lease of the dead is what is waited for
-            assert (answer.status_code, answer.json()["outcome"]) == (200, in_the_end)
-        assert svix.control.summary()["messages"] == 1
-        lines = relay.lines()
-    assert lines[-1]["attempts"] == (1 if point == "before_answer" else 2)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await post()
+        assert function_with_ledger.kill_point.read_text() == ""
+        assert svix.control.summary()["messages"] == at_death
+        answer = await post()  # meets the claim of the dead, and waits its lease out
+        assert (answer.status_code, answer.json()["outcome"]) == (200, in_the_end)
+    assert svix.control.summary()["messages"] == 1
+    attempts = relay.lines()[-1]["attempts"]
+    assert attempts == (1 if point == "before_answer" else 2)

@@ -1,8 +1,9 @@
 """Google's APIs as deploy.sh's gcloud meets them: a loopback server that keeps what it is sent.
 
 One server stands for all services: their paths do not overlap. Resources are stored as they were
-sent, with what the real ones add where gcloud reads it. `changes` are the requests that would have
-changed something; `failures` answers a request 403, by a piece of its method and path.
+sent, with what the real ones add where gcloud reads it: what Firestore builds is being built until
+`finish_building`. `changes` are the requests that would have changed something; `failures` answers
+a request 403, by a piece of its method and path.
 """
 
 import base64
@@ -14,15 +15,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.deploy.logging_query import matches
 
 NUMBER = "123456789012"
-_READING_POSTS = (":getIamPolicy", ":generateUploadUrl", ":testIamPermissions")
+_READING_POSTS = (
+    ":getIamPolicy", ":generateUploadUrl", ":testIamPermissions", "entries:list",
+    ":runAggregationQuery",
+)  # fmt: skip
 _DONE = {"name": "operations/done", "done": True}
 
 SERVICES = (
     "SERVICEUSAGE", "IAM", "SECRETMANAGER", "FIRESTORE", "CLOUDFUNCTIONS", "RUN", "LOGGING",
     "MONITORING", "CLOUDRESOURCEMANAGER", "CLOUDBUILD", "ARTIFACTREGISTRY", "PUBSUB",
+    "CLOUDSCHEDULER",
 )  # fmt: skip
 
 
@@ -51,6 +58,7 @@ class Google:
     unknown: list[Request] = field(default_factory=list)
     uploads: list[bytes] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    entries: list[dict[str, Any]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -74,7 +82,17 @@ class Google:
                 if found := re.fullmatch(pattern, f"{request.method} {request.path}"):
                     return handler(self, request, *found.groups())
             self.unknown.append(request)
-            return _error(501, "UNIMPLEMENTED", f"not known here: {request}")
+            # Not 501, which gcloud tries again for half a minute.
+            return _error(400, "INVALID_ARGUMENT", f"not known here: {request}")
+
+    def finish_building(self) -> None:
+        """What Firestore was asked for is there now."""
+        for held in self.resources.values():
+            for index in (held, *held.get("indexConfig", {}).get("indexes", ())):
+                if index.get("state") == "CREATING":
+                    index["state"] = "READY"
+            if "ttlConfig" in held:
+                held["ttlConfig"] = {"state": "ACTIVE"}
 
 
 def _error(status: int, name: str, message: str) -> tuple[int, Any]:
@@ -105,6 +123,12 @@ def _patch_subscription(google: Google, request: Request, path: str) -> tuple[in
     for name in request.body["updateMask"].split(","):
         google.resources[path][name] = changed.get(name)
     return 200, google.resources[path]
+
+
+def _listed(google: Google, request: Request, parent: str, kind: str) -> tuple[int, Any]:
+    prefix = f"{parent}/{kind}/"
+    held = [held for path, held in google.resources.items() if path.startswith(prefix)]
+    return 200, {"accounts" if kind == "serviceAccounts" else kind: held}
 
 
 def _delete(google: Google, request: Request, path: str) -> tuple[int, Any]:
@@ -150,16 +174,13 @@ def _enable_one(google: Google, request: Request, name: str) -> tuple[int, Any]:
 def _make_account(google: Google, request: Request, project: str) -> tuple[int, Any]:
     email = f"{request.body['accountId']}@{project}.iam.gserviceaccount.com"
     made = {"name": f"projects/{project}/serviceAccounts/{email}", "email": email}
-    google.resources[f"accounts/{email}"] = made
+    google.resources[made["name"]] = made
     return 200, made
 
 
-def _account(google: Google, request: Request, email: str) -> tuple[int, Any]:
-    return _get(google, request, f"accounts/{email}")
-
-
 def _delete_account(google: Google, request: Request, email: str) -> tuple[int, Any]:
-    return _delete(google, request, f"accounts/{email}")
+    project = email.split("@")[1].split(".", maxsplit=1)[0]
+    return _delete(google, request, f"projects/{project}/serviceAccounts/{email}")
 
 
 def _project(google: Google, request: Request, project: str) -> tuple[int, Any]:
@@ -174,35 +195,25 @@ def _make_secret(google: Google, request: Request, project: str) -> tuple[int, A
 
 def _add_version(google: Google, request: Request, path: str) -> tuple[int, Any]:
     versions = google.resources[path]["versions"]
-    versions.append(request.body["payload"]["data"])
-    checked = {"clientSpecifiedPayloadChecksum": True}
-    return 200, {"name": f"{path}/versions/{len(versions)}", "state": "ENABLED", **checked}
+    number = len(versions) + 1
+    version = {"name": f"{path}/versions/{number}", "state": "ENABLED"}
+    version["createTime"] = f"2026-01-01T00:00:{number:02d}Z"
+    versions.append({"data": request.body["payload"]["data"], "version": version})
+    return 200, version | {"clientSpecifiedPayloadChecksum": True}
 
 
 def _list_versions(google: Google, request: Request, path: str) -> tuple[int, Any]:
     if path not in google.resources:
         return _absent(path)
-    count = len(google.resources[path]["versions"])
-    return 200, {
-        "versions": [
-            {
-                "name": f"{path}/versions/{n}",
-                "state": "ENABLED",
-                "createTime": f"2026-01-01T00:00:{n:02d}Z",
-            }
-            for n in range(count, 0, -1)
-        ]
-    }
+    held = [each["version"] for each in google.resources[path]["versions"]]
+    return 200, {"versions": held[::-1]}
 
 
-def _access(google: Google, request: Request, path: str) -> tuple[int, Any]:
-    versions = google.resources.get(path, {}).get("versions", [])
-    if not versions:
-        return _absent(path)
-    return 200, {
-        "name": f"{path}/versions/{len(versions)}",
-        "payload": {"data": versions[-1]},
-    }
+def _access(google: Google, request: Request, path: str, number: str) -> tuple[int, Any]:
+    held = google.resources[path]["versions"][int(number) - 1]
+    if held["version"]["state"] != "ENABLED":
+        return _error(400, "FAILED_PRECONDITION", f"{number} is {held['version']['state']}")
+    return 200, {"name": held["version"]["name"], "payload": {"data": held["data"]}}
 
 
 def _make_database(google: Google, request: Request, project: str) -> tuple[int, Any]:
@@ -211,11 +222,14 @@ def _make_database(google: Google, request: Request, project: str) -> tuple[int,
     return 200, {**_DONE, "name": f"{path}/operations/done", "response": google.resources[path]}
 
 
-def _field(google: Google, request: Request, path: str) -> tuple[int, Any]:
-    default = {
-        "indexConfig": {"usesAncestorConfig": True, "indexes": [{"queryScope": "COLLECTION"}]}
-    }
-    return 200, google.resources.get(path, {**default, "name": path})
+def _fields(google: Google, request: Request, database: str) -> tuple[int, Any]:
+    kind = request.query["filter"].split(".")[0].split(":")[0]
+    held = [
+        field
+        for path, field in google.resources.items()
+        if path.startswith(f"{database}/") and "/fields/" in path and kind in field
+    ]
+    return 200, {"fields": held}
 
 
 def _set_field(google: Google, request: Request, path: str) -> tuple[int, Any]:
@@ -223,10 +237,54 @@ def _set_field(google: Google, request: Request, path: str) -> tuple[int, Any]:
     masks = request.query.get("updateMask", "").split(",")
     if any(mask.startswith("indexConfig") for mask in masks):
         held["indexConfig"] = request.body.get("indexConfig", {})
+        for index in held["indexConfig"].get("indexes", ()):
+            index["state"] = "CREATING"
     if any(mask.startswith("ttlConfig") for mask in masks):
         held["ttlConfig"] = {"state": "CREATING"}
     database = path.split("/collectionGroups", maxsplit=1)[0]
     return 200, {**_DONE, "name": f"{database}/operations/done"}
+
+
+def _make_index(google: Google, request: Request, group: str) -> tuple[int, Any]:
+    path = f"{group}/indexes/{len(google.requests)}"
+    last = {"fieldPath": "__name__", "order": "ASCENDING"}
+    fields = [*request.body["fields"], last]
+    google.resources[path] = {**request.body, "name": path, "fields": fields, "state": "CREATING"}
+    database = path.split("/collectionGroups", maxsplit=1)[0]
+    kind = "type.googleapis.com/google.firestore.admin.v1.IndexOperationMetadata"
+    metadata = {"@type": kind, "index": path, "state": "PROCESSING"}
+    return 200, {"name": f"{database}/operations/1", "metadata": metadata}
+
+
+def _indexes(google: Google, request: Request, database: str) -> tuple[int, Any]:
+    prefix = f"{database}/collectionGroups/"
+    held = [
+        index
+        for path, index in google.resources.items()
+        if path.startswith(prefix) and "/indexes/" in path
+    ]
+    return 200, {"indexes": held}
+
+
+def _count(google: Google, request: Request) -> tuple[int, Any]:
+    return 200, [{"result": {"aggregateFields": {"field_1": {"integerValue": "3"}}}}]
+
+
+def _make_job(google: Google, request: Request, parent: str) -> tuple[int, Any]:
+    path = request.body["name"]
+    google.resources[path] = {**request.body, "state": "ENABLED"}
+    return 200, google.resources[path]
+
+
+def _patch_job(google: Google, request: Request, path: str) -> tuple[int, Any]:
+    google.resources[path] |= request.body
+    return 200, google.resources[path]
+
+
+def _entries(google: Google, request: Request) -> tuple[int, Any]:
+    found = [entry for entry in google.entries if matches(request.body["filter"], entry)]
+    found.sort(key=lambda entry: str(entry["timestamp"]), reverse=True)
+    return 200, {"entries": found[: request.body["pageSize"]]}
 
 
 def _upload_url(google: Google, request: Request) -> tuple[int, Any]:
@@ -281,11 +339,6 @@ def _run_service(google: Google, request: Request, name: str) -> tuple[int, Any]
     }
 
 
-def _metric(google: Google, request: Request, path: str) -> tuple[int, Any]:
-    found = google.resources.get(path)
-    return (200, found) if found else _absent(path)
-
-
 def _make_metric(google: Google, request: Request, parent: str) -> tuple[int, Any]:
     google.resources[f"{parent}/metrics/{request.body['name']}"] = request.body
     return 200, request.body
@@ -302,11 +355,6 @@ def _make_numbered(google: Google, request: Request, parent: str, kind: str) -> 
     return 200, google.resources[path]
 
 
-def _listed(google: Google, request: Request, parent: str, kind: str) -> tuple[int, Any]:
-    prefix = f"{parent}/{kind}/"
-    return 200, {kind: [held for path, held in google.resources.items() if path.startswith(prefix)]}
-
-
 def _patch_policy(google: Google, request: Request, path: str) -> tuple[int, Any]:
     google.resources[path] = {**google.resources[path], **request.body}
     return 200, google.resources[path]
@@ -320,8 +368,8 @@ _ROUTES: list[tuple[str, _Handler]] = [
     (rf"POST /v1/{_P}/services:batchEnable", _enable),
     (rf"GET /v3/{_P}/timeSeries", _series),
     (rf"POST /v1/{_P}/services/([^/]+):enable", _enable_one),
-    (r"GET /v1/projects/[^/]+/serviceAccounts/([^/:]+)", _account),
-    (r"DELETE /v1/projects/[^/]+/serviceAccounts/([^/:]+)", _delete_account),
+    (rf"GET /v1/({_P})/(serviceAccounts)", _listed),
+    (r"DELETE /v1/projects/-/serviceAccounts/([^/:]+)", _delete_account),
     (r"POST /v1/projects/([^/:]+)/serviceAccounts", _make_account),
     (r"GET /v1/projects/([^/:]+)", _project),
     (r"(?:GET|POST) /v[12]/(.+):getIamPolicy", _policy),
@@ -329,12 +377,16 @@ _ROUTES: list[tuple[str, _Handler]] = [
     (r"POST /v1/projects/([^/:]+)/secrets", _make_secret),
     (rf"POST /v1/({_P}/secrets/[^/:]+):addVersion", _add_version),
     (rf"GET /v1/({_P}/secrets/[^/:]+)/versions", _list_versions),
-    (rf"GET /v1/({_P}/secrets/[^/:]+)/versions/latest:access", _access),
+    (rf"GET /v1/({_P}/secrets/[^/:]+)/versions/(\d+):access", _access),
     (rf"GET /v1/({_P}/secrets/[^/:]+)", _get),
     (r"POST /v1/projects/([^/:]+)/databases", _make_database),
     (rf"GET /v1/({_P}/databases/[^/:]+)", _get),
-    (rf"GET /v1/({_P}/databases/[^/]+/collectionGroups/[^/]+/fields/[^/]+)", _field),
+    (rf"GET /v1/({_P}/databases/[^/]+)/collectionGroups/-/fields", _fields),
+    (rf"GET /v1/({_P}/databases/[^/]+)/collectionGroups/-/indexes", _indexes),
+    (rf"POST /v1/({_P}/databases/[^/]+/collectionGroups/[^/]+)/indexes", _make_index),
+    (rf"POST /v1/{_P}/databases/[^/]+/documents:runAggregationQuery", _count),
     (rf"PATCH /v1/({_P}/databases/[^/]+/collectionGroups/[^/]+/fields/[^/]+)", _set_field),
+    (rf"GET /v1/({_P})/(topics|subscriptions)", _listed),
     (rf"GET /v1/({_P}/(?:topics|subscriptions)/[^/:]+)", _get),
     (rf"PUT /v1/({_P}/(?:topics|subscriptions)/[^/:]+)", _put),
     (rf"PATCH /v1/({_P}/subscriptions/[^/:]+)", _patch_subscription),
@@ -348,7 +400,13 @@ _ROUTES: list[tuple[str, _Handler]] = [
     (r"GET /(?:v[123]|v1alpha)/.*operations/[^/]+", _operation),
     (r"GET /apis/serving.knative.dev/v1/namespaces/[^/]+/services/([^/]+)", _run_service),
     (rf"GET /v1/{_P}/locations/[^/]+/defaultServiceAccount", _builder),
-    (rf"GET /v2/({_P}/metrics/[^/]+)", _metric),
+    (rf"POST /v1/({_L})/jobs", _make_job),
+    (rf"GET /v1/({_L}/jobs/[^/:]+)", _get),
+    (rf"PATCH /v1/({_L}/jobs/[^/:]+)", _patch_job),
+    (rf"DELETE /v1/({_L}/jobs/[^/:]+)", _delete),
+    (r"POST /v2/entries:list", _entries),
+    (rf"GET /v2/({_P})/(metrics)", _listed),
+    (rf"GET /v2/({_P}/metrics/[^/]+)", _get),
     (rf"POST /v2/({_P})/metrics", _make_metric),
     (rf"PUT /v2/({_P}/metrics/[^/]+)", _update_metric),
     (rf"DELETE /v2/({_P}/metrics/[^/]+)", _delete),
@@ -376,8 +434,7 @@ def google() -> Iterator[Google]:
                 status, value = 200, dict[str, object]()
             else:
                 query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-                path = parts.path.replace("//", "/").replace("%40", "@")
-                path = path.replace("%28", "(").replace("%29", ")")
+                path = unquote(parts.path.replace("//", "/"))
                 body = json.loads(raw) if raw else None
                 status, value = held.answer(Request(self.command, path, query, body))
             answer = json.dumps(value).encode()

@@ -1,13 +1,20 @@
-"""deploy.sh with the real gcloud, against a loopback server that answers as Google's APIs do."""
+"""deploy.sh with the real gcloud, against a loopback server that answers as Google's APIs do.
 
+What goes through the real gcloud: a run that fails at a new step, the run that completes it, one
+more that changes nothing, one that finds everything that can differ, `--status`, the redrive, and
+`--teardown`. The branches that need another state of the project (test_steps.py) and each change
+that fails (there too) meet a stand-in that only records its arguments.
+"""
+
+import copy
 import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -15,102 +22,123 @@ from typing import Any
 import pytest
 
 from relay.config import Settings
+from tests.deploy.gcloud import alone, require_gcloud, warm_gcloud
 from tests.deploy.google import NUMBER, SERVICES, Google, google, token_in
 from tests.function import ROOT, TOKEN
 
-Deploy = Callable[..., subprocess.CompletedProcess[str]]
+Run = subprocess.CompletedProcess[str]
+Deploy = Callable[..., Run]
+
+pytestmark = pytest.mark.time_limit(300)  # the deployment, on a busy machine
+
 HOME = "projects/acme-relay"
-ACCOUNT = "serviceAccount:webhook-relay@acme-relay.iam.gserviceaccount.com"
+REGION = f"{HOME}/locations/europe-west1"
+DATABASE = f"{HOME}/databases/(default)"
+FUNCTION = f"{REGION}/functions/webhook-relay"
+JOB = f"{REGION}/jobs/webhook-relay-reconcile"
+PUSH_SUBSCRIPTION = f"{HOME}/subscriptions/webhook-relay-push"
+DEAD_SUBSCRIPTION = f"{HOME}/subscriptions/webhook-relay-dead-letters"
+ACCOUNT = "webhook-relay@acme-relay.iam.gserviceaccount.com"
 PUSH = "webhook-relay-push@acme-relay.iam.gserviceaccount.com"
+RECONCILE = "webhook-relay-reconcile@acme-relay.iam.gserviceaccount.com"
 URL = "https://webhook-relay-abc123-ew.a.run.app"
 
 
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """A project that was deployed to: failed half-way, completed, and run once more."""
+
+    google: Google
+    deploy: Deploy
+    failed: Run
+    completed: Run
+    repeated: Run
+    changed_by_repeating: list[str]
+    state: tuple[dict[str, Any], dict[str, Any]]
+    """Resources and policies after it."""
+
+
 @pytest.fixture(scope="module")
-def cloud() -> Iterator[Google]:
-    """One empty cloud for the module's tests, which follow one upon the other."""
-    if shutil.which("gcloud") is None:
-        if os.environ.get("REQUIRE_EMULATORS") == "1":
-            pytest.fail(
-                "the gcloud CLI is not installed: https://cloud.google.com/sdk/docs/install"
-            )
-        pytest.skip("deploy.sh is not tested: the gcloud CLI is not installed")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    """One deployment for the module's tests; `cloud` gives each of them its state."""
+    require_gcloud()
+    folder = tmp_path_factory.mktemp("gcloud")
     with google() as running:
-        yield running
+        environment = {
+            **alone(folder),
+            "CLOUDSDK_AUTH_DISABLE_CREDENTIALS": "true",
+            "CLOUDSDK_CORE_PROJECT": "acme-relay",
+        }
+        for service in SERVICES:
+            environment[f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{service}"] = f"{running.url}/"
+        with warm_gcloud(folder, environment) as path:
+            environment["PATH"] = f"{path}:{os.environ['PATH']}"
+
+            def deploy(*options: str, said: str = f"{TOKEN}\n") -> Run:
+                ended = run(*options, said=said, environment=environment)
+                assert running.unknown == []
+                return ended
+
+            running.failures.append(f"POST /v1/{REGION}/jobs")
+            failed = deploy("--token-stdin")
+            running.failures.clear()
+            completed = deploy("--token-stdin")
+            before = len(running.changes)
+            repeated = deploy("--token-stdin")
+            changed = [str(request) for request in running.changes[before:]]
+            state = copy.deepcopy((running.resources, running.policies))
+            yield Deployed(running, deploy, failed, completed, repeated, changed, state)
 
 
-@pytest.fixture(scope="module")
-def deploy(cloud: Google, tmp_path_factory: pytest.TempPathFactory) -> Deploy:
-    """Runs the script, with nothing of this machine's own gcloud settings."""
-    environment = {
-        "CLOUDSDK_CONFIG": str(tmp_path_factory.mktemp("gcloud")),
-        "CLOUDSDK_AUTH_DISABLE_CREDENTIALS": "true",
-        "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
-        "CLOUDSDK_CORE_PROJECT": "acme-relay",
-        "SVIX_TOKEN": "",
-    }
-    environment |= {f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{s}": f"{cloud.url}/" for s in SERVICES}
-
-    def run(*options: str, said: str = f"{TOKEN}\n") -> subprocess.CompletedProcess[str]:
-        command = [str(ROOT / "deploy.sh"), "--project", "acme-relay", "--region", "europe-west1"]
-        ended = subprocess.run(  # noqa: S603 - our own command
-            [*command, *options],
-            env=os.environ | environment,
-            input=said,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-        assert cloud.unknown == []
-        assert TOKEN not in ended.stdout + ended.stderr
-        return ended
-
-    return run
+@pytest.fixture
+def cloud(deployed: Deployed) -> Google:
+    """Google, as the deployment left it."""
+    deployed.google.resources, deployed.google.policies = copy.deepcopy(deployed.state)
+    deployed.google.requests.clear()
+    return deployed.google
 
 
-def test_a_dry_run_changes_nothing(cloud: Google, deploy: Deploy) -> None:
-    run = deploy("--token-stdin", "--dry-run")
-    assert run.returncode == 0, run.stderr
-    assert cloud.changes == []
-    assert len(re.findall("^   would: gcloud ", run.stdout, re.MULTILINE)) == 36
+def run(*options: str, said: str, environment: dict[str, str]) -> Run:
+    """deploy.sh for the project."""
+    ended = subprocess.run(  # noqa: S603 - our own command
+        [ROOT / "deploy.sh", "--project", "acme-relay", "--region", "europe-west1", *options],
+        env=os.environ | environment,
+        input=said,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+    )
+    assert TOKEN not in ended.stdout + ended.stderr
+    return ended
 
 
-@pytest.mark.parametrize(
-    ("failure", "step"),
-    [
-        ("PATCH /v1/projects/acme-relay/databases", "TTL policies"),
-        ("POST /v2/projects/acme-relay/locations/europe-west1/functions", "The function"),
-        ("POST /v3/projects/acme-relay/alertPolicies", "Metrics, alerts, dashboard"),
-    ],
-)
-def test_a_failure_names_the_step_and_what_to_do(
-    cloud: Google, deploy: Deploy, failure: str, step: str
-) -> None:
-    cloud.failures.append(failure)
-    run = deploy("--token-stdin")
-    cloud.failures.clear()
-    assert run.returncode == 1
-    assert f'Failed at the step "{step}' in run.stderr
-    assert "does not have permission" in run.stderr
-    assert "needs roles/owner" in run.stderr
+def test_a_failure_names_the_step_and_what_to_do(deployed: Deployed) -> None:
+    assert deployed.failed.returncode == 1
+    assert 'Failed at the step "Hourly reconciliation"' in deployed.failed.stderr
+    assert "does not have permission" in deployed.failed.stderr
+    assert "needs roles/owner" in deployed.failed.stderr
 
 
-def test_the_next_run_completes_it_and_one_more_changes_nothing(
-    cloud: Google, deploy: Deploy
-) -> None:
-    run = deploy("--token-stdin")
-    assert run.returncode == 0, run.stderr
-    changed = len(cloud.changes)
-    run = deploy("--token-stdin")
-    assert run.returncode == 0, run.stderr
-    assert [str(request) for request in cloud.changes[changed:]] == []
-    assert run.stdout.endswith("Done: nothing had to be changed.\n")
+def test_the_next_run_completes_it_and_one_more_changes_nothing(deployed: Deployed) -> None:
+    assert deployed.completed.returncode == 0, deployed.completed.stderr
+    assert "made the job webhook-relay-reconcile\n" in deployed.completed.stdout
+    assert "   made the topic" not in deployed.completed.stdout
+    assert deployed.repeated.returncode == 0, deployed.repeated.stderr
+    assert deployed.changed_by_repeating == []
+    assert deployed.repeated.stdout.endswith("Done: nothing had to be changed.\n")
 
 
-def test_the_token_is_stored_once_and_only_as_the_secret(cloud: Google) -> None:
-    (version,) = cloud.resources[f"{HOME}/secrets/svix-token"]["versions"]
-    assert token_in(version) == TOKEN
-    assert not any(TOKEN in json.dumps(request.body) for request in cloud.requests)
+def test_what_firestore_still_builds_is_said_and_not_asked_for_again(deployed: Deployed) -> None:
+    assert "   being built: events composite state shard touched_at\n" in deployed.repeated.stdout
+    assert "   being built: dead_letters ttl expires_at\n" in deployed.repeated.stdout
+
+
+def test_the_token_is_stored_once_and_only_as_the_secret(deployed: Deployed) -> None:
+    resources, _ = deployed.state
+    (version,) = resources[f"{HOME}/secrets/svix-token"]["versions"]
+    assert token_in(version["data"]) == TOKEN
+    assert not any(TOKEN in json.dumps(request.body) for request in deployed.google.requests)
 
 
 def test_who_may_do_what(cloud: Google) -> None:
@@ -121,69 +149,94 @@ def test_who_may_do_what(cloud: Google) -> None:
         for member in binding["members"]
     }
     agent = f"serviceAccount:service-{NUMBER}@gcp-sa-pubsub.iam.gserviceaccount.com"
-    service = f"{HOME}/locations/europe-west1/services/webhook-relay"
+    service = f"{REGION}/services/webhook-relay"
     assert held == {
-        (HOME, "roles/datastore.user", ACCOUNT),
-        (f"{HOME}/secrets/svix-token", "roles/secretmanager.secretAccessor", ACCOUNT),
+        (HOME, "roles/datastore.user", f"serviceAccount:{ACCOUNT}"),
+        (
+            f"{HOME}/secrets/svix-token",
+            "roles/secretmanager.secretAccessor",
+            f"serviceAccount:{ACCOUNT}",
+        ),
         (service, "roles/run.invoker", f"serviceAccount:{PUSH}"),
+        (service, "roles/run.invoker", f"serviceAccount:{RECONCILE}"),
         (f"{HOME}/topics/webhook-relay-dead-letters", "roles/pubsub.publisher", agent),
-        (f"{HOME}/subscriptions/webhook-relay-push", "roles/pubsub.subscriber", agent),
+        (PUSH_SUBSCRIPTION, "roles/pubsub.subscriber", agent),
     }
 
 
 def test_the_subscriptions(cloud: Google) -> None:
-    push = cloud.resources[f"{HOME}/subscriptions/webhook-relay-push"]
+    push, dead = cloud.resources[PUSH_SUBSCRIPTION], cloud.resources[DEAD_SUBSCRIPTION]
     assert push["pushConfig"] == {
         "pushEndpoint": f"{URL}/notifications",
         "oidcToken": {"serviceAccountEmail": PUSH, "audience": URL},
     }
     assert push["topic"] == f"{HOME}/topics/events"
-    assert push["ackDeadlineSeconds"] == 120
+    assert push["ackDeadlineSeconds"] == dead["ackDeadlineSeconds"] == 300
     assert push["retryPolicy"] == {"minimumBackoff": "10s", "maximumBackoff": "600s"}
     assert push["deadLetterPolicy"] == {
         "deadLetterTopic": f"{HOME}/topics/webhook-relay-dead-letters",
         "maxDeliveryAttempts": 100,
     }
     assert (push["messageRetentionDuration"], push["retainAckedMessages"]) == ("604800s", True)
-    dead = cloud.resources[f"{HOME}/subscriptions/webhook-relay-dead-letters"]
     assert dead["messageRetentionDuration"] == "2678400s"
     assert dead["expirationPolicy"] == push["expirationPolicy"] == {}
 
 
-def test_the_fields(cloud: Google) -> None:
-    groups = f"{HOME}/databases/(default)/collectionGroups"
-    fields = {
-        path.removeprefix(groups): held for path, held in cloud.resources.items() if groups in path
-    }
-    exempted = {name for name, held in fields.items() if not held["indexConfig"].get("indexes")}
-    assert exempted == {
-        "/events/fields/first_claimed_at", "/events/fields/delivered_at",
-        "/events/fields/expires_at", "/dead_letters/fields/parked_at",
-        "/dead_letters/fields/expires_at", "/dead_letters/fields/data",
-        "/dead_letters/fields/attributes",
-    }  # fmt: skip
-    lasting = {name for name, held in fields.items() if held.get("ttlConfig")}
-    assert lasting == {"/events/fields/expires_at", "/dead_letters/fields/expires_at"}
+def test_the_indexes_are_those_of_the_table(cloud: Google) -> None:
+    """Nothing is indexed but what the table says, and what expires does so in each collection."""
+    held = set()
+    for path, each in cloud.resources.items():
+        found = re.fullmatch(rf"{re.escape(DATABASE)}/collectionGroups/(\w+)/(\w+)/(.+)", path)
+        if found is None:
+            continue
+        group, kind, name = found.groups()
+        if kind == "indexes":
+            assert {column["order"] for column in each["fields"]} == {"ASCENDING"}
+            columns = [column["fieldPath"] for column in each["fields"]]
+            held.add((group, "composite", " ".join(columns[:-1])))
+        if "indexConfig" in each:
+            indexed = bool(each["indexConfig"].get("indexes"))
+            held.add((group, "indexed" if indexed else "unindexed", name))
+        if "ttlConfig" in each:
+            held.add((group, "ttl", name))
+    table = (ROOT / "deploy" / "firestore-indexes.txt").read_text().splitlines()
+    rows = [line.split(maxsplit=2) for line in table if not line.startswith("#")]
+    assert held == {(group, kind, fields) for group, kind, fields in rows}
+    assert ("events", "composite", "state shard touched_at") in held
 
 
 def test_the_function(cloud: Google) -> None:
-    held = cloud.resources[f"{HOME}/locations/europe-west1/functions/webhook-relay"]
+    held = cloud.resources[FUNCTION]
     service: dict[str, Any] = held["serviceConfig"]
     assert held["buildConfig"]["runtime"] == "python313"
     assert held["buildConfig"]["entryPoint"] == "notifications"
-    assert service["serviceAccountEmail"] == ACCOUNT.removeprefix("serviceAccount:")
-    assert service["timeoutSeconds"] == 75
-    assert service["maxInstanceRequestConcurrency"] == 500
-    assert (service["minInstanceCount"], service["maxInstanceCount"]) == (1, 5)
+    assert service["serviceAccountEmail"] == ACCOUNT
+    assert service["maxInstanceRequestConcurrency"] == 800
+    assert (service["minInstanceCount"], service["maxInstanceCount"]) == (1, 4)
     assert (service["availableCpu"], service["availableMemory"]) == ("1", "512Mi")
     (secret,) = service["secretEnvironmentVariables"]
     assert (secret["key"], secret["secret"], secret["version"]) == ("SVIX_TOKEN", "svix-token", "1")
-    settings = Settings.from_environment(service["environmentVariables"] | {"SVIX_TOKEN": TOKEN})
-    assert settings.function_timeout == service["timeoutSeconds"]
-    bundle = zipfile.ZipFile(io.BytesIO(cloud.uploads[-1])).namelist()
+    environment = service["environmentVariables"]
+    settings = Settings.from_environment(environment | {"SVIX_TOKEN": TOKEN})
+    assert settings.function_timeout == service["timeoutSeconds"] == 270
+    assert environment["BODIES_MIB"] == "64"
+
+
+def test_the_bundle_is_the_function_and_holds_no_secret(deployed: Deployed, tmp_path: Path) -> None:
+    bundle = zipfile.ZipFile(io.BytesIO(deployed.google.uploads[0]))
     package = {str(path.relative_to(ROOT)) for path in (ROOT / "relay").rglob("*.py")}
-    files = {name for name in bundle if not name.endswith("/")}
+    files = {name for name in bundle.namelist() if not name.endswith("/")}
     assert files == {"main.py", "requirements.txt"} | package
+    assert not [name for name in files if TOKEN.encode() in bundle.read(name)]
+
+
+def test_reconciliation_is_called_every_hour_by_its_own_account(cloud: Google) -> None:
+    job = cloud.resources[JOB]
+    assert (job["schedule"], job["timeZone"]) == ("17 * * * *", "Etc/UTC")
+    assert job["httpTarget"]["uri"] == f"{URL}/reconcile"
+    assert job["httpTarget"]["httpMethod"] == "POST"
+    assert job["httpTarget"]["oidcToken"] == {"serviceAccountEmail": RECONCILE, "audience": URL}
+    assert job["attemptDeadline"] == "270s"
 
 
 def filled_in(kind: str) -> dict[str, Any]:
@@ -195,117 +248,153 @@ def filled_in(kind: str) -> dict[str, Any]:
         "DEAD_LETTER_SUBSCRIPTION": "webhook-relay-dead-letters",
     }
     files = (ROOT / "deploy" / kind).iterdir()
-    return {path.stem: json.loads(Template(path.read_text()).substitute(names)) for path in files}
+    texts = {path.stem: Template(path.read_text()).safe_substitute(names) for path in files}
+    return {name: json.loads(text) for name, text in texts.items()}
 
 
 def test_the_metrics(cloud: Google) -> None:
     for name, metric in filled_in("metrics").items():
         held = cloud.resources[f"{HOME}/metrics/webhook-relay-{name}"]
-        assert held["filter"] == metric["filter"]
-        assert held.get("valueExtractor") == metric.get("valueExtractor")
-        assert held.get("labelExtractors") == metric.get("labelExtractors")
+        for part in ("filter", "valueExtractor", "labelExtractors"):
+            assert held.get(part) == metric.get(part)
 
 
 def test_the_alerts_and_the_dashboard(cloud: Google) -> None:
     held = {
-        policy["displayName"]: policy
+        policy["userLabels"]["relay_alert"]: policy
         for path, policy in cloud.resources.items()
         if "/alertPolicies/" in path
     }
-    wanted = {policy["displayName"]: policy for policy in filled_in("alerts").values()}
+    wanted = filled_in("alerts")
     assert held.keys() == wanted.keys()
     for name, policy in wanted.items():
+        assert held[name]["displayName"] == policy["displayName"]
         assert held[name]["documentation"]["content"] == policy["documentation"]["content"]
+        assert held[name]["userLabels"]["relay"] == "webhook-relay"
         for condition, sent in zip(policy["conditions"], held[name]["conditions"], strict=True):
             for field, value in condition.items():
                 if isinstance(value, dict):
-                    told = {part: sent[field].get(part) for part in ("filter", "query")}
-                    assert told == {part: value.get(part) for part in ("filter", "query")}
+                    kept = {part: sent[field].get(part) for part in ("filter", "query")}
+                    assert kept == {part: value.get(part) for part in ("filter", "query")}
     (dashboard,) = (found for path, found in cloud.resources.items() if "/dashboards/" in path)
     assert dashboard["displayName"] == "webhook-relay"
-    assert "${" not in json.dumps(list(cloud.resources.values()))
 
 
-def test_a_setting_that_differs_is_all_that_changes(cloud: Google, deploy: Deploy) -> None:
-    changed = len(cloud.changes)
-    run = deploy("--budget", "120")
-    assert run.returncode == 0, run.stderr
-    # The deployment rewrites the invokers, as the real one does where nobody may come unnamed.
-    paths = [
-        request.path.removeprefix("/v1/").removeprefix("/v2/")
-        for request in cloud.changes[changed:]
-    ]
-    assert [path for path in paths if not path.endswith("IamPolicy")] == [
-        f"{HOME}/locations/europe-west1/functions/webhook-relay",
-        f"{HOME}/subscriptions/webhook-relay-push",
-    ]
-    push = cloud.resources[f"{HOME}/subscriptions/webhook-relay-push"]
-    assert push["ackDeadlineSeconds"] == 180
-    assert push["pushConfig"]["oidcToken"]["audience"] == URL
-
-
-def test_what_was_changed_by_hand_is_brought_back(cloud: Google, deploy: Deploy) -> None:
-    metric = f"{HOME}/metrics/webhook-relay-lag"
-    alert = next(path for path in cloud.resources if "/alertPolicies/" in path)
+def test_all_that_differs_is_brought_back_and_nothing_else(
+    cloud: Google, deployed: Deployed
+) -> None:
+    """Another Svix rate, a rotated token, what was changed by hand, and what is no longer known."""
+    alerts = [path for path in cloud.resources if "/alertPolicies/" in path]
     dashboard = next(path for path in cloud.resources if "/dashboards/" in path)
-    cloud.resources[metric] = {**cloud.resources[metric], "description": "by hand"}
-    cloud.resources[alert] = {**cloud.resources[alert], "userLabels": {}}
-    cloud.resources[dashboard] = {**cloud.resources[dashboard], "labels": {}}
-    changed = len(cloud.changes)
-    run = deploy("--budget", "120")
-    assert run.returncode == 0, run.stderr
-    assert [str(request) for request in cloud.changes[changed:]] == [
+    metric = f"{HOME}/metrics/webhook-relay-lag"
+    cloud.resources[metric]["description"] = "[webhook-relay 0123] by hand"
+    cloud.resources[alerts[0]]["userLabels"]["relay_hash"] = "another"
+    cloud.resources[alerts[0]]["notificationChannels"] = [f"{HOME}/notificationChannels/7"]
+    cloud.resources[dashboard]["labels"] = {}
+    # One that we made once and no longer know, and another relay's of the same kind.
+    for relay, number in (("webhook-relay", 1), ("webhook-relay-eu", 2)):
+        path = f"{HOME}/alertPolicies/{number}"
+        labels = {"relay": relay, "relay_alert": "was_once", "relay_hash": "x"}
+        cloud.resources[path] = {"name": path, "displayName": "once", "userLabels": labels}
+        path = f"{HOME}/metrics/{relay}-was-once"
+        cloud.resources[path] = {"name": f"{relay}-was-once", "description": f"[{relay} 0] once"}
+    secret = cloud.resources[f"{HOME}/secrets/svix-token"]
+    secret["versions"][0]["version"]["state"] = "DESTROYED"
+
+    ended = deployed.deploy("--token-stdin", "--svix-rate", "12")
+
+    assert ended.returncode == 0, ended.stderr
+    changes = [str(request) for request in cloud.changes]
+    # The deployment rewrites the invokers, as the real one does where nobody may come unnamed.
+    assert [change for change in changes if not change.endswith("IamPolicy")] == [
+        f"POST /v1/{HOME}/secrets/svix-token:addVersion",
+        f"PATCH /v1/{PUSH_SUBSCRIPTION}",
+        f"PATCH /v1/{DEAD_SUBSCRIPTION}",
+        f"PATCH /v2/{FUNCTION}",
+        f"PATCH /v1/{JOB}",
         f"PUT /v2/{metric}",
-        f"PATCH /v3/{alert}",
+        f"PATCH /v3/{alerts[0]}",
+        f"DELETE /v3/{HOME}/alertPolicies/1",
+        f"DELETE /v2/{HOME}/metrics/webhook-relay-was-once",
         f"DELETE /v1/{dashboard}",
         f"POST /v1/{HOME}/dashboards",
     ]
+    push = cloud.resources[PUSH_SUBSCRIPTION]
+    assert push["ackDeadlineSeconds"] == 580
+    assert push["pushConfig"]["oidcToken"]["audience"] == URL
+    (version,) = cloud.resources[FUNCTION]["serviceConfig"]["secretEnvironmentVariables"]
+    assert version["version"] == "2"
+    channels = cloud.resources[alerts[0]]["notificationChannels"]
+    assert channels == [f"{HOME}/notificationChannels/7"]
 
 
-def test_another_topic_is_refused_for_the_same_subscription(cloud: Google, deploy: Deploy) -> None:
-    run = deploy("--budget", "120", "--topic", "others")
-    assert run.returncode == 1
-    assert "reads projects/acme-relay/topics/events" in run.stderr
-    del cloud.resources[f"{HOME}/topics/others"]
-
-
-def test_status(deploy: Deploy) -> None:
-    run = deploy("--status")
-    assert run.returncode == 0, run.stderr
-    assert f"ACTIVE {URL}" in run.stdout
-    assert re.search(r"messages +42\n", run.stdout)
-    assert re.search(r"oldest unacked, s +42\n", run.stdout)
+def test_status_says_on_one_page_what_an_operator_asks(cloud: Google, deployed: Deployed) -> None:
+    cloud.finish_building()
+    payloads: list[dict[str, Any]] = [
+        {"outcome": "delivered", "project": "acme"},
+        {"outcome": "unavailable", "detail": "ConnectError"},
+        {"message": "reconciliation", "reconciliation": {"without": 2, "complete": True}},
+    ]
+    resource = {"type": "cloud_run_revision", "labels": {"service_name": "webhook-relay"}}
+    cloud.entries[:] = [
+        {
+            "timestamp": f"2999-01-01T00:00:0{second}Z",
+            "severity": ("INFO", "WARNING", "ERROR")[second],
+            "resource": resource,
+            "jsonPayload": payload,
+        }
+        for second, payload in enumerate(payloads)
+    ]
+    ended = deployed.deploy("--status")
+    assert ended.returncode == 0, ended.stderr
+    page = re.sub(" +", " ", ended.stdout)
+    for line in (
+        f"function ACTIVE {URL} 2026-01-01T00:00:00Z",
+        "last delivery 2999-01-01T00:00:00Z acme",
+        "last trouble 2999-01-01T00:00:01Z unavailable ConnectError",
+        "events 42",
+        "oldest, in seconds 42",
+        "dead letters 3, discarded ones included",
+        "last run 2999-01-01T00:00:02Z: 2 event(s) that a customer goes without",
+        "schedule ENABLED 17 * * * *",
+        "READY events composite state shard touched_at",
+        "ACTIVE dead_letters ttl expires_at",
+    ):
+        assert f"\n {line}\n" in page
+    assert len(page.splitlines()) < 40
+    assert cloud.changes == []
 
 
 def test_redrive_pushes_the_dead_letters_with_the_same_credentials(
-    cloud: Google, deploy: Deploy
+    cloud: Google, deployed: Deployed
 ) -> None:
-    dead = f"{HOME}/subscriptions/webhook-relay-dead-letters"
-    run = deploy("--redrive")
-    assert run.returncode == 0, run.stderr
-    pushed = cloud.resources[f"{HOME}/subscriptions/webhook-relay-push"]["pushConfig"]
-    assert cloud.resources[dead]["pushConfig"] == pushed
-    run = deploy("--redrive-stop")
-    assert run.returncode == 0, run.stderr
-    assert not (cloud.resources[dead]["pushConfig"] or {}).get("pushEndpoint")
+    ended = deployed.deploy("--redrive")
+    assert ended.returncode == 0, ended.stderr
+    pushed = cloud.resources[PUSH_SUBSCRIPTION]["pushConfig"]
+    assert cloud.resources[DEAD_SUBSCRIPTION]["pushConfig"] == pushed
+    ended = deployed.deploy("--redrive-stop")
+    assert ended.returncode == 0, ended.stderr
+    assert not (cloud.resources[DEAD_SUBSCRIPTION]["pushConfig"] or {}).get("pushEndpoint")
 
 
-def test_teardown_asks_and_keeps_data_and_token(cloud: Google, deploy: Deploy) -> None:
-    changed = len(cloud.changes)
-    run = deploy("--teardown", said="no\n")
-    assert (run.returncode, cloud.changes[changed:]) == (1, [])
-    run = deploy("--teardown", said="acme-relay\n")
-    assert run.returncode == 0, run.stderr
-    kept = {path for path in cloud.resources if "/fields/" not in path and "/services/" not in path}
-    assert kept == {
-        f"{HOME}/databases/(default)", f"{HOME}/secrets/svix-token", f"{HOME}/topics/events",
-    }  # fmt: skip
-
-
-def test_the_bundle_holds_no_secret(cloud: Google, tmp_path: Path) -> None:
-    zipfile.ZipFile(io.BytesIO(cloud.uploads[-1])).extractall(tmp_path)
-    assert not [
+def test_teardown_asks_and_keeps_data_and_token(cloud: Google, deployed: Deployed) -> None:
+    ended = deployed.deploy("--teardown", said="no\n")
+    assert (ended.returncode, cloud.changes) == (1, [])
+    ended = deployed.deploy("--teardown", said="acme-relay\n")
+    assert ended.returncode == 0, ended.stderr
+    kept = {
         path
-        for path in tmp_path.rglob("*")
-        if path.is_file() and TOKEN.encode() in path.read_bytes()
-    ]
+        for path in cloud.resources
+        if "/collectionGroups/" not in path and "/services/" not in path
+    }
+    assert kept == {DATABASE, f"{HOME}/secrets/svix-token", f"{HOME}/topics/events"}
+
+
+def test_a_dry_run_without_a_login_says_what_it_could_not_look_at(tmp_path: Path) -> None:
+    require_gcloud()
+    ended = run("--dry-run", said="", environment=alone(tmp_path))
+    assert ended.returncode == 0, ended.stderr
+    assert "active account" in ended.stdout
+    assert "   not looked at: gcloud services list --enabled" in ended.stdout
+    assert "   would: gcloud scheduler jobs create http webhook-relay-reconcile " in ended.stdout
+    assert "could not be looked at, and count as not there.\n" in ended.stdout

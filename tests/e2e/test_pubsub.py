@@ -6,16 +6,15 @@ The Pub/Sub and Firestore emulators, the function as Cloud Run serves it, and th
 import base64
 import json
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.function import Function, Svix, event, function, simulator
+from tests.function import Function, Svix, event, function, new_google_project, simulator
 
 PATIENCE = 60.0  # seconds until a message must have arrived: the emulator retries after ten
 
@@ -39,21 +38,31 @@ class Topic:
         return ids
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Stack:
     """All of it, running."""
 
     topic: Topic
     function: Function
     svix: Svix
+    _earlier: int = field(default=0, init=False)
+
+    def begin(self) -> None:
+        """Forget what tests before this one did."""
+        self.svix.control.reset()
+        self._earlier = len(self.function.lines())
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The delivery log since the test began."""
+        return self.function.lines()[self._earlier :]
 
 
-@pytest.fixture(params=["wrapped", "unwrapped"])
-def stack(
+@pytest.fixture(scope="module", params=["wrapped", "unwrapped"])
+def running(
     request: pytest.FixtureRequest, firestore_emulator: str, pubsub_emulator: str
 ) -> Iterator[Stack]:
     """The whole way, for either form of push."""
-    project = f"test-{uuid.uuid4().hex[:12]}"
+    project = new_google_project()
     google = {"GOOGLE_CLOUD_PROJECT": project, "FIRESTORE_EMULATOR_HOST": firestore_emulator}
     with simulator() as svix, function(svix.url, **google) as relay:
         url = f"http://{pubsub_emulator}/v1"
@@ -74,11 +83,18 @@ def stack(
         httpx.delete(f"{url}/{name}").raise_for_status()
 
 
+@pytest.fixture
+def stack(running: Stack) -> Stack:
+    """The whole way, with nothing on it."""
+    running.begin()
+    return running
+
+
 def await_lines(stack: Stack, enough: Callable[[Counter[str]], bool]) -> Counter[str]:
     """The outcomes logged, once there are enough of them."""
     give_up_at = time.monotonic() + PATIENCE
     while True:
-        outcomes = Counter(line["outcome"] for line in stack.function.lines())
+        outcomes = Counter(line["outcome"] for line in stack.lines())
         if enough(outcomes):
             return outcomes
         assert time.monotonic() < give_up_at, f"only {outcomes}\n{stack.function.server.output()}"
@@ -112,7 +128,7 @@ def test_poison_is_parked_and_does_not_come_back(stack: Stack) -> None:
     stack.topic.publish(event("evt_a"), {"no": "event"}, event("evt_b"))
     outcomes = await_lines(stack, lambda seen: seen.total() >= 3)
     assert outcomes == {"delivered": 2, "malformed": 1}
-    (line,) = (line for line in stack.function.lines() if line["outcome"] == "malformed")
+    (line,) = (line for line in stack.lines() if line["outcome"] == "malformed")
     assert line["status"] == 200
     assert line["dead_letter"]
 
@@ -121,7 +137,7 @@ def test_the_log_line_knows_the_push(stack: Stack) -> None:
     """Message id, subscription and lag come from Pub/Sub."""
     (message_id,) = stack.topic.publish(event("evt_logged"))
     await_lines(stack, lambda seen: seen["delivered"] >= 1)
-    (line,) = stack.function.lines()
+    (line,) = stack.lines()
     assert line["message_id"] == message_id
     assert line["subscription"].endswith("/subscriptions/webhook-relay")
     assert line["lag_ms"] >= 0

@@ -46,6 +46,16 @@ _HEADERS = {
     "x-goog-pubsub-subscription-name": ["projects/p/subscriptions/s", "\xe9", "x" * 1025],
     "traceparent": ["00-" + "a" * 32 + "-" + "b" * 16 + "-01", "00-zz-zz-01", ""],
     "x-cloud-trace-context": ["a" * 32 + "/1;o=1", "/", "x" * 500],
+    "user-agent": ["APIs-Google; (+https://developers.google.com/webmasters/APIs-Google.html)", ""],
+}
+_BINARY = {  # CloudEvents' binary mode: headers, or a message's attributes
+    "ce-specversion": ["1.0", "0.3", ""],
+    "ce-id": ["evt_1", "msg_1", "a/b", "\xe9", ""],
+    "ce-type": ["user.created", "x" * 257],
+    "ce-project": ["acme", "..", "app_1"],
+    "ce-source": ["/users", "%F0%9F", "%zz"],
+    "ce-time": ["2026-11-24T09:15:01Z", "yesterday"],
+    "ce-UPPER": ["x"],
 }
 
 
@@ -73,6 +83,8 @@ def request(seed: int, number: int) -> Request:
     for name, values in _HEADERS.items():
         if rng.random() < 0.06:
             headers[name] = rng.choice(values)
+    if rng.random() < 0.1:
+        headers |= _binary(rng)
     method, path = "POST", "/notifications"
     if rng.random() < 0.02:
         method = rng.choice(["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"])
@@ -94,6 +106,10 @@ def _body(rng: random.Random, number: int) -> bytes:
     return body
 
 
+def _binary(rng: random.Random) -> dict[str, str]:
+    return {name: rng.choice(values) for name, values in _BINARY.items() if rng.random() < 0.8}
+
+
 def _event(rng: random.Random, number: int) -> Any:
     event: dict[str, Any] = {
         "id": f"evt_{rng.randrange(max(1, number // 2 + 1))}",  # some are seen before
@@ -110,6 +126,8 @@ def _push(rng: random.Random, data: bytes) -> Any:
     if rng.random() < 0.05:
         encoded = rng.choice([encoded[1:], encoded + "=", "_-" + encoded, " " + encoded, "é"])
     message: dict[str, Any] = {"data": encoded, "messageId": str(rng.randrange(10**16))}
+    if rng.random() < 0.1:
+        message["attributes"] = _binary(rng)
     _break(rng, message, _MESSAGE_FIELDS)
     push: dict[str, Any] = {"message": message, "subscription": "projects/p/subscriptions/s"}
     _break(rng, push, _PUSH_FIELDS)

@@ -1,6 +1,6 @@
-"""Bad input in bulk: generated requests against the real server, answered and forgotten.
+"""Bad input in bulk: generated requests, to the function that reads them and to the real server.
 
-SOAK=1 sends all 100,000, else a tenth. A failure names the request's number, from which
+SOAK=1 runs all of them, else it is a fixed share. A failure names the request's number, from which
 `request(SEED, number)` makes it again.
 """
 
@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import aiohttp
@@ -18,15 +18,20 @@ import psutil
 import pytest
 import yarl
 
+from relay.envelope import Refused, read
+from relay.outcome import Outcome
 from tests.function import Function, function, simulator
 from tests.fuzz.generator import Request, request, requests
 
 SEED = 20261124
-COUNT = 100_000 if os.environ.get("SOAK") == "1" else 10_000
-WARM_UP = COUNT // 4
+SOAK = os.environ.get("SOAK") == "1"
+FULL = 100_000
+READ = 500_000 if SOAK else 10_000
+SENT = FULL if SOAK else 4_000
+WARM_UP = SENT // 4
 IN_FLIGHT = 16
-BUDGET = 25.0
-GROWTH = 20 * 1024 * 1024
+BUDGET = 30.0  # seconds
+GROWTH = 20 * 1024 * 1024  # bytes
 ANSWERS = {200, 400, 404, 405, 409, 413, 415}
 
 
@@ -36,8 +41,31 @@ def test_the_same_seed_makes_the_same_requests() -> None:
     assert list(requests(SEED, 50)) != list(requests(SEED + 1, 50))
 
 
+@pytest.mark.time_limit(1_800 if SOAK else 120)
+def test_every_request_is_an_event_or_refused(figures: Callable[[str], None]) -> None:
+    """No other exception; an event's text is JSON that has the event's names."""
+    kinds: Counter[str] = Counter()
+    for one in requests(SEED, READ):
+        headers = {name.lower(): value for name, value in one.headers.items()}
+        try:
+            event = read(one.body, headers, ("data.id",))
+        except Refused as refused:
+            assert refused.outcome is Outcome.MALFORMED, one.number
+            kinds["refused"] += 1
+        except Exception as failure:
+            raise AssertionError(f"request({SEED}, {one.number}) raised {failure!r}") from failure
+        else:
+            names = (event.id, event.type, event.project)
+            payload = json.loads(event.text.decode())
+            assert names == (payload["id"], payload["type"], payload["project"]), one.number
+            kinds["pushed" if event.source.pushed else "by hand"] += 1
+    figures(f"fuzz: {READ:,} requests read, seed {SEED}, {dict(kinds)}")
+    assert min(kinds.values()) > READ / 20, "the generator reaches all of it"
+
+
+@pytest.mark.time_limit(1_800 if SOAK else 120)
 async def test_no_request_breaks_the_function(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, figures: Callable[[str], None]
 ) -> None:
     """No 500, no crash, none over its budget, no memory kept; every answer is one of the table."""
     statuses: Counter[int] = Counter()
@@ -48,7 +76,7 @@ async def test_no_request_breaks_the_function(
             svix.url, LEDGER=f"sqlite:{tmp_path}/ledger.db", REQUEST_BUDGET_SECONDS=f"{BUDGET:g}"
         ) as relay,
     ):
-        stream = requests(SEED, COUNT)
+        stream = requests(SEED, SENT)
         async with aiohttp.ClientSession() as client:
 
             async def send_on(part: Iterable[Request]) -> None:
@@ -63,18 +91,17 @@ async def test_no_request_breaks_the_function(
             warm_up = itertools.islice(stream, WARM_UP)
             await asyncio.gather(*[send_on(warm_up) for _ in range(IN_FLIGHT)])
             warm = worker.memory_info().rss
-            rest = itertools.islice(stream, COUNT)
+            rest = itertools.islice(stream, SENT)
             await asyncio.gather(*[send_on(rest) for _ in range(IN_FLIGHT)])
             growth = worker.memory_info().rss - warm
         [still] = psutil.Process(relay.server.pid).children()
         logged = len(relay.lines())
-    with capsys.disabled():
-        print(  # noqa: T201 - the figures are the suite's result
-            f"\nfuzz: seed {SEED}, {sum(statuses.values()):,} requests, {dict(statuses)}, "
-            f"slowest {slowest:.2f} s, memory {growth / 2**20:+.1f} MB after {WARM_UP:,}"
-        )
+    figures(
+        f"fuzz: {SENT:,} of {FULL:,} requests sent, seed {SEED}, {dict(statuses)}, "
+        f"slowest {slowest:.2f} s, memory {growth / 2**20:+.1f} MB after {WARM_UP:,}"
+    )
     assert still.pid == worker.pid, "the worker crashed"
-    assert sum(statuses.values()) == COUNT
+    assert sum(statuses.values()) == SENT
     assert logged == sum(n for status, n in statuses.items() if status not in {404, 405})
     assert growth <= GROWTH
 

@@ -1,12 +1,26 @@
 """What the ledgers' suites share: leases, and how a ledger is opened."""
 
-from collections.abc import Callable
+import asyncio
 from datetime import timedelta
+from typing import Protocol
 
-from relay.ledger import Archive
+from relay.ledger import LEASE, Archive, key_of
 
-HOUR = timedelta(hours=1)
 MOMENT = timedelta(seconds=0.3)
+"""A lease that a test can wait out."""
 
-Open = Callable[[timedelta], Archive]
-"""A ledger with this lease; all of one test's share their records."""
+KEY = key_of("acme", "evt_1")
+
+
+class Open(Protocol):
+    """Opens a ledger whose claims have this lease; all of one test's share their records."""
+
+    def __call__(self, lease: timedelta = LEASE) -> Archive:
+        """Open one more."""
+
+
+async def lease_over(ledger: Archive, key: str = KEY) -> None:
+    """Wait until the claim on the event has run out, by the ledger's own clock."""
+    record = await ledger.record(key)
+    assert record is not None
+    await asyncio.sleep(max(0.0, record.lease_remaining.total_seconds() + 0.01))

@@ -1,6 +1,7 @@
 """One contract, both ledgers: what `delivery.py` relies on, whoever keeps the record."""
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import replace
 from datetime import timedelta
 
@@ -8,85 +9,115 @@ import pytest
 
 from relay.envelope import Event
 from relay.ledger import (
+    LEASE,
     Claim,
     ClaimLost,
-    DeadLetter,
     Duplicate,
     InProgress,
+    Ledger,
+    Record,
+    State,
     key_of,
 )
-from tests.ledger.events import claimed, event
-from tests.ledger.ledgers import HOUR, MOMENT, Open
+from tests.ledger.events import claimed, delivered, event, letter
+from tests.ledger.ledgers import KEY, MOMENT, Open, lease_over
+
+HOUR = timedelta(hours=1)
 
 
-async def lease_over(open_ledger: Open) -> None:
-    """Wait until the claim on the event is older than a moment, by the ledger's own clock."""
-    patient = await open_ledger(HOUR).claim(event())
-    assert isinstance(patient, InProgress)
-    left = patient.lease_left - HOUR + MOMENT
-    await asyncio.sleep(max(0.0, left.total_seconds() + 0.01))
+async def record_of(ledger: Ledger) -> Record:
+    """The record of the one event that a test delivers."""
+    record = await ledger.record(KEY)
+    assert record is not None
+    return record
 
 
 async def test_a_first_claim_is_granted(open_ledger: Open) -> None:
-    """Under the event's key, as the first attempt, aged nothing."""
-    claim = await claimed(open_ledger(HOUR), event())
+    """Under the event's key, as the first attempt, just now."""
+    claim = await claimed(open_ledger(), event())
     assert claim.key == key_of("acme", "evt_1")
     assert claim.attempts == 1
-    assert claim.age == timedelta(0)
+    assert claim.age < timedelta(seconds=0.1)
 
 
 async def test_a_delivered_event_is_a_duplicate(open_ledger: Open) -> None:
     """With the id that Svix gave it; also through another instance's ledger."""
-    ledger = open_ledger(HOUR)
-    await ledger.complete(await claimed(ledger, event()), "msg_1")
-    for reader in (ledger, open_ledger(HOUR)):
+    ledger = open_ledger()
+    await delivered(ledger, event())
+    for reader in (ledger, open_ledger()):
         assert await reader.claim(event()) == Duplicate("msg_1", payload_changed=False, attempts=1)
 
 
+@pytest.mark.parametrize("confirmed", [True, False])
+async def test_the_record_says_whether_svix_was_seen_to_accept(
+    open_ledger: Open, *, confirmed: bool
+) -> None:
+    """What was found by asking may never be sent on: reconciliation looks at those."""
+    ledger = open_ledger()
+    claim = await claimed(ledger, event())
+    assert (await record_of(ledger)).fanout_confirmed is None
+    await ledger.complete(claim, "msg_1", fanout_confirmed=confirmed)
+    assert (await record_of(ledger)).fanout_confirmed is confirmed
+
+
 async def test_an_event_delivered_without_a_message_id_is_a_duplicate(open_ledger: Open) -> None:
-    """A 2xx that could not be read is delivered all the same."""
-    ledger = open_ledger(HOUR)
-    await ledger.complete(await claimed(ledger, event()), None)
+    """Whoever settled it may not have known the id."""
+    ledger = open_ledger()
+    await ledger.complete(await claimed(ledger, event()), None, fanout_confirmed=False)
     assert await ledger.claim(event()) == Duplicate(None, payload_changed=False, attempts=1)
 
 
 async def test_a_duplicate_with_another_payload_says_so(open_ledger: Open) -> None:
     """A publisher that uses an id twice must be noticed."""
-    ledger = open_ledger(HOUR)
-    await ledger.complete(await claimed(ledger, event(payload="a")), "msg_1")
+    ledger = open_ledger()
+    await delivered(ledger, event(payload="a"))
     refusal = await ledger.claim(event(payload="b"))
     assert refusal == Duplicate("msg_1", payload_changed=True, attempts=1)
 
 
 async def test_a_takeover_keeps_the_first_payload_in_mind(open_ledger: Open) -> None:
     """Whichever payload was sent in the end, the id has been used for two."""
-    ledger = open_ledger(HOUR)
+    ledger = open_ledger()
     await ledger.release(await claimed(ledger, event(payload="a")))
-    await ledger.complete(await claimed(ledger, event(payload="b")), "msg_1")
+    await delivered(ledger, event(payload="b"))
     refusal = await ledger.claim(event(payload="b"))
     assert refusal == Duplicate("msg_1", payload_changed=True, attempts=2)
 
 
 async def test_the_same_id_in_another_project_is_another_event(open_ledger: Open) -> None:
     """A project is a tenant: one must not suppress another's events."""
-    ledger = open_ledger(HOUR)
-    await ledger.complete(await claimed(ledger, event()), "msg_1")
+    ledger = open_ledger()
+    await delivered(ledger, event())
     await claimed(ledger, replace(event(), project="other"))
 
 
 async def test_a_live_claim_is_in_progress(open_ledger: Open) -> None:
     """Until its lease is over, and it says when that is."""
-    ledger = open_ledger(HOUR)
+    ledger = open_ledger()
     await claimed(ledger, event())
     refusal = await ledger.claim(event())
     assert isinstance(refusal, InProgress)
     assert refusal.attempts == 1
-    assert timedelta(minutes=59) < refusal.lease_left <= HOUR
+    assert LEASE / 2 < refusal.lease_remaining <= LEASE
+
+
+@pytest.mark.parametrize(("theirs", "ours", "holds"), [(HOUR, MOMENT, True), (MOMENT, HOUR, False)])
+async def test_a_claim_is_judged_by_the_lease_in_its_record(
+    open_ledger: Open, theirs: timedelta, ours: timedelta, *, holds: bool
+) -> None:
+    """Another version, or an operator's command, may have another lease than the claimant."""
+    claimant, onlooker = open_ledger(theirs), open_ledger(ours)
+    await claimed(claimant, event())
+    await asyncio.sleep(MOMENT.total_seconds() + 0.01)
+    record = await record_of(onlooker)
+    assert record.lease == theirs
+    assert (record.lease_remaining > timedelta(0)) is holds
+    assert isinstance(await onlooker.claim(event()), InProgress if holds else Claim)
 
 
 async def test_a_released_event_is_claimed_at_once(open_ledger: Open) -> None:
     """Its lease has no meaning any more."""
-    ledger = open_ledger(HOUR)
+    ledger = open_ledger()
     first = await claimed(ledger, event())
     await ledger.release(first)
     second = await claimed(ledger, event())
@@ -94,11 +125,60 @@ async def test_a_released_event_is_claimed_at_once(open_ledger: Open) -> None:
     assert second.token != first.token
 
 
+async def test_a_delivery_claims_again_what_it_released(open_ledger: Open) -> None:
+    """As each attempt after a refusal does; age and attempts go on."""
+    ledger = open_ledger()
+    first = await claimed(ledger, event())
+    released = await ledger.release(first)
+    second = await claimed(ledger, event(), released)
+    third = await claimed(ledger, event(), await ledger.release(second))
+    assert (second.attempts, third.attempts) == (2, 3)
+    assert first.age < second.age < third.age < LEASE
+    await ledger.complete(third, "msg_1", fanout_confirmed=True)
+    assert (await record_of(ledger)).attempts == 3
+
+
+async def test_a_claim_whose_release_was_lost_is_taken_over_at_once(open_ledger: Open) -> None:
+    """By the delivery that made it, and by no other; what it was cannot be settled any more."""
+    ledger = open_ledger()
+    first = await claimed(ledger, event())
+    assert isinstance(await ledger.claim(event()), InProgress)
+    second = await claimed(ledger, event(), first)
+    assert second.attempts == 2
+    with pytest.raises(ClaimLost):
+        await ledger.release(first)
+    await ledger.complete(second, "msg_1", fanout_confirmed=True)
+
+
+@pytest.mark.parametrize("release_is_known", [True, False])
+async def test_a_delivery_whose_claim_passed_to_another_sees_that(
+    open_ledger: Open, *, release_is_known: bool
+) -> None:
+    """Its earlier claim is no licence."""
+    ledger = open_ledger()
+    first = await claimed(ledger, event())
+    released = await ledger.release(first)
+    ours = released if release_is_known else first
+    theirs = await claimed(ledger, event())
+    assert isinstance(await ledger.claim(event(), previous=ours), InProgress)
+    await ledger.complete(theirs, "msg_1", fanout_confirmed=True)
+    seen = await ledger.claim(event(), previous=ours)
+    assert seen == Duplicate("msg_1", payload_changed=False, attempts=2)
+
+
+async def test_a_completion_that_was_thought_lost_is_a_duplicate(open_ledger: Open) -> None:
+    """Its claim's token is in the record, but it is delivered."""
+    ledger = open_ledger()
+    claim = await claimed(ledger, event())
+    await ledger.complete(claim, "msg_1", fanout_confirmed=True)
+    assert isinstance(await ledger.claim(event(), previous=claim), Duplicate)
+
+
 async def test_a_claim_whose_lease_is_over_is_taken_over(open_ledger: Open) -> None:
     """The worker that made it is dead, or too late."""
     ledger = open_ledger(MOMENT)
     await claimed(ledger, event())
-    await lease_over(open_ledger)
+    await lease_over(ledger)
     assert (await claimed(ledger, event())).attempts == 2
 
 
@@ -106,28 +186,33 @@ async def test_a_takeover_has_a_lease_of_its_own(open_ledger: Open) -> None:
     """Else two workers would hold one claim."""
     ledger = open_ledger(MOMENT)
     await claimed(ledger, event())
-    await lease_over(open_ledger)
-    await claimed(ledger, event())
-    refusal = await open_ledger(HOUR).claim(event())
+    await lease_over(ledger)
+    patient = open_ledger()
+    await claimed(patient, event())
+    refusal = await ledger.claim(event())
     assert isinstance(refusal, InProgress)
-    assert refusal.lease_left > timedelta(minutes=59)
+    assert refusal.lease_remaining > LEASE / 2
 
 
-@pytest.mark.parametrize("settle", ["complete", "release"])
+@pytest.mark.parametrize("completes", [True, False])
 async def test_a_claim_taken_over_can_be_neither_completed_nor_released(
-    open_ledger: Open, settle: str
+    open_ledger: Open, *, completes: bool
 ) -> None:
     """Nothing is written: the successor's claim stands, and is the one to be settled."""
-    ledger = open_ledger(MOMENT)
+    ledger, patient = open_ledger(MOMENT), open_ledger()
     lost = await claimed(ledger, event())
-    await lease_over(open_ledger)
-    successor = await claimed(ledger, event())
+    await lease_over(ledger)
+    successor = await claimed(patient, event())
+    settling: Awaitable[object] = (
+        ledger.complete(lost, "msg_lost", fanout_confirmed=True)
+        if completes
+        else ledger.release(lost)
+    )
     with pytest.raises(ClaimLost):
-        await (ledger.complete(lost, "msg_lost") if settle == "complete" else ledger.release(lost))
-    patient = open_ledger(HOUR)
-    assert isinstance(await patient.claim(event()), InProgress)
-    await ledger.complete(successor, "msg_1")
-    assert await patient.claim(event()) == Duplicate("msg_1", payload_changed=False, attempts=2)
+        await settling
+    assert isinstance(await ledger.claim(event()), InProgress)
+    await ledger.complete(successor, "msg_1", fanout_confirmed=True)
+    assert await ledger.claim(event()) == Duplicate("msg_1", payload_changed=False, attempts=2)
 
 
 async def test_a_claim_past_its_lease_that_nobody_took_over_can_still_be_settled(
@@ -136,61 +221,64 @@ async def test_a_claim_past_its_lease_that_nobody_took_over_can_still_be_settled
     """Svix has the event: to refuse the record of that would only cost a resend."""
     ledger = open_ledger(MOMENT)
     claim = await claimed(ledger, event())
-    await lease_over(open_ledger)
-    await ledger.complete(claim, "msg_1")
+    await lease_over(ledger)
+    await ledger.complete(claim, "msg_1", fanout_confirmed=True)
     assert isinstance(await ledger.claim(event()), Duplicate)
 
 
 async def test_a_released_claim_cannot_be_completed(open_ledger: Open) -> None:
     """It was given up: another may be sending already."""
-    ledger = open_ledger(HOUR)
+    ledger = open_ledger()
     claim = await claimed(ledger, event())
     await ledger.release(claim)
     with pytest.raises(ClaimLost):
-        await ledger.complete(claim, "msg_1")
+        await ledger.complete(claim, "msg_1", fanout_confirmed=True)
     await claimed(ledger, event())
 
 
 async def test_a_delivered_event_cannot_be_released(open_ledger: Open) -> None:
-    """Once delivered, always delivered."""
-    ledger = open_ledger(HOUR)
+    """It would be sent again."""
+    ledger = open_ledger()
     claim = await claimed(ledger, event())
-    await ledger.complete(claim, "msg_1")
+    await ledger.complete(claim, "msg_1", fanout_confirmed=True)
     with pytest.raises(ClaimLost):
         await ledger.release(claim)
     assert isinstance(await ledger.claim(event()), Duplicate)
 
 
 async def test_a_settle_that_landed_is_recognised_when_repeated(open_ledger: Open) -> None:
-    """Its answer may be lost, and a client library repeats what was not answered."""
-    ledger = open_ledger(HOUR)
+    """Its answer may be lost, and what was not answered is repeated."""
+    ledger = open_ledger()
     released = await claimed(ledger, event())
     await ledger.release(released)
     await ledger.release(released)
     completed = await claimed(ledger, event())
-    await ledger.complete(completed, "msg_1")
-    await ledger.complete(completed, "msg_1")
+    await ledger.complete(completed, "msg_1", fanout_confirmed=True)
+    await ledger.complete(completed, "msg_1", fanout_confirmed=True)
     assert await ledger.claim(event()) == Duplicate("msg_1", payload_changed=False, attempts=2)
 
 
 async def test_a_claim_on_nothing_cannot_be_settled(open_ledger: Open) -> None:
     """A record that is gone is not made anew."""
-    ledger = open_ledger(HOUR)
+    ledger = open_ledger()
     phantom = replace(await claimed(ledger, event()), key=key_of("acme", "evt_gone"))
     with pytest.raises(ClaimLost):
-        await ledger.complete(phantom, "msg_1")
+        await ledger.complete(phantom, "msg_1", fanout_confirmed=True)
     await claimed(ledger, event("evt_gone"))
+    # A delivery whose record expired meanwhile begins anew.
+    gone = replace(phantom, key=key_of("acme", "evt_gone_too"))
+    assert (await claimed(ledger, event("evt_gone_too"), gone)).attempts == 1
 
 
 async def test_the_age_runs_on_across_releases_and_takeovers(open_ledger: Open) -> None:
     """It is how one knows that Svix may have forgotten the first try."""
     ledger = open_ledger(MOMENT)
     first = await claimed(ledger, event())
-    await lease_over(open_ledger)
+    await lease_over(ledger)
     second = await claimed(ledger, event())
-    await ledger.release(second)
-    third = await claimed(ledger, event())
-    await lease_over(open_ledger)
+    released = await ledger.release(second)
+    third = await claimed(ledger, event(), released)
+    await lease_over(ledger)
     fourth = await claimed(ledger, event())
     assert first.age < MOMENT < second.age < third.age
     assert fourth.age > 2 * MOMENT
@@ -200,43 +288,65 @@ async def test_the_age_runs_on_across_releases_and_takeovers(open_ledger: Open) 
 @pytest.mark.parametrize("before", ["nothing", "released", "lease over"])
 async def test_of_fifty_claims_at_once_one_wins(open_ledger: Open, before: str) -> None:
     """Through two instances, of a new event or one to be taken over; the winner can settle."""
-    ledger = open_ledger(HOUR)
     if before != "nothing":
+        ledger = open_ledger(MOMENT)
         claim = await claimed(ledger, event())
-    if before == "released":
-        await ledger.release(claim)
-    elif before == "lease over":
-        await lease_over(open_ledger)
-    lease = MOMENT if before == "lease over" else HOUR
-    ledgers = [open_ledger(lease) for _ in range(2)]
+        await (ledger.release(claim) if before == "released" else lease_over(ledger))
+    ledgers = [open_ledger(HOUR) for _ in range(2)]
     answers = await asyncio.gather(*(ledgers[n % 2].claim(event()) for n in range(50)))
-    winners = [answer for answer in answers if isinstance(answer, Claim)]
-    # A lease that is over in a moment may be so within the race: each takeover has one winner.
-    assert len(winners) == 1 or before == "lease over"
-    first_attempt = 1 if before == "nothing" else 2
-    attempts = sorted(winner.attempts for winner in winners)
-    assert attempts == [*range(first_attempt, first_attempt + len(winners))]
-    winner = max(winners, key=lambda winner: winner.attempts)
-    await ledger.complete(winner, "msg_1")
-    assert isinstance(await ledger.claim(event()), Duplicate)
+    (winner,) = (answer for answer in answers if isinstance(answer, Claim))
+    assert {type(answer) for answer in answers} == {Claim, InProgress}
+    assert winner.attempts == (1 if before == "nothing" else 2)
+    await ledgers[0].complete(winner, "msg_1", fanout_confirmed=True)
+    assert isinstance(await ledgers[1].claim(event()), Duplicate)
 
 
 async def test_many_events_at_once_do_not_hinder_each_other(open_ledger: Open) -> None:
-    """200 claimed, completed, and known for good."""
-    ledger = open_ledger(HOUR)
+    """200 claimed, completed, and known for good; every second after a refusal."""
+    ledger = open_ledger()
     events = [event(f"evt_{n}") for n in range(200)]
 
-    async def deliver(what: Event) -> None:
-        await ledger.complete(await claimed(ledger, what), f"msg_{what.id}")
+    async def deliver(number: int, what: Event) -> None:
+        claim = await claimed(ledger, what)
+        if number % 2:
+            claim = await claimed(ledger, what, await ledger.release(claim))
+        await ledger.complete(claim, f"msg_{what.id}", fanout_confirmed=True)
 
-    await asyncio.gather(*map(deliver, events))
+    await asyncio.gather(*(deliver(number, what) for number, what in enumerate(events)))
     answers = await asyncio.gather(*map(ledger.claim, events))
-    assert answers == [Duplicate(f"msg_{e.id}", payload_changed=False, attempts=1) for e in events]
+    assert answers == [
+        Duplicate(f"msg_{what.id}", payload_changed=False, attempts=1 + number % 2)
+        for number, what in enumerate(events)
+    ]
+
+
+async def test_a_record_says_where_its_event_stands(open_ledger: Open) -> None:
+    """Whoever must wait looks first, and so does the operator."""
+    ledger = open_ledger()
+    assert await ledger.record(KEY) is None
+    claim = await claimed(ledger, event())
+    record = await record_of(ledger)
+    assert record.state is State.CLAIMED
+    assert LEASE / 2 < record.lease_remaining <= LEASE
+    assert record.refusal(event()) == InProgress(record.lease_remaining, 1)
+    await ledger.release(claim)
+    record = await record_of(ledger)
+    assert (record.state, record.refusal(event())) == (State.RELEASED, None)
+    await delivered(ledger, event())
+    record = await record_of(ledger)
+    assert (record.state, record.svix_message_id) == (State.DELIVERED, "msg_1")
+    assert record.pubsub_message_id == "77"
+    assert record.delivered_at is not None
+    assert record.first_claimed_at < record.delivered_at
+    assert record.lease_remaining <= timedelta(0)
+    assert record.refusal(event()) == Duplicate("msg_1", payload_changed=False, attempts=2)
 
 
 async def test_parking_twice_is_once(open_ledger: Open) -> None:
     """Pub/Sub may bring a message again before the acknowledgement counts."""
-    ledger = open_ledger(HOUR)
-    letter = DeadLetter(data=b"\xff{", reason="malformed", detail="no JSON", message_id="77")
-    await ledger.park(letter)
-    await ledger.park(replace(letter, detail="parked again"))
+    ledger = open_ledger()
+    await ledger.park(letter())
+    await ledger.park(replace(letter(), detail="parked again"))
+    stored = await ledger.dead_letter(letter().id)
+    assert stored is not None
+    assert stored.detail == letter().detail

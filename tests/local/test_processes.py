@@ -3,14 +3,16 @@
 import os
 import re
 import signal
+import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from local.processes import ServerFailed, free_port, listening, running
+from tests.harness.processes import gone
 
+ROOT = Path(__file__).parent.parent.parent
 STAY = "import time; print('up as', 7, flush=True); time.sleep(600)"
 
 STUBBORN = """
@@ -25,20 +27,6 @@ time.sleep(600)
 def python(program: str) -> list[str]:
     """A command that runs this program."""
     return [sys.executable, "-c", program]
-
-
-def gone(pid: int) -> bool:
-    """Whether no such process runs any more; one that was killed may take a moment to end."""
-    status = Path(f"/proc/{pid}/status")
-    given_up_at = time.monotonic() + 10
-    while time.monotonic() < given_up_at:
-        try:
-            if "State:\tZ" in status.read_text():  # ended; whoever adopted it has not noticed yet
-                return True
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def test_a_server_is_ready_when_its_line_comes() -> None:
@@ -67,7 +55,6 @@ def test_a_server_that_ends_early_is_quoted() -> None:
         pass
 
 
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at processes in /proc")
 def test_a_server_that_is_never_ready_is_given_up_and_stopped() -> None:
     """Within the limit, with its last words."""
     with (
@@ -89,7 +76,6 @@ def test_a_command_that_does_not_exist_is_named() -> None:
         pass
 
 
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at processes in /proc")
 @pytest.mark.parametrize("suspended", [False, True])
 def test_a_server_that_will_not_end_is_killed_with_its_children(*, suspended: bool) -> None:
     """Nothing is left that holds a port or a file."""
@@ -107,3 +93,22 @@ def test_a_server_that_died_by_itself_is_no_trouble() -> None:
         os.kill(server.pid, signal.SIGKILL)
         server.process.wait()
     assert server.process.returncode == -signal.SIGKILL
+
+
+INTERRUPTED_PARENT = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+from local.processes import running
+program = "import time; print('up', flush=True); time.sleep(600)"
+with running([sys.executable, "-c", program], ready="up") as server:
+    server.send_signal(signal.SIGINT)
+    print(server.process.wait(), server.process.args[-1] == program)
+"""
+
+
+def test_a_server_ends_on_sigint_whoever_ignores_it() -> None:
+    """As a script or a CI runner does that starts the suites with `&`."""
+    ended = subprocess.run(  # noqa: S603 - this Python, a program from above
+        python(INTERRUPTED_PARENT), cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert ended.stdout == f"{-signal.SIGINT} True\n"

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +10,8 @@ import httpx
 import pytest
 from svix.api import (
     ApplicationIn,
-    MessageAttemptListByMsgOptions,
+    EndpointIn,
+    EndpointPatch,
     MessageIn,
     MessageListOptions,
     SvixAsync,
@@ -18,8 +19,10 @@ from svix.api import (
 )
 from svix.api.message import MessageCreateOptions
 from svix.exceptions import HttpError, HTTPValidationError
+from svix.models import MessageAttemptOut
 
 from local.conduct import Fault
+from local.customer import Customer
 from local.simulator import Simulator
 
 TOKEN = "testsk_simulated"
@@ -222,6 +225,9 @@ async def test_lists_are_paged_newest_first_and_bounded_by_time(
 ) -> None:
     """As the SDK asks for them."""
     for number in range(5):
+        simulator.conduct.clock_offset = timedelta(
+            seconds=number
+        )  # ids of one moment have no order
         await svix.message.create("acme", message(f"evt_{number}"), keyed(str(number)))
     seen: list[str | None] = []
     iterator = None
@@ -236,21 +242,140 @@ async def test_lists_are_paged_newest_first_and_bounded_by_time(
     assert not (await svix.message.list("acme", MessageListOptions(after=tomorrow))).data
 
 
-async def test_endpoints_and_attempts_are_shown_as_they_were_set(
+@pytest.fixture
+def customer() -> Iterator[Customer]:
+    """A customer's endpoint."""
+    with Customer() as running:
+        yield running
+
+
+async def endpoint(svix: SvixAsync, url: str, **more: Any) -> str:
+    """An endpoint of acme's; its id."""
+    created = await svix.endpoint.create("acme", EndpointIn(url=url, **more))
+    return created.id
+
+
+async def attempts(svix: SvixAsync, message_id: str, count: int) -> list[MessageAttemptOut]:
+    """A message's attempts, oldest first, once there are so many."""
+    async with asyncio.timeout(10):
+        while True:
+            listed = (await svix.message_attempt.list_by_msg("acme", message_id)).data
+            if len(listed) >= count:
+                return listed[::-1]
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def acme(svix: SvixAsync) -> None:
+    """The application is there."""
+    await svix.application.create(ApplicationIn(name="acme", uid="acme"))
+
+
+@pytest.mark.usefixtures("acme")
+async def test_a_failed_attempt_is_made_again_on_schedule(
+    svix: SvixAsync, simulator: Simulator, customer: Customer
+) -> None:
+    """Until it is taken or the schedule is over; `nextAttempt` says when."""
+    simulator.conduct.retry_schedule = (0.05, 0.05)
+    customer.answer = 500
+    await endpoint(svix, customer.url)
+    failing = await svix.message.create("acme", message(), keyed("1"))
+    made = await attempts(svix, failing.id, 3)
+    assert [attempt.response_status_code for attempt in made] == [500, 500, 500]
+    simulator.conduct.retry_schedule = (3600,)
+    waiting = await svix.message.create("acme", message("evt_2"), keyed("2"))
+    await attempts(svix, waiting.id, 1)
+    [given_up] = (await svix.message_attempt.list_attempted_destinations("acme", failing.id)).data
+    [tried] = (await svix.message_attempt.list_attempted_destinations("acme", waiting.id)).data
+    assert (given_up.status, given_up.next_attempt) == (2, None)
+    assert tried.next_attempt is not None
+    assert tried.next_attempt - datetime.now(UTC) > timedelta(minutes=59)
+
+
+@pytest.mark.usefixtures("acme")
+async def test_a_disabled_endpoint_gets_no_further_attempts(
+    svix: SvixAsync, simulator: Simulator, customer: Customer
+) -> None:
+    """Nor does one that was deleted; what was attempted is shown all the same."""
+    simulator.conduct.retry_schedule = (0.2, 0.2)
+    customer.answer = 500
+    disabled, deleted = await endpoint(svix, customer.url), await endpoint(svix, customer.url)
+    created = await svix.message.create("acme", message(), keyed("1"))
+    await attempts(svix, created.id, 2)
+    await svix.endpoint.patch("acme", disabled, EndpointPatch(disabled=True))
+    await svix.endpoint.delete("acme", deleted)
+    other = await endpoint(svix, customer.url)
+    await svix.message_attempt.resend("acme", created.id, disabled)
+    await svix.message_attempt.resend("acme", created.id, other)
+    made = await attempts(svix, created.id, 3)
+    assert [attempt.endpoint_id for attempt in made[2:]] == [other]
+    shown = (await svix.message_attempt.list_attempted_destinations("acme", created.id)).data
+    assert {destination.id for destination in shown} == {disabled, deleted, other}
+
+
+@pytest.mark.usefixtures("acme")
+async def test_nothing_is_sent_to_another_machine(svix: SvixAsync) -> None:
+    """The attempt fails instead, and says why."""
+    await endpoint(svix, "https://customer.example/hook")
+    created = await svix.message.create("acme", message(), keyed("1"))
+    [attempt] = await attempts(svix, created.id, 1)
+    assert (attempt.response_status_code, attempt.status) == (0, 2)
+    assert "loopback" in attempt.response
+
+
+@pytest.mark.usefixtures("acme")
+async def test_what_is_stored_and_not_queued_is_never_sent_on(
+    svix: SvixAsync, simulator: Simulator, customer: Customer
+) -> None:
+    """As when Svix dies between its database and its queue; a resend brings it to the endpoint."""
+    there = await endpoint(svix, customer.url)
+    simulator.inject(Fault("store_unqueued", times=1))
+    with pytest.raises((HttpError, json.JSONDecodeError)):
+        await svix.message.create("acme", message(), keyed("1"))
+    error = await refusal(svix.message.create("acme", message(), keyed("1")))
+    assert error.status_code == 409
+    stored = await svix.message.get("acme", "evt_1")
+    await svix.message.create("acme", message("evt_2"), keyed("2"))
+    await asyncio.to_thread(customer.wait, 1)
+    assert not (await svix.message_attempt.list_by_msg("acme", stored.id)).data
+    await svix.message_attempt.resend("acme", stored.id, there)
+    arrived = await asyncio.to_thread(customer.wait, 2)
+    assert arrived[1].id == stored.id
+
+
+async def test_each_new_application_can_have_an_endpoint(customer: Customer) -> None:
+    """For tools in which customers appear by the way."""
+    async with Simulator(TOKEN, endpoint_for=lambda app: f"{customer.url}/{app}") as running:
+        client = SvixAsync(TOKEN, SvixOptions(server_url=running.url, retry_schedule=[]))
+        await client.message.create("acme", message(), keyed("1"))
+        await client.message.create("globex", message(app="globex"), keyed("2"))
+        arrived = await asyncio.to_thread(customer.wait, 2)
+        assert {arrival.path for arrival in arrived} == {"/acme", "/globex"}
+        await client._httpx_client.aclose()
+
+
+async def test_a_restart_loses_the_keys(svix: SvixAsync, simulator: Simulator) -> None:
+    """Then the event id alone protects."""
+    await svix.message.create("acme", message(), keyed("1"))
+    simulator.restart()
+    error = await refusal(svix.message.create("acme", message(), keyed("1")))
+    assert (error.status_code, len(simulator.messages)) == (409, 1)
+
+
+async def test_the_open_source_svix_never_forgets_an_event_id(
     svix: SvixAsync, simulator: Simulator
 ) -> None:
-    """One attempt for each endpoint."""
-    created = await svix.message.create("acme", message(), keyed("k"))
-    simulator.endpoints["acme"] = [
-        {"id": "ep_1", "url": "https://a.example/hook", "status": 0},
-        {"id": "ep_2", "url": "https://b.example/hook", "status": 2, "code": 503},
-    ]
-    endpoints = await svix.endpoint.list("acme")
-    assert [endpoint.url for endpoint in endpoints.data] == [
-        "https://a.example/hook",
-        "https://b.example/hook",
-    ]
-    attempts = await svix.message_attempt.list_by_msg(
-        "acme", created.id, MessageAttemptListByMsgOptions()
-    )
-    assert [attempt.response_status_code for attempt in attempts.data] == [200, 503]
+    """Where the hosted one does after a day."""
+    simulator.conduct.kind = "open_source"
+    await svix.message.create("acme", message(), keyed("1"))
+    simulator.conduct.clock_offset = timedelta(days=100)
+    error = await refusal(svix.message.create("acme", message(), keyed("2")))
+    assert error.status_code == 409
+
+
+async def test_a_fault_can_concern_one_application(svix: SvixAsync, simulator: Simulator) -> None:
+    """The others' calls are answered."""
+    simulator.inject(Fault("status", status=503, body="json", app="acme"))
+    await svix.message.create("globex", message(app="globex"), keyed("1"))
+    error = await refusal(svix.message.create("acme", message(), keyed("2")))
+    assert error.status_code == 503

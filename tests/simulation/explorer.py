@@ -6,29 +6,38 @@ back for the others; a state that was reached before is not gone through again.
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from relay.delivery import Delivery
 from relay.envelope import Event, Source
 from relay.outcome import Outcome, Result
-from relay.pacing import TurnedAway
+from relay.pacing import NoTurn, Pacer
+from relay.waits import Waits
 from tests.simulation.model import (
-    FIND_FAULTS,
+    ASK_FAULTS,
+    LANDING,
     LEASE,
+    OK,
+    RACE_SECONDS,
     SEND_FAULTS,
     ModelLedger,
     ModelPacer,
     ModelSender,
     Op,
     World,
+    call,
     failed,
 )
 
 HOUR = 3600.0
 LATER = (0.0, LEASE + 10, 13 * HOUR, 72 * HOUR)
 """How long Pub/Sub may take to redeliver."""
+BUDGET = 60.0  # seconds, of a request
+PAUSES_LENGTHENED = 8.0
+"""Every pause of a delivery is so much longer: fewer looks and tries, and as many kinds."""
 HEALING = 6  # redeliveries without faults after which an event must be acknowledged
 
 
@@ -42,10 +51,13 @@ class Known(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """So many deliveries of each event, so many faults; `build` makes a delivery's adapters."""
+    """So many deliveries of each event, so many faults and turns; and what the adapters are."""
 
     deliveries: tuple[str, ...]
     faults: int
+    turns: int = 4
+    waits: bool = False
+    """Whether a request has to wait for its first turn, and so looks first."""
     world: Callable[[], World] = World
     ledger: Callable[[World], ModelLedger] = ModelLedger
     sender: Callable[[], ModelSender] = ModelSender
@@ -57,6 +69,8 @@ class Worker:
 
     event: str
     coroutine: Coroutine[Any, Any, Result]
+    clock: list[float]
+    """One number: the seconds that this request has slept."""
     waits_for: Op | None = None
     history: list[str] = field(default_factory=list)
     acked: bool | None = None
@@ -71,10 +85,10 @@ class Explorer:
     schedules: int = 0
     states: set[object] = field(default_factory=set)
 
-    def explore(self) -> None:
-        """Try everything. Raises `Violation`."""
+    def explore(self, limit: float = math.inf) -> None:
+        """Try everything, or the first `limit` schedules. Raises `Violation`."""
         prefixes: list[list[int]] = [[]]
-        while prefixes:
+        while prefixes and self.schedules < limit:
             run = Run(self, prefixes.pop())
             try:
                 run.execute()
@@ -132,16 +146,16 @@ class Run:
 
     def _options(self) -> list[tuple[str, int, str]]:
         """What may happen next: (what, whose, how)."""
+        active = [n for n, worker in enumerate(self._workers) if worker.acked is None]
+        for number in active:
+            op = self._workers[number].waits_for
+            if op is not None and op.is_private:
+                return self._steps(number)
         options: list[tuple[str, int, str]] = []
         if self._unstarted:
             options.append(("start", 0, ""))
-        active = [n for n, worker in enumerate(self._workers) if worker.acked is None]
         for number in active:
-            options.append(("step", number, ""))
-            if self._faults:
-                op = self._workers[number].waits_for
-                assert op is not None
-                options.extend(("step", number, fault) for fault in op.faults)
+            options.extend(self._steps(number))
         options.extend(("land", number, "") for number in range(len(self._late)))
         if options and self._faults and self._workers:
             # While somebody is at work only a lease can pass: a request is over long before hours.
@@ -149,6 +163,15 @@ class Run:
                 ("wait", int(seconds), "") for seconds in (LATER[1:2] if active else LATER[1:])
             )
         return options
+
+    def _steps(self, number: int) -> list[tuple[str, int, str]]:
+        """What may happen to this worker's call."""
+        worker = self._workers[number]
+        assert worker.waits_for is not None
+        faults = worker.waits_for.faults if self._faults else ()
+        is_over = worker.clock[0] >= RACE_SECONDS
+        possible = (fault for fault in faults if not (is_over and fault == "race"))
+        return [("step", number, ""), *(("step", number, fault) for fault in possible)]
 
     # -- what happens
 
@@ -168,16 +191,34 @@ class Run:
 
     def _start(self, event_id: str) -> Worker:
         source = Source(pushed=True, message_id="77")
-        event = Event(event_id, "user.created", "acme", {}, "0" * 64, source)
-        delivery = Delivery(
-            self._scenario.ledger(self._world), self._scenario.sender(), ModelPacer(), lambda: 0.0
+        event = Event(
+            id=event_id,
+            type="user.created",
+            project="acme",
+            text=b"{}",
+            tags=(),
+            payload_sha256="0" * 64,
+            source=source,
         )
-        worker = Worker(event_id, delivery.deliver(event, 60.0))
+        clock = [0.0]
+
+        async def sleep(seconds: float) -> None:
+            clock[0] += seconds
+            await call(Op("sleep", event_id, seconds))
+
+        pacer = ModelPacer(self._scenario.turns, self._scenario.waits)
+        delivery = Delivery(
+            ledger=self._scenario.ledger(self._world),
+            sender=self._scenario.sender(),
+            pacer=cast("Pacer", pacer),
+            waits=Waits(lambda: clock[0], sleep, lambda _low, _high: PAUSES_LENGTHENED),
+        )
+        worker = Worker(event_id, delivery.deliver(event, 0.0, BUDGET), clock)
         self._workers.append(worker)
         self._resume(worker, None)
         return worker
 
-    def _step(self, worker: Worker, fault: str) -> None:
+    def _step(self, worker: Worker, fault: str) -> None:  # noqa: C901 - a case for each fault
         op = worker.waits_for
         assert op is not None
         self._faults -= bool(fault)
@@ -198,14 +239,18 @@ class Run:
                 self._late.append(op)
                 self._resume(worker, None, failed())
             case "turned away":
-                self._resume(worker, None, TurnedAway(Outcome.RATE_LIMITED, 1.0))
-            case "lost":
-                self._land(op)
-                self._resume(worker, SEND_FAULTS["lost"])
+                self._resume(worker, None, NoTurn(Outcome.RATE_LIMITED, 1.0, "no turn"))
+            case "superseded":
+                self._resume(worker, value=True)
             case "":
                 self._perform(worker, op)
             case _:
-                self._resume(worker, (SEND_FAULTS | FIND_FAULTS)[fault])
+                answer = (ASK_FAULTS if op.name == "find" else SEND_FAULTS)[fault]
+                if fault in LANDING:
+                    landed = self._world.send(op.event, queued=fault != "unqueued")
+                    if fault == "broken off" and landed != OK:
+                        answer = landed  # only a 2xx can break off after it was a 2xx
+                self._resume(worker, answer)
 
     def _perform(self, worker: Worker, op: Op) -> None:
         try:
@@ -225,7 +270,9 @@ class Run:
         worker.acked = False
         worker.history.append("crashed")
 
-    def _resume(self, worker: Worker, value: Any, failure: BaseException | None = None) -> None:
+    def _resume(
+        self, worker: Worker, value: Any = None, failure: BaseException | None = None
+    ) -> None:
         worker.history.append(repr(failure) if failure else repr(value))
         try:
             if failure is not None:
@@ -277,9 +324,13 @@ class Run:
             row = self._world.rows[event]
             if row.state != "delivered":
                 self._violated(f"{event} was acknowledged, and its record says {row.state}")
+            if self._world.is_confirmed_wrongly(event):
+                self._violated(f"{event} is recorded as sent on, and Svix never will")
+        if self._world.parked_as_conflict and not self._world.ids_are_taken:
+            self._violated("an event was parked for a conflict that would have passed")
 
     def _sent(self, event: str) -> int:
-        return sum(sent == event for sent, _ in self._world.messages)
+        return sum(sent == event for sent, *_ in self._world.messages)
 
     def _violated(self, what: str) -> None:
         raise Violation(what + "\n" + "\n".join(self._story))

@@ -4,44 +4,60 @@ A model of the ledger and of Svix, each call one step, and what may go wrong in 
 seconds. Svix forgets an idempotency key after 12 h and an event id after 24 h, but not a message.
 """
 
+import contextlib
 import types
-from collections.abc import Generator
+from collections.abc import AsyncIterator, Generator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Literal
 
 from relay.envelope import Event
-from relay.ledger import Claim, ClaimLost, DeadLetter, Duplicate, InProgress, LedgerUnavailable
-from relay.outcome import Answer, Outcome, Verdict
-from relay.pacing import Pacer, TurnedAway
+from relay.ledger import (
+    Claim,
+    ClaimLost,
+    DeadLetter,
+    Duplicate,
+    InProgress,
+    LedgerUnavailable,
+    key_of,
+)
+from relay.outcome import Answer, Call, Outcome, Verdict
+from relay.pacing import NoTurn, Waiter
 
-LEASE = 90.0
+EVENT_OF = {key_of("acme", event): event for event in "ab"}
+LEASE = 30.0
 KEY_LIFETIME = 12 * 3600.0
 EVENT_ID_LIFETIME = 24 * 3600.0
-TURNS = 3  # that a delivery gets before its budget is used up
 
-OK = Answer(Verdict.ACCEPTED, 202, message_id="msg")
-CONFLICT = Answer(Verdict.CONFLICT, 409, code="conflict")
-MISSING = Answer(Verdict.NOT_FOUND, 404, code="not_found")
+OK = Answer(Call.SEND, Verdict.ACCEPTED, 202, message_id="msg")
+CONFLICT = Answer(Call.SEND, Verdict.CONFLICT, 409, code="conflict")
+FOUND = Answer(Call.ASK, Verdict.ACCEPTED, 200, message_id="msg")
+MISSING = Answer(Call.ASK, Verdict.MISSING, 404, code="not_found")
 
-# What a call to Svix may be answered instead of what it should be; `lost` after acceptance.
-SEND_FAULTS: dict[str, Answer] = {
-    "lost": Answer(Verdict.UNAVAILABLE),
-    "500": Answer(Verdict.UNAVAILABLE, 500),
-    "429": Answer(Verdict.RATE_LIMITED, 429),
-    "race": CONFLICT,
-    "404": MISSING,
-    "401": Answer(Verdict.MISCONFIGURED, 401),
-    "422": Answer(Verdict.REJECTED, 422),
+# What a call to Svix may be answered instead of what it should be. The first three come after
+# Svix has stored the message; after `unqueued` it never sends the message on.
+LANDING = {
+    "lost": Answer(Call.SEND, Verdict.UNAVAILABLE, failure="ReadError"),
+    "broken off": Answer(Call.SEND, Verdict.BROKEN_OFF, 202),
+    "unqueued": Answer(Call.SEND, Verdict.UNAVAILABLE, 500),
 }
-FIND_FAULTS = {name: SEND_FAULTS[name] for name in ("500", "429", "401")}
+SEND_FAULTS = LANDING | {
+    "500": Answer(Call.SEND, Verdict.UNAVAILABLE, 500),
+    "429": Answer(Call.SEND, Verdict.RATE_LIMITED, 429),
+    "race": CONFLICT,
+    "401": Answer(Call.SEND, Verdict.MISCONFIGURED, 401),
+    "422": Answer(Call.SEND, Verdict.REJECTED, 422),
+}
+ASK_FAULTS = {name: replace(SEND_FAULTS[name], call=Call.ASK) for name in ("500", "429", "401")}
+RACE_SECONDS = 5.0
+"""For so long two first events may race for an application, or one holds Svix's lock on a key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Op:
     """One call that a delivery waits for."""
 
-    name: Literal["claim", "complete", "release", "park", "turn", "send", "find"]
+    name: Literal["claim", "look", "complete", "release", "park", "turn", "sleep", "send", "find"]
     event: str
     argument: Any = None
 
@@ -51,14 +67,27 @@ class Op:
         return self.name in {"claim", "complete", "release", "park"}
 
     @property
+    def is_private(self) -> bool:
+        """Whether nobody else can notice when it happens: such calls may go in any order."""
+        return self.name in {"turn", "sleep"}
+
+    @property
     def faults(self) -> tuple[str, ...]:
         """All that may go wrong with it."""
         crashes = ("crash before", "crash after", "cancelled")
-        if self.writes:
-            return (*crashes, "fails", "times out but lands", "lands later")
-        if self.name == "turn":
-            return (*crashes, "turned away")
-        return (*crashes, *(SEND_FAULTS if self.name == "send" else FIND_FAULTS))
+        match self.name:
+            case "claim" | "complete" | "release" | "park":
+                return (*crashes, "fails", "times out but lands", "lands later")
+            case "look":
+                return ("fails",)
+            case "turn":  # to crash here is to crash before the claim
+                return ("turned away", "superseded")
+            case "sleep":
+                return ("crash before", "cancelled")
+            case "send":
+                return (*crashes, *SEND_FAULTS)
+            case "find":
+                return (*crashes, *ASK_FAULTS)
 
 
 @types.coroutine
@@ -77,6 +106,8 @@ class Row:
     attempts: int
     first_claimed_at: float
     updated_at: float
+    lease: float = LEASE
+    fanout_confirmed: bool = False
 
 
 @dataclass(slots=True)
@@ -86,9 +117,12 @@ class World:
     now: float = 0.0
     rows: dict[str, Row] = field(default_factory=dict)
     parked: set[str] = field(default_factory=set)
-    messages: list[tuple[str, float]] = field(default_factory=list)
-    """What Svix has taken: the event and when."""
+    parked_as_conflict: set[str] = field(default_factory=set)
+    messages: list[tuple[str, float, bool]] = field(default_factory=list)
+    """What Svix has stored: the event, when, and whether it will send it on."""
     tokens: int = 0
+    ids_are_taken: bool = False
+    """Whether something that we can't see has the events' ids at Svix."""
 
     def state(self) -> tuple[object, ...]:
         """What two worlds must share to go on alike."""
@@ -101,14 +135,14 @@ class World:
         return getattr(self, f"_{op.name}")(op)
 
     def _claim(self, op: Op) -> Claim | Duplicate | InProgress:
-        token: str = op.argument
+        token, previous = op.argument
         row = self.rows.get(op.event)
         if row is None:
             row = Row("claimed", token, 1, 1, self.now, self.now)
+        elif row.token != previous and (refusal := self.refusal(row)):
+            return refusal
         elif row.state == "delivered":
             return Duplicate("msg", payload_changed=False, attempts=row.attempts)
-        elif row.state == "claimed" and self.now - row.updated_at < LEASE:
-            return InProgress(timedelta(seconds=LEASE), row.attempts)
         else:
             row = replace(
                 row,
@@ -122,21 +156,44 @@ class World:
         age = timedelta(seconds=self.now - row.first_claimed_at)
         return Claim(op.event, token, row.version, row.attempts, age)
 
+    def refusal(self, row: Row) -> Duplicate | InProgress | None:
+        """Why the event cannot be claimed now, by the record alone."""
+        if row.state == "delivered":
+            return Duplicate("msg", payload_changed=False, attempts=row.attempts)
+        if row.state == "claimed" and self.now - row.updated_at < self.lease(row):
+            return InProgress(timedelta(seconds=LEASE), row.attempts)
+        return None
+
+    def lease(self, row: Row) -> float:
+        """How long a claim holds: as its record says."""
+        return row.lease
+
+    def _look(self, op: Op) -> "Look | None":
+        row = self.rows.get(op.event)
+        return None if row is None else Look(self.refusal(row))
+
+    def _sleep(self, _op: Op) -> None:
+        pass
+
     def _complete(self, op: Op) -> None:
-        self._settle(op, "delivered")
+        claim, confirmed = op.argument
+        self._settle(op.event, claim, "delivered", confirmed=confirmed)
 
     def _release(self, op: Op) -> None:
-        self._settle(op, "released")
+        self._settle(op.event, op.argument, "released", confirmed=False)
 
-    def _settle(self, op: Op, state: str) -> None:
-        claim: Claim = op.argument
-        row = self.rows[op.event]
+    def _settle(self, event: str, claim: Claim, state: str, *, confirmed: bool) -> None:
+        row = self.rows[event]
         if not self.may_settle(row, claim):
             if (row.token, row.state) == (claim.token, state):
                 return  # a repeated write of ours that had landed
             raise ClaimLost
-        self.rows[op.event] = replace(
-            row, state=state, version=row.version + 1, updated_at=self.now
+        self.rows[event] = replace(
+            row,
+            state=state,
+            version=row.version + 1,
+            updated_at=self.now,
+            fanout_confirmed=confirmed,
         )
 
     def may_settle(self, row: Row, claim: Claim) -> bool:
@@ -145,21 +202,46 @@ class World:
 
     def _park(self, op: Op) -> None:
         self.parked.add(op.event)
+        if op.argument == Outcome.CONFLICT:
+            self.parked_as_conflict.add(op.event)
 
-    def _turn(self, _op: Op) -> None:
-        pass
+    def _turn(self, _op: Op) -> bool:
+        return False
 
     def _send(self, op: Op) -> Answer:
-        sent = [at for event, at in self.messages if event == op.event]
-        if any(self.now - at < KEY_LIFETIME for at in sent):
-            return OK  # replayed: the same idempotency key
-        if any(self.now - at < EVENT_ID_LIFETIME for at in sent):
+        return self.send(op.event)
+
+    def send(self, event: str, *, queued: bool = True) -> Answer:
+        """Store the event's message, unless Svix knows it or its id; send it on if `queued`."""
+        sent = [at for known, at, _ in self.messages if known == event]
+        if any(self.now - at < KEY_LIFETIME for at in sent) and queued:
+            return OK if self._queued(event) else CONFLICT  # only a 2xx is replayed
+        if self.ids_are_taken or any(self.now - at < EVENT_ID_LIFETIME for at in sent):
             return CONFLICT
-        self.messages.append((op.event, self.now))
+        self.messages.append((event, self.now, queued))
         return OK
 
+    def _queued(self, event: str) -> bool:
+        return any(known == event and queued for known, _, queued in self.messages)
+
+    def is_confirmed_wrongly(self, event: str) -> bool:
+        """Whether the record says that Svix sends the message on, and it never will."""
+        row = self.rows.get(event)
+        is_sent_on = self._queued(event)
+        return row is not None and row.fanout_confirmed and not is_sent_on
+
     def _find(self, op: Op) -> Answer:
-        return OK if any(event == op.event for event, _ in self.messages) else MISSING
+        return FOUND if any(event == op.event for event, *_ in self.messages) else MISSING
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A record as a delivery looks at it."""
+
+    answer: Duplicate | InProgress | None
+
+    def refusal(self, _event: Event) -> Duplicate | InProgress | None:
+        return self.answer
 
 
 @dataclass(slots=True)
@@ -168,21 +250,28 @@ class ModelLedger:
 
     world: World
 
-    async def claim(self, event: Event) -> Claim | Duplicate | InProgress:
+    async def record(self, key: str) -> Any:
+        return await call(Op("look", EVENT_OF[key]))
+
+    async def claim(
+        self, event: Event, *, previous: Claim | None = None
+    ) -> Claim | Duplicate | InProgress:
         self.world.tokens += 1
-        claimed: Claim | Duplicate | InProgress = await call(
-            Op("claim", event.id, f"token-{self.world.tokens}")
-        )
+        tokens = (f"token-{self.world.tokens}", previous and previous.token)
+        claimed: Claim | Duplicate | InProgress = await call(Op("claim", event.id, tokens))
         return claimed
 
-    async def complete(self, claim: Claim, svix_message_id: str | None) -> None:
-        await call(Op("complete", claim.key, claim))
+    async def complete(
+        self, claim: Claim, svix_message_id: str | None, *, fanout_confirmed: bool
+    ) -> None:
+        await call(Op("complete", claim.key, (claim, fanout_confirmed)))
 
-    async def release(self, claim: Claim) -> None:
+    async def release(self, claim: Claim) -> Claim:
         await call(Op("release", claim.key, claim))
+        return claim
 
     async def park(self, letter: DeadLetter) -> None:
-        await call(Op("park", letter.event_id or ""))
+        await call(Op("park", letter.event_id or "", letter.reason))
 
     async def close(self) -> None:
         raise NotImplementedError
@@ -200,23 +289,52 @@ class ModelSender:
         return answer
 
 
-class ModelPacer(Pacer):
-    """A few turns, then none in time."""
+@dataclass(slots=True)
+class ModelTurn:
+    """A turn; `superseded` as the schedule says."""
 
-    def __init__(self) -> None:
-        self._left = TURNS
+    superseded: bool
 
-    def refusal(self, deadline: float) -> TurnedAway | None:
-        return None
-
-    async def turn(self, deadline: float, delay: float = 0.0) -> None:
-        if not self._left:
-            raise TurnedAway(Outcome.RATE_LIMITED, 1.0)
-        self._left -= 1
-        await call(Op("turn", ""))
+    def begin(self) -> None:
+        pass
 
     def report(self, answer: Answer) -> None:
         pass
+
+    def ledger_failed(self) -> None:
+        pass
+
+
+class ModelNacks:
+    """A nack is always free: how nacks are spaced changes nothing that is promised."""
+
+    async def wait(self, _until: float) -> bool:
+        return True
+
+    async def space(self, _deadline: float) -> None:
+        return
+
+
+@dataclass(slots=True)
+class ModelPacer:
+    """A few turns, then none in time."""
+
+    turns: int
+    waits: bool = False
+    nacks: ModelNacks = field(default_factory=ModelNacks)
+
+    def must_wait(self, _waiter: Waiter) -> bool:
+        return self.waits
+
+    def others_taken_since(self, _project: str, _since: float) -> bool:
+        return True
+
+    @contextlib.asynccontextmanager
+    async def turn(self, _waiter: Waiter) -> AsyncIterator[ModelTurn]:
+        if not self.turns:
+            raise NoTurn(Outcome.RATE_LIMITED, 1.0, "no turn in time")
+        self.turns -= 1
+        yield ModelTurn(await call(Op("turn", "")))
 
 
 def failed() -> LedgerUnavailable:

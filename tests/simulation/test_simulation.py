@@ -1,5 +1,7 @@
 """Every schedule of a few deliveries and faults: nothing lost, nothing twice; and mutants fail."""
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -17,18 +19,25 @@ SCENARIOS = {
     "three deliveries of one event, one fault": Scenario(("a", "a", "a"), 1),
     "one delivery each of two events, one fault": Scenario(("a", "b"), 1),
     "one delivery, three faults": Scenario(("a",), 3),
+    "two deliveries that have to wait, one fault": Scenario(("a", "a"), 1, waits=True),
+    "an id that something else has taken, one fault": Scenario(
+        ("a",), 1, turns=14, world=lambda: World(ids_are_taken=True)
+    ),
 }
 
 
+SHARE = 50_000 if os.environ.get("SOAK") == "1" else 3_000
+"""How many schedules of each scenario are tried at most: at full length, and in every run."""
+
+
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_every_schedule_keeps_the_promise(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_schedule_keeps_the_promise(name: str, figures: Callable[[str], None]) -> None:
     """Acknowledged means in Svix or parked, in Svix is at most once, and all ends delivered."""
     explorer = Explorer(SCENARIOS[name])
-    explorer.explore()
-    assert explorer.schedules > 100
-    with capsys.disabled():
-        counts = f"{explorer.schedules:,} schedules, {len(explorer.states):,} states"
-        print(f"\nsimulation: {name}: {counts}", end="")  # noqa: T201 - the suite's figures
+    explorer.explore(SHARE)
+    assert explorer.schedules > 50
+    counts = f"{explorer.schedules:,} schedules, {len(explorer.states):,} states"
+    figures(f"simulation: {name}: {counts}")
 
 
 class Unfenced(World):
@@ -38,14 +47,33 @@ class Unfenced(World):
         return True
 
 
+class LeaseOfItsOwn(World):
+    """Judges a claim by a setting of its own, and not by what its record says."""
+
+    def lease(self, row: Row) -> float:
+        return 100 * row.lease
+
+
+@dataclass(slots=True)
+class ConfirmsAll(ModelLedger):
+    """Takes a message that was found for one that Svix sends on."""
+
+    async def complete(
+        self, claim: Claim, svix_message_id: str | None, *, fanout_confirmed: bool
+    ) -> None:
+        await ModelLedger.complete(self, claim, svix_message_id, fanout_confirmed=True)
+
+
 @dataclass(slots=True)
 class SettlesFirst(ModelLedger):
     """Records the delivery with the claim, before anything is sent."""
 
-    async def claim(self, event: Event) -> Claim | Duplicate | InProgress:
-        claimed = await ModelLedger.claim(self, event)
+    async def claim(
+        self, event: Event, *, previous: Claim | None = None
+    ) -> Claim | Duplicate | InProgress:
+        claimed = await ModelLedger.claim(self, event, previous=previous)
         if isinstance(claimed, Claim):
-            await call(Op("complete", event.id, claimed))
+            await call(Op("complete", event.id, (claimed, True)))
         return claimed
 
 
@@ -53,19 +81,26 @@ class SettlesFirst(ModelLedger):
 class NeverRefuses(ModelLedger):
     """Claims nothing: everybody may send."""
 
-    async def claim(self, event: Event) -> Claim | Duplicate | InProgress:
-        claimed = await ModelLedger.claim(self, event)
+    async def claim(
+        self, event: Event, *, previous: Claim | None = None
+    ) -> Claim | Duplicate | InProgress:
+        claimed = await ModelLedger.claim(self, event, previous=previous)
         if isinstance(claimed, Claim):
             return claimed
         return Claim(event.id, "none", -1, 1, timedelta(0))
 
-    async def complete(self, claim: Claim, svix_message_id: str | None) -> None:
+    async def complete(
+        self, claim: Claim, svix_message_id: str | None, *, fanout_confirmed: bool
+    ) -> None:
         if claim.version != -1:
-            await ModelLedger.complete(self, claim, svix_message_id)
+            await ModelLedger.complete(
+                self, claim, svix_message_id, fanout_confirmed=fanout_confirmed
+            )
 
-    async def release(self, claim: Claim) -> None:
+    async def release(self, claim: Claim) -> Claim:
         if claim.version != -1:
             await ModelLedger.release(self, claim)
+        return claim
 
 
 class TakesConflictsForDelivered(ModelSender):
@@ -76,12 +111,15 @@ class TakesConflictsForDelivered(ModelSender):
         return OK if answer.verdict is Verdict.CONFLICT else answer
 
 
+ONE = Scenario(("a",), 2)
 TWO = SCENARIOS["two deliveries of one event, two faults"]
 MUTANTS: dict[str, Scenario] = {
     "no fencing": replace(TWO, world=Unfenced),
     "settles before it sends": replace(TWO, ledger=SettlesFirst),
     "no claim": replace(TWO, ledger=NeverRefuses),
-    "every 409 is delivered": replace(TWO, sender=TakesConflictsForDelivered),
+    "a lease of one's own": replace(TWO, world=LeaseOfItsOwn),
+    "every acceptance is confirmed": replace(ONE, ledger=ConfirmsAll),
+    "every 409 is delivered": replace(ONE, sender=TakesConflictsForDelivered),
 }
 
 
@@ -97,3 +135,19 @@ def test_a_protocol_that_never_asks_first_is_found_out(monkeypatch: pytest.Monke
     monkeypatch.setattr(delivery, "ASK_FIRST_AGE", timedelta(days=10_000))
     with pytest.raises(Violation, match="in Svix 2 times"):
         Explorer(TWO).explore()
+
+
+def test_a_second_conflict_that_is_parked_at_once_is_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two first events race for an application, and race again."""
+    monkeypatch.setattr(delivery, "UNEXPLAINED_AFTER_SECONDS", 0.0)
+    with pytest.raises(Violation, match="a conflict that would have passed"):
+        Explorer(ONE).explore()
+
+
+def test_a_protocol_that_asks_for_ever_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An id that something else has taken would circle until the dead-letter topic takes it."""
+    monkeypatch.setattr(delivery, "UNEXPLAINED_CONFLICTS", 1_000_000)
+    with pytest.raises(Violation, match="not delivered although nothing fails"):
+        Explorer(SCENARIOS["an id that something else has taken, one fault"]).explore()

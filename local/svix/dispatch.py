@@ -1,0 +1,124 @@
+"""Sending on: each message to each endpoint that takes it, signed, tried again on a schedule.
+
+To loopback only: an endpoint elsewhere is never called. Its attempts fail with code 0, as do those
+at an endpoint that can't be reached.
+"""
+
+import asyncio
+import ipaddress
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from urllib.parse import urlsplit
+
+from pyreqwest.client import Client, ClientBuilder
+from pyreqwest.exceptions import RequestError
+from svix.webhooks import Webhook
+
+from local.conduct import Conduct
+from local.svix import ids
+from local.svix.store import Attempt, Endpoint, Store, StoredMessage, is_success
+
+_AT_ONCE = 32  # calls to endpoints, as a worker of the real one has a limit too
+_CALL_LIMIT = timedelta(seconds=30)  # the real one's
+_ELSEWHERE = "not sent: the simulator sends to loopback addresses only"
+
+
+class Dispatcher:
+    """To be built in the running loop. `conduct` and `now` are looked up anew each time."""
+
+    def __init__(
+        self, store: Store, conduct: Callable[[], Conduct], now: Callable[[], datetime]
+    ) -> None:
+        self._store = store
+        self._conduct = conduct
+        self._now = now
+        self._client = _client()
+        self._at_once = asyncio.Semaphore(_AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def send(self, message: StoredMessage) -> None:
+        """Send a new message on to each endpoint that takes it, and again where that fails."""
+        application = self._store.find_application(message.app)
+        for endpoint in list(application.endpoints.values()) if application else ():
+            if endpoint.takes(message):
+                self._start(message, endpoint, is_manual=False)
+
+    def resend(self, message: StoredMessage, endpoint: Endpoint) -> None:
+        """Send a message to an endpoint once more, whatever its types; not if it is disabled."""
+        self._start(message, endpoint, is_manual=True)
+
+    def forget(self) -> None:
+        """Give up everything that is under way."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def close(self) -> None:
+        """Give up everything that is under way, and close the connections."""
+        self.forget()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._client.close()
+
+    def _start(self, message: StoredMessage, endpoint: Endpoint, *, is_manual: bool) -> None:
+        task = asyncio.create_task(self._deliver(message, endpoint, is_manual=is_manual))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _deliver(
+        self, message: StoredMessage, endpoint: Endpoint, *, is_manual: bool
+    ) -> None:
+        tries = 0
+        while endpoint.is_live and self._store.find_application(message.app):
+            async with self._at_once:
+                started_at, started = self._now(), time.monotonic()
+                code, response = await self._call(message, endpoint)
+            schedule = () if is_manual else self._conduct().retry_schedule
+            delay = schedule[tries] if not is_success(code) and tries < len(schedule) else None
+            tries += 1
+            self._store.add_attempt(
+                Attempt(
+                    ids.new("atmpt_", started_at),
+                    message.id,
+                    endpoint.id,
+                    endpoint.url,
+                    code,
+                    response,
+                    time.monotonic() - started,
+                    is_manual,
+                    started_at,
+                    None if delay is None else self._now() + timedelta(seconds=delay),
+                )
+            )
+            if delay is None:
+                return
+            await asyncio.sleep(delay)
+
+    async def _call(self, message: StoredMessage, endpoint: Endpoint) -> tuple[int, str]:
+        """The endpoint's status and answer; 0 and the reason where there is none."""
+        if not _is_loopback(endpoint.url):
+            return 0, _ELSEWHERE
+        at = self._now()
+        headers = {
+            "content-type": "application/json",
+            "svix-id": message.id,
+            "svix-timestamp": str(int(at.timestamp())),
+            "svix-signature": Webhook(endpoint.secret).sign(message.id, at, message.text),
+        }
+        request = self._client.post(endpoint.url).headers(headers).body_text(message.text)
+        try:
+            answer = await request.build().send()
+            return answer.status, await answer.text()
+        except RequestError as failure:
+            return 0, type(failure).__name__
+
+
+def _client() -> Client:
+    return ClientBuilder().no_proxy().follow_redirects(enable=False).timeout(_CALL_LIMIT).build()
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,112 @@
+"""The bounds of one call to Firestore, and its failures in the ledger's own words."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+from google.api_core.exceptions import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    GoogleAPICallError,
+    GoogleAPIError,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ServiceUnavailable,
+    Unauthenticated,
+)
+from google.auth.exceptions import GoogleAuthError
+from google.cloud.firestore import AsyncQuery, DocumentSnapshot
+from grpc import RpcError
+
+from relay.ledger import LEDGER_TIMEOUT, LedgerMisconfigured, LedgerUnavailable
+from relay.ledger.batches import Batches, Closed
+from relay.ledger.patience import patiently
+
+_PAGE = 500  # documents
+
+_PAGE_TIMEOUT = timedelta(seconds=30)
+"""A page takes a tenth of a second as a rule; only the operator's commands wait for one."""
+
+# gRPC's words where the credentials give no token: it sends nothing then, and says UNAVAILABLE.
+_NO_TOKEN = "metadata from plugin failed"  # noqa: S105 - no secret
+
+
+class Calls:
+    """Bounds calls; `batches` knows why those that travel together were not answered."""
+
+    def __init__(self, project: str, batches: Batches) -> None:
+        self._project = project
+        self._batches = batches
+
+    @contextlib.asynccontextmanager
+    async def answering(self, limit: timedelta | None = None) -> AsyncIterator[None]:
+        """Whatever Firestore does within ends in time, and as a `LedgerUnavailable`.
+
+        The limit is `LEDGER_TIMEOUT` where none is given.
+        """
+        seconds = (limit or LEDGER_TIMEOUT).total_seconds()
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError:
+            failure = self._batches.last_failure
+            if failure is None or isinstance(failure, DeadlineExceeded):
+                raise LedgerUnavailable(f"Firestore did not answer within {seconds:g} s") from None
+            raise self._failed(failure) from None
+        except (GoogleAPIError, GoogleAuthError, RpcError) as failure:
+            raise self._failed(failure) from None
+        except Closed:
+            raise LedgerUnavailable("the ledger was closed") from None
+
+    def _failed(self, failure: Exception) -> LedgerUnavailable:
+        """The failure's code and what to do. Its text stays out: it may quote what was written."""
+        name = type(failure).__name__
+        if isinstance(failure, GoogleAPICallError) and failure.grpc_status_code:
+            name = failure.grpc_status_code.name
+        advice = self._advice(failure)
+        if advice is not None:
+            return LedgerMisconfigured(f"Firestore answered {name}: check {advice}")
+        if isinstance(failure, InvalidArgument):
+            return LedgerUnavailable(f"Firestore answered {name}: the document is not valid")
+        return LedgerUnavailable(f"Firestore answered {name}: try again later")
+
+    def _advice(self, failure: Exception) -> str | None:
+        """What to check where trying again does not help."""
+        project = self._project
+        match failure:
+            case PermissionDenied():
+                return (
+                    f"that {project} is the right project, and that the service account has"
+                    " roles/datastore.user in it"
+                )
+            case NotFound():
+                return (
+                    f"that {project} is the right project, and that it has the database that"
+                    " FIRESTORE_DATABASE names"
+                )
+            case FailedPrecondition():
+                return f"that the database in {project} is in native mode, and has its indexes"
+            case Unauthenticated() | GoogleAuthError():
+                return "the credentials: locally, run `gcloud auth application-default login`"
+            case ServiceUnavailable() if _NO_TOKEN in str(failure):
+                return "the credentials: locally, run `gcloud auth application-default login`"
+        return None
+
+
+async def pages(query: AsyncQuery, calls: Calls) -> AsyncIterator[DocumentSnapshot[Any]]:
+    """A query's documents. One page is held at a time; one that fails is asked for again."""
+
+    async def page() -> list[DocumentSnapshot[Any]]:
+        async with calls.answering(_PAGE_TIMEOUT):
+            return await query.limit(_PAGE).get(retry=None)
+
+    while True:
+        snapshots = await patiently(page)
+        for snapshot in snapshots:
+            yield snapshot
+        if len(snapshots) < _PAGE:
+            return
+        query = query.start_after(snapshots[-1])

@@ -1,0 +1,35 @@
+"""How long the operator's commands wait for a ledger that fails."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from relay.ledger import LedgerMisconfigured, LedgerUnavailable
+
+_T = TypeVar("_T")
+
+PATIENCE_SECONDS = 120.0
+"""Long enough for a failing instance or zone to be replaced; a reconciliation of a large ledger
+should not have to be begun anew."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0  # seconds between tries, doubled with each
+
+
+async def patiently(ask: Callable[[], Awaitable[_T]]) -> _T:
+    """Ask until there is an answer; after two minutes raise the last `LedgerUnavailable`.
+
+    `LedgerMisconfigured` is raised at once.
+    """
+    give_up_at = time.monotonic() + PATIENCE_SECONDS
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            return await ask()
+        except LedgerMisconfigured:
+            raise
+        except LedgerUnavailable:
+            if time.monotonic() + pause > give_up_at:
+                raise
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)

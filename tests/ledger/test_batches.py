@@ -1,0 +1,413 @@
+"""Who travels with whom, and what becomes of each: on a stand-in whose answers a test decides.
+
+That Firestore itself takes these batches is shown by the contract suite and the failure suite.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from google.api_core.exceptions import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    ServiceUnavailable,
+    from_grpc_status,
+)
+from google.cloud.firestore_v1.types import BatchGetDocumentsResponse, BatchWriteResponse
+from grpc import StatusCode
+
+from relay.ledger import batches
+from relay.ledger.batches import Batches, Closed
+from relay.ledger.documents import creation
+
+OK, ABORTED, ALREADY_EXISTS, FAILED_PRECONDITION = (
+    code.value[0]
+    for code in (
+        StatusCode.OK,
+        StatusCode.ABORTED,
+        StatusCode.ALREADY_EXISTS,
+        StatusCode.FAILED_PRECONDITION,
+    )
+)
+
+OPTIONS = {"metadata": (), "retry": None, "timeout": batches.CALL_SECONDS}
+"""Of each call: short, and not repeated by Google's library."""
+
+
+@dataclass(eq=False)
+class Call:
+    """One call that was made: of which documents. It waits until the test answers it."""
+
+    documents: list[str]
+    reply: "asyncio.Future[dict[str, int]]" = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+    def answer(self, **codes: int) -> None:
+        """Answer each document with success, or with the code given for it."""
+        self.reply.set_result(codes)
+
+    def fail(self, code: StatusCode) -> None:
+        """Fail the whole call."""
+        failure = from_grpc_status(code, "")  # type: ignore[no-untyped-call] # published so
+        self.reply.set_exception(failure)
+
+
+class Firestore:
+    """Stands in for the client that is generated from Firestore's API."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.most_under_way = 0
+        self.answers_itself = False
+        self._more = asyncio.Condition()
+
+    async def batch_write(self, request: Any, **options: Any) -> Any:
+        assert options == OPTIONS
+        codes = await self._called([write.update.name for write in request.writes])
+        answer = BatchWriteResponse.pb()()
+        for write in request.writes:
+            answer.status.add(code=codes.get(write.update.name, OK))
+            answer.write_results.add().update_time.seconds = len(write.update.name)
+        return BatchWriteResponse.wrap(answer)
+
+    async def batch_get_documents(self, request: Any, **options: Any) -> Any:
+        assert options == OPTIONS
+        await self._called(list(request.documents))
+
+        async def stream() -> AsyncIterator[Any]:
+            # Firestore answers in an order of its own.
+            for name in reversed(request.documents):
+                yield BatchGetDocumentsResponse({"missing": name, "read_time": {"seconds": 7}})
+
+        return stream()
+
+    async def _called(self, documents: list[str]) -> dict[str, int]:
+        call = Call(documents)
+        async with self._more:
+            self.calls.append(call)
+            self._more.notify_all()
+        under_way = sum(not call.reply.done() for call in self.calls)
+        self.most_under_way = max(self.most_under_way, under_way)
+        if self.answers_itself:
+            await asyncio.sleep(0)
+            call.answer()
+        return await call.reply
+
+    async def called(self, count: int) -> None:
+        """Wait until so many calls were made."""
+        async with asyncio.timeout(20), self._more:
+            await self._more.wait_for(lambda: len(self.calls) >= count)
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many documents each call was of."""
+        return [len(call.documents) for call in self.calls]
+
+
+@pytest.fixture
+def firestore() -> Firestore:
+    """See `Firestore`."""
+    return Firestore()
+
+
+@pytest.fixture
+def made(firestore: Firestore, monkeypatch: pytest.MonkeyPatch) -> Batches:
+    """Batches whose slow calls are not slow and whose tries follow each other at once."""
+    monkeypatch.setattr(batches, "SLOW_SECONDS", 60.0)
+    monkeypatch.setattr(batches, "_FIRST_PAUSE", 0.0)
+    return Batches(firestore, "projects/p/databases/d", ())
+
+
+def write(made: Batches, *documents: str) -> list["asyncio.Task[Any]"]:
+    """Writes of these documents, due at one moment."""
+    return [
+        asyncio.ensure_future(made.write(creation(name, {"value": name}))) for name in documents
+    ]
+
+
+def names(count: int) -> list[str]:
+    """Documents of different names."""
+    return [f"d{number}" for number in range(count)]
+
+
+async def settled() -> None:
+    """Let happen whatever can happen now."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def until(condition: Awaitable[Any]) -> Any:
+    """Wait; never for long."""
+    return await asyncio.wait_for(condition, 20)
+
+
+async def test_alone_a_write_leaves_at_once(made: Batches, firestore: Firestore) -> None:
+    """Nobody waits for a batch to fill."""
+    (alone,) = write(made, "d")
+    await settled()
+    assert firestore.sizes == [1]
+    firestore.calls[0].answer()
+    assert (await alone).seconds == 1
+
+
+async def test_what_is_due_at_one_moment_travels_together(
+    made: Batches, firestore: Firestore
+) -> None:
+    """Each learns of its own write; the caller counts the sizes."""
+    written = write(made, "d", "dd", "ddd")
+    await settled()
+    assert firestore.sizes == [3]
+    firestore.calls[0].answer()
+    assert [answer.seconds for answer in await asyncio.gather(*written)] == [1, 2, 3]
+    assert made.sizes["writes"] == {3: 1}
+
+
+async def test_what_comes_while_enough_is_under_way_forms_the_next_batch(
+    made: Batches, firestore: Firestore
+) -> None:
+    """It leaves with the first answer, in the order in which it came."""
+    for name in names(batches.FEW):
+        write(made, name)
+        await settled()
+    late = write(made, "late_1", "late_2")
+    await settled()
+    later = write(made, "later")
+    await settled()
+    assert firestore.sizes == [1] * batches.FEW
+    firestore.calls[2].answer()
+    await settled()
+    assert firestore.calls[-1].documents == ["late_1", "late_2", "later"]
+    firestore.calls[-1].answer()
+    await until(asyncio.gather(*late, *later))
+    for call in firestore.calls:
+        if not call.reply.done():
+            call.answer()
+    await settled()
+
+
+async def test_nobody_waits_behind_a_full_batch_while_another_could_leave(
+    made: Batches, firestore: Firestore
+) -> None:
+    """Few calls are for small batches; what fills one does not wait for an answer."""
+    at_most = batches.MANY * batches.LARGEST_BATCH
+    written = write(made, *names(at_most + 1))
+    await settled()
+    assert firestore.sizes == [batches.LARGEST_BATCH] * batches.MANY
+    firestore.calls[0].answer()
+    await settled()
+    # Less than a full batch is left, and far more than a few are under way.
+    assert len(firestore.calls) == batches.MANY
+    for call in firestore.calls[1 : -batches.FEW + 1]:
+        call.answer()
+    await settled()
+    assert firestore.sizes[-1] == 1
+    for call in firestore.calls[-batches.FEW :]:
+        call.answer()
+    await until(asyncio.gather(*written))
+
+
+async def test_a_thousand_at_once_are_bounded(made: Batches, firestore: Firestore) -> None:
+    """In size and in number, and each is answered."""
+    firestore.answers_itself = True
+    await until(asyncio.gather(*write(made, *names(1000))))
+    assert max(firestore.sizes) == batches.LARGEST_BATCH
+    assert firestore.most_under_way <= batches.MANY
+    assert sum(firestore.sizes) == 1000
+    assert len(firestore.sizes) == 1000 / batches.LARGEST_BATCH
+
+
+async def test_calls_that_hang_do_not_hold_up_others(
+    made: Batches, firestore: Firestore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few slow calls are not the few for which a write waits."""
+    monkeypatch.setattr(batches, "SLOW_SECONDS", 0.05)
+    hanging = []
+    for name in names(batches.FEW):
+        hanging += write(made, name)
+        await settled()
+    (prompt,) = write(made, "prompt")
+    await settled()
+    assert len(firestore.calls) == batches.FEW
+    await firestore.called(batches.FEW + 1)
+    firestore.calls[-1].answer()
+    await until(prompt)
+    for call in firestore.calls[:-1]:
+        call.answer()
+    await until(asyncio.gather(*hanging))
+
+
+async def test_a_document_is_never_twice_in_one_batch(made: Batches, firestore: Firestore) -> None:
+    """Firestore would refuse the whole batch."""
+    written = write(made, "a", "b", "a", "a", "c")
+    await settled()
+    assert [call.documents for call in firestore.calls] == [["a", "b", "c"], ["a"], ["a"]]
+    for call in firestore.calls:
+        call.answer()
+    await until(asyncio.gather(*written))
+
+
+async def test_one_of_twenty_that_is_contested_fails_alone(
+    made: Batches, firestore: Firestore
+) -> None:
+    """The others are written; its caller learns why it was not."""
+    documents = names(20)
+    written = write(made, *documents)
+    await settled()
+    firestore.calls[0].answer(d3=ALREADY_EXISTS, d7=FAILED_PRECONDITION)
+    answers = await asyncio.gather(*written, return_exceptions=True)
+    failed = {
+        name: type(a)
+        for name, a in zip(documents, answers, strict=True)
+        if isinstance(a, Exception)
+    }
+    assert failed == {"d3": AlreadyExists, "d7": FailedPrecondition}
+    assert firestore.sizes == [20]
+
+
+async def test_a_write_that_is_aborted_goes_again_alone(
+    made: Batches, firestore: Firestore
+) -> None:
+    """It met another writer: it was not written."""
+    written = write(made, "a", "b", "c")
+    await settled()
+    firestore.calls[0].answer(b=ABORTED)
+    await until(written[0])
+    await firestore.called(2)
+    assert firestore.calls[1].documents == ["b"]
+    firestore.calls[1].answer(b=ABORTED)
+    await firestore.called(3)
+    firestore.calls[2].answer()
+    await until(asyncio.gather(*written))
+
+
+async def test_a_batch_that_was_lost_after_it_landed_is_asked_for_one_by_one(
+    made: Batches, firestore: Firestore
+) -> None:
+    """Each now fails its own condition: its caller must look whose write stands there."""
+    documents = names(20)
+    written = write(made, *documents)
+    await settled()
+    firestore.calls[0].fail(StatusCode.UNAVAILABLE)
+    await firestore.called(1 + batches.MANY)
+    await settled()
+    # One by one, but not all at once.
+    assert firestore.sizes == [20] + [1] * batches.MANY
+    assert isinstance(made.last_failure, ServiceUnavailable)
+    answered = 1
+    async with asyncio.timeout(20):
+        while answered < 21:
+            for call in firestore.calls[answered:]:
+                call.answer(**dict.fromkeys(call.documents, ALREADY_EXISTS))
+                answered += 1
+            await asyncio.sleep(0)
+    answers = await until(asyncio.gather(*written, return_exceptions=True))
+    assert {type(answer) for answer in answers} == {AlreadyExists}
+    assert made.last_failure is None
+
+
+async def test_one_that_firestore_can_not_take_does_not_take_the_others_with_it(
+    made: Batches, firestore: Firestore
+) -> None:
+    """A document too large fails the whole call, and nobody says which."""
+    written = write(made, "a", "large")
+    await settled()
+    firestore.calls[0].fail(StatusCode.INVALID_ARGUMENT)
+    await firestore.called(3)
+    for call in firestore.calls[1:]:
+        if call.documents == ["large"]:
+            call.fail(StatusCode.INVALID_ARGUMENT)
+        else:
+            call.answer()
+    await until(written[0])
+    with pytest.raises(InvalidArgument):
+        await until(written[1])
+
+
+async def test_a_cancelled_caller_takes_its_unsent_write_out(
+    made: Batches, firestore: Firestore
+) -> None:
+    """The rest of the batch leaves without it."""
+    for name in names(batches.FEW):
+        write(made, name)
+        await settled()
+    gives_up, stays = write(made, "gives_up", "stays")
+    await settled()
+    gives_up.cancel()
+    await settled()
+    for call in firestore.calls:
+        call.answer()
+    await settled()
+    assert firestore.calls[-1].documents == ["stays"]
+    firestore.calls[-1].answer()
+    await until(stays)
+    assert gives_up.cancelled()
+
+
+async def test_a_caller_cancelled_after_its_write_left_loses_the_answer_only(
+    made: Batches, firestore: Firestore
+) -> None:
+    """The others of its batch have theirs."""
+    gives_up, stays = write(made, "gives_up", "stays")
+    await settled()
+    gives_up.cancel()
+    await settled()
+    assert firestore.calls[0].documents == ["gives_up", "stays"]
+    firestore.calls[0].answer()
+    await until(stays)
+    assert gives_up.cancelled()
+
+
+async def test_a_caller_that_gives_up_ends_its_repetitions(
+    made: Batches, firestore: Firestore
+) -> None:
+    """Nothing is written for somebody who is not there."""
+    (gives_up,) = write(made, "d")
+    await settled()
+    firestore.calls[0].fail(StatusCode.UNAVAILABLE)
+    await firestore.called(2)
+    gives_up.cancel()
+    await settled()
+    firestore.calls[1].fail(StatusCode.UNAVAILABLE)
+    await settled()
+    assert len(firestore.calls) == 2
+
+
+async def test_closing_ends_what_is_under_way_and_what_waits(
+    made: Batches, firestore: Firestore
+) -> None:
+    """Each caller is told; none hangs."""
+    under_way = write(made, *names(batches.FEW))
+    await settled()
+    for name in ("x1", "x2", "x3"):
+        under_way += write(made, name)
+        await settled()
+    waiting = write(made, "waiting")
+    reading = asyncio.ensure_future(made.read("r"))
+    await settled()
+    assert len(firestore.calls) == batches.FEW + 1
+    await made.close()
+    ended = await until(asyncio.gather(*under_way, *waiting, reading, return_exceptions=True))
+    assert {type(failure) for failure in ended} == {Closed}
+    with pytest.raises(Closed):
+        await made.read("r")
+
+
+async def test_reads_travel_together_and_do_not_wait_for_writes(
+    made: Batches, firestore: Firestore
+) -> None:
+    """A look must be quick also while writes are slow."""
+    writing = [task for name in names(batches.FEW) for task in write(made, name)]
+    await settled()
+    reading = [asyncio.ensure_future(made.read(name)) for name in ("r1", "r2")]
+    await settled()
+    assert firestore.calls[-1].documents == ["r1", "r2"]
+    firestore.calls[-1].answer()
+    answers = await until(asyncio.gather(*reading))
+    assert [(document, at.seconds) for document, at in answers] == [(None, 7), (None, 7)]
+    for call in firestore.calls[:-1]:
+        call.answer()
+    await until(asyncio.gather(*writing))

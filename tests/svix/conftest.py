@@ -1,0 +1,87 @@
+"""The conformance suite: all that the relay and its commands rely on Svix for.
+
+`make test` runs it on the simulator, as the hosted Svix and as the open-source one; `make
+conformance` on the Svix of `SVIX_SERVER_URL` and `SVIX_TOKEN` (`SVIX_SECOND_TOKEN`: another token
+of the same environment). Everything it makes there has a name of its own and is removed at the end.
+Where the two kinds of Svix differ, the test names what is expected of each.
+
+What only time shows is left to the simulator's own tests: that a key is kept for twelve hours, that
+the hosted Svix knows an event id for a day, that a listing reaches ninety days back.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from local.customer import Customer
+from tests.function import TOKEN, simulator
+from tests.svix.target import PREFIX, Environment, Target
+
+_REAL = os.environ.get("CONFORMANCE") == "1"
+_KINDS = ["real"] if _REAL else ["hosted", "open_source"]
+_WANTED = ("SVIX_SERVER_URL", "SVIX_TOKEN")
+
+
+def pytest_configure() -> None:
+    """Say at once what is missing."""
+    missing = [name for name in _WANTED if not os.environ.get(name)]
+    if _REAL and missing:
+        pytest.exit(
+            f"make conformance runs on a real Svix and wants {' and '.join(missing)}: the API's "
+            "URL (https://api.eu.svix.com, or your own server's) and a token of a test environment",
+            returncode=2,
+        )
+
+
+def pytest_report_header() -> list[str]:
+    """Which Svix it is."""
+    if not _REAL:
+        return []
+    kind = "hosted" if Target.from_environment().is_hosted else "open-source"
+    return [f"conformance of {os.environ['SVIX_SERVER_URL']}, as a {kind} Svix; {PREFIX}-..."]
+
+
+@pytest.fixture(scope="session", params=_KINDS)
+def target(request: pytest.FixtureRequest) -> Iterator[Target]:
+    """The Svix that is looked at."""
+    if request.param == "real":
+        yield Target.from_environment()
+        return
+    second = f"{TOKEN}_2"
+    with simulator("--kind", request.param, "--second-token", second) as running:
+        yield Target(running.url, TOKEN, second, request.param == "hosted")
+
+
+@pytest.fixture(scope="session")
+def made(target: Target) -> Iterator[tuple[set[str], set[str]]]:
+    """The applications and event types that tests made there; removed at the end."""
+    applications, event_types = set[str](), set[str]()
+    yield applications, event_types
+    asyncio.run(_remove(target, applications, event_types))
+
+
+async def _remove(target: Target, applications: set[str], event_types: set[str]) -> None:
+    environment = Environment.open(target, applications, event_types)
+    paths = [f"app/{uid}" for uid in applications]
+    paths += [f"event-type/{name}?expunge=true" for name in event_types]
+    replies = await asyncio.gather(*(environment.call("DELETE", path) for path in paths))
+    await environment.close()
+    wrong = {reply.status for reply in replies} - {204, 404}
+    assert not wrong, f"some of {PREFIX}-... could not be removed: {wrong}"
+
+
+@pytest.fixture
+async def svix(target: Target, made: tuple[set[str], set[str]]) -> AsyncIterator[Environment]:
+    """The test's part of it."""
+    environment = Environment.open(target, *made)
+    yield environment
+    await environment.close()
+
+
+@pytest.fixture
+def customer(target: Target) -> Iterator[Customer]:
+    """A customer's endpoint on this machine."""
+    with Customer() as running:
+        yield running

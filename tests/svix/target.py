@@ -1,0 +1,211 @@
+"""What the conformance suite runs on, and how its tests call it."""
+
+import asyncio
+import hashlib
+import json as json_text
+import os
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
+
+from pyreqwest.client import Client, ClientBuilder
+
+from relay.envelope import Event, Source
+from relay.operate.svix import SvixView, Turn
+from relay.outcome import Answer, Verdict
+from relay.sender import SvixSender
+
+PREFIX = f"webhook-relay-conformance-{uuid.uuid4().hex[:8]}"
+"""How all that one run makes is called: nothing else is touched."""
+
+_AT_ONCE = 8  # calls; what is refused besides is sent again more slowly
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0  # seconds after a 429 that names no time
+_LOOK_AGAIN = 0.1  # seconds
+_CALL_LIMIT = timedelta(seconds=30)
+_TOO_MANY = 429
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A Svix to be held to what the relay relies on."""
+
+    url: str
+    token: str
+    second_token: str | None
+    """Another token of the same environment."""
+    is_hosted: bool
+    """What is expected of it, where the hosted Svix and the open-source one differ."""
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """The real one. Raises KeyError where its address or its token is missing."""
+        url = os.environ["SVIX_SERVER_URL"].rstrip("/")
+        host = urlsplit(url).hostname or ""
+        second = os.environ.get("SVIX_SECOND_TOKEN")
+        return cls(url, os.environ["SVIX_TOKEN"], second, host.endswith(".svix.com"))
+
+    @property
+    def reaches_loopback(self) -> bool:
+        """Whether an endpoint on this machine can be sent to: it is on this machine itself."""
+        return urlsplit(self.url).hostname in {"127.0.0.1", "localhost", "::1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer of the API, whole."""
+
+    status: int
+    body: bytes
+    retry_after: float | None
+    """Seconds."""
+
+    def json(self) -> Any:
+        """The body's value."""
+        return json_text.loads(self.body)
+
+
+@dataclass(slots=True)
+class Environment:
+    """A test's part of a Svix: applications of its own, our sender and view, and plain HTTP.
+
+    Each call waits out a 429 and is made again.
+    """
+
+    target: Target
+    sender: SvixSender
+    view: SvixView
+    http: Client
+    applications: set[str]
+    """Everything that was made, by this test and others: to be removed at the end."""
+    event_types: set[str]
+    _at_once: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+
+    @classmethod
+    def open(cls, target: Target, applications: set[str], event_types: set[str]) -> Self:
+        """To be called in the running loop, and closed."""
+        builder = ClientBuilder().base_url(f"{target.url}/api/v1/").timeout(_CALL_LIMIT)
+        return cls(
+            target,
+            SvixSender(target.token, target.url, create_applications=True),
+            SvixView(target.token, target.url, _at_once, patience=60),
+            builder.build(),
+            applications,
+            event_types,
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.sender.close()
+        await self.view.__aexit__()
+        await self.http.close()
+
+    def new_application(self) -> str:
+        """A uid that nobody has; the application is there with its first message."""
+        uid = f"{PREFIX}-{uuid.uuid4().hex[:8]}"
+        self.applications.add(uid)
+        return uid
+
+    async def made_application(self) -> str:
+        """The uid of an application that is there."""
+        uid = self.new_application()
+        answer = await self.call("POST", "app", json={"name": uid, "uid": uid})
+        assert answer.status == 201, answer.body
+        return uid
+
+    async def send(
+        self, event: Event, key: str | None = None, sender: SvixSender | None = None
+    ) -> Answer:
+        """Through the relay's sender; without a key, under one of its own."""
+        used = key or uuid.uuid4().hex
+        return await self._patiently(
+            lambda: (sender or self.sender).send(event, used),
+            lambda answer: answer.retry_after,
+            lambda answer: answer.verdict is Verdict.RATE_LIMITED,
+        )
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        body: bytes | None = None,
+        query: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """Plain HTTP, under `/api/v1/`."""
+        content = json_text.dumps(json).encode() if json is not None else body
+
+        async def once() -> Reply:
+            request = self.http.request(method, path).bearer_auth(self.target.token)
+            request = request.headers(dict(headers or {})).query(dict(query or {}))
+            if content is not None:
+                request = request.body_bytes(content).header("content-type", "application/json")
+            answer = await request.build().send()
+            retry_after = _seconds(answer.get_header("retry-after"))
+            return Reply(answer.status, (await answer.bytes()).to_bytes(), retry_after)
+
+        return await self._patiently(
+            once, lambda reply: reply.retry_after, lambda reply: reply.status == _TOO_MANY
+        )
+
+    async def _patiently(
+        self,
+        call: Callable[[], Awaitable[_Result]],
+        retry_after: Callable[[_Result], float | None],
+        is_refused: Callable[[_Result], bool],
+    ) -> _Result:
+        pause = _FIRST_PAUSE
+        async with self._at_once:
+            while is_refused(answer := await call()):
+                await asyncio.sleep(retry_after(answer) or pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+        return answer
+
+
+def event(project: str, event_id: str | None = None, **more: Any) -> Event:
+    """An event as the relay's envelope reads it; `more` holds its `type`, `text` and `tags`."""
+    name = event_id or f"evt_{uuid.uuid4().hex}"
+    kind = more.get("type", "user.created")
+    value = {"id": name, "type": kind, "project": project, "data": {}}
+    text = more.get("text", json_text.dumps(value)).encode()
+    digest = hashlib.sha256(text).hexdigest()
+    return Event(name, kind, project, text, more.get("tags", ()), digest, Source())
+
+
+async def until(
+    asked: Callable[[], Awaitable[_Result]],
+    enough: Callable[[_Result], bool],
+    seconds: float = 20.0,
+) -> _Result:
+    """What is asked, once it is enough: for what Svix does after it has answered."""
+    async with asyncio.timeout(seconds):
+        while not enough(answer := await asked()):  # noqa: ASYNC110 - another's event
+            await asyncio.sleep(_LOOK_AGAIN)
+    return answer
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        return float(text or "")
+    except ValueError:
+        return None
+
+
+class _AtOnce:
+    """A turn for the view's calls that never waits."""
+
+    async def __aenter__(self) -> Callable[[Answer], None]:
+        return lambda _answer: None
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+
+def _at_once() -> Turn:
+    return _AtOnce()

@@ -1,0 +1,174 @@
+"""Who gets a message, what was attempted, and sending it again.
+
+An endpoint on this machine is reached by a Svix on this machine only. Elsewhere the same tests look
+at the attempts, which fail.
+"""
+
+import asyncio
+import json
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from local.customer import Customer
+from relay.operate.whereabouts import Attempt, AttemptStatus
+from relay.outcome import Verdict
+from tests.svix.target import PREFIX, Environment, event, until
+
+TEXT = '{ "n": 1.000000000000000000001,\t"big": 12345678901234567890123, "s": "\\u00fc/\\/" }'
+MINIFIED = '{"n":1.000000000000000000001,"big":12345678901234567890123,"s":"ü//"}'
+
+
+async def endpoint(svix: Environment, app: str, customer: Customer, **more: Any) -> str:
+    """An endpoint of the application's; its id."""
+    url = customer.url if svix.target.reaches_loopback else "https://nobody.invalid"
+    answer = await svix.call("POST", f"app/{app}/endpoint", json={"url": f"{url}/hook"} | more)
+    assert answer.status == 201, answer.body
+    name: str = answer.json()["id"]
+    return name
+
+
+async def attempts(
+    svix: Environment, app: str, message_id: str | None, count: int
+) -> list[Attempt]:
+    """A message's attempts, as the relay's commands see them, once there are so many."""
+    assert message_id is not None
+    return await until(
+        lambda: svix.view.attempts(app, message_id), lambda listed: len(listed) >= count
+    )
+
+
+async def event_type(svix: Environment) -> str:
+    """A type that stands in the catalogue."""
+    name = f"{PREFIX}-{uuid.uuid4().hex[:8]}"
+    svix.event_types.add(name)
+    answer = await svix.call("POST", "event-type", json={"name": name, "description": "made up"})
+    assert answer.status == 201, answer.body
+    return name
+
+
+async def test_a_message_arrives_signed(svix: Environment, customer: Customer) -> None:
+    """Its text as it was sent, by the open-source Svix; the hosted one takes out the spaces."""
+    app = await svix.made_application()
+    name = await endpoint(svix, app, customer)
+    secret = (await svix.call("GET", f"app/{app}/endpoint/{name}/secret")).json()["key"]
+    created = await svix.send(event(app, "evt_1", text=TEXT))
+    [attempt] = await attempts(svix, app, created.message_id, 1)
+    assert attempt.endpoint_id == name
+    if svix.target.reaches_loopback:
+        [arrival] = await asyncio.to_thread(customer.wait, 1)
+        assert (arrival.path, arrival.id) == ("/hook", created.message_id)
+        expected = MINIFIED if svix.target.is_hosted else TEXT
+        assert arrival.body.decode() == expected
+        assert json.loads(arrival.body) == json.loads(TEXT)
+        assert arrival.is_signed(secret)
+        assert attempt.status is AttemptStatus.SUCCEEDED
+        assert (attempt.http, attempt.host) == (204, "127.0.0.1")
+
+
+async def test_an_endpoint_wants_only_types_that_are_in_the_catalogue(
+    svix: Environment, customer: Customer
+) -> None:
+    """So that customers can't choose a type that nobody registered."""
+    app = await svix.made_application()
+    body = {"url": f"{customer.url}/hook", "filterTypes": [f"{PREFIX}-unheard.of"]}
+    refused = await svix.call("POST", f"app/{app}/endpoint", json=body)
+    assert refused.status == 422
+    assert refused.json()["detail"][0]["loc"] == ["body", "eventTypes"]
+
+
+async def test_an_endpoint_gets_what_it_wants(svix: Environment, customer: Customer) -> None:
+    """By type and channel; a message of a type that nobody registered goes to those that want all.
+
+    The relay gives messages no channels, so an endpoint with channels gets none of them.
+    """
+    app, wanted = await svix.made_application(), await event_type(svix)
+    everything = await endpoint(svix, app, customer)
+    one_type = await endpoint(svix, app, customer, filterTypes=[wanted])
+    await endpoint(svix, app, customer, channels=["a"])
+    await endpoint(svix, app, customer, disabled=True)
+    shown = {each.id: each for each in await svix.view.endpoints(app)}
+    assert len(shown) == 4
+    assert shown[one_type].event_types == {wanted}
+    assert sorted(each.disabled for each in shown.values()) == [False, False, False, True]
+    assert sorted(map(sorted, (each.channels for each in shown.values()))) == [[], [], [], ["a"]]
+    first = await svix.send(event(app, type=wanted))
+    second = await svix.send(event(app, type="unheard.of"))
+    made = await attempts(svix, app, first.message_id, 2)
+    assert {attempt.endpoint_id for attempt in made} == {everything, one_type}
+    [only] = await attempts(svix, app, second.message_id, 1)
+    assert only.endpoint_id == everything
+
+
+async def test_nobody_is_attempted_where_nobody_takes_it(
+    svix: Environment, customer: Customer
+) -> None:
+    """Without an endpoint, or with one that is disabled: ever."""
+    without, disabled = await svix.made_application(), await svix.made_application()
+    there = await svix.made_application()
+    await endpoint(svix, disabled, customer, disabled=True)
+    await endpoint(svix, there, customer)
+    sent = {app: await svix.send(event(app)) for app in (without, disabled, there)}
+    assert {answer.verdict for answer in sent.values()} == {Verdict.ACCEPTED}
+    await attempts(svix, there, sent[there].message_id, 1)  # the others were sent before
+    for app in (without, disabled):
+        assert await attempts(svix, app, sent[app].message_id, 0) == []
+
+
+async def test_a_failed_attempt_is_made_again_later(svix: Environment, customer: Customer) -> None:
+    """It counts as failed meanwhile, and `nextAttempt` says when the next is."""
+    app = await svix.made_application()
+    customer.answer = 500
+    name = await endpoint(svix, app, customer)
+    created = await svix.send(event(app))
+    [attempt, *_] = await attempts(svix, app, created.message_id, 1)
+    assert attempt.status is AttemptStatus.FAILED
+    assert attempt.http == (500 if svix.target.reaches_loopback else None)
+    assert created.message_id is not None
+    planned = await svix.view.next_attempts(app, created.message_id)
+    assert planned.keys() == {name}
+    assert planned[name] - datetime.now(UTC) < timedelta(hours=10)
+
+
+async def test_a_message_can_be_sent_to_an_endpoint_again(
+    svix: Environment, customer: Customer
+) -> None:
+    """Under the same id, by which the receiver recognises it; for fan-out that never was."""
+    app = await svix.made_application()
+    created = await svix.send(event(app))
+    assert created.message_id is not None
+    name = await endpoint(svix, app, customer)
+    assert await svix.view.attempts(app, created.message_id) == []
+    assert await svix.view.resend(app, created.message_id, name)
+    [attempt] = await attempts(svix, app, created.message_id, 1)
+    assert attempt.endpoint_id == name
+    if svix.target.reaches_loopback:
+        [arrival] = await asyncio.to_thread(customer.wait, 1)
+        assert arrival.id == created.message_id
+
+
+@pytest.mark.parametrize(("message", "name"), [("evt_none", None), (None, "ep_none")])
+async def test_what_is_not_there_is_not_resent(
+    svix: Environment, customer: Customer, message: str | None, name: str | None
+) -> None:
+    """404 for either of them."""
+    app = await svix.made_application()
+    created = await svix.send(event(app))
+    there = await endpoint(svix, app, customer)
+    assert created.message_id is not None
+    assert not await svix.view.resend(app, message or created.message_id, name or there)
+
+
+async def test_tags_find_a_message_on_the_hosted_svix(svix: Environment) -> None:
+    """The open-source one takes them and ignores them."""
+    app = await svix.made_application()
+    tagged = await svix.send(event(app, tags=("usr_1", "usr_2")))
+    assert (await svix.send(event(app))).verdict is Verdict.ACCEPTED
+    shown = (await svix.call("GET", f"app/{app}/msg", query={"tag": "usr_2"})).json()["data"]
+    names = [message["id"] for message in shown]
+    if svix.target.is_hosted:
+        assert names == [tagged.message_id]
+    else:
+        assert len(names) == 2

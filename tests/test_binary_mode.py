@@ -1,0 +1,202 @@
+"""CloudEvents in binary mode reach Svix in the structured form of the same event."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from starlette.datastructures import Headers
+
+from relay.envelope import Event, Names, Refused, read
+
+ATTRIBUTES = {
+    "ce-specversion": "1.0",
+    "ce-id": "evt_1",
+    "ce-type": "user.created",
+    "ce-project": "acme",
+    "ce-source": "/sims/ü",
+    "ce-time": "2026-11-24T01:02:03Z",
+    "content-type": "application/json",
+}
+STRUCTURED = {
+    "specversion": "1.0",
+    "id": "evt_1",
+    "type": "user.created",
+    "project": "acme",
+    "source": "/sims/ü",
+    "time": "2026-11-24T01:02:03Z",
+    "datacontenttype": "application/json",
+}
+UNWRAPPED = {"user-agent": "APIs-Google"}
+TAGS = ["data.id"]
+
+
+def wrapped(data: bytes, attributes: Any) -> Event:
+    """What is read of a wrapped push in binary mode."""
+    message = {"data": base64.b64encode(data).decode(), "attributes": attributes}
+    return read(json.dumps({"message": message}).encode(), {}, TAGS)
+
+
+def unwrapped(data: bytes, attributes: dict[str, str]) -> Event:
+    """What is read of an unwrapped one."""
+    pairs = (UNWRAPPED | attributes).items()
+    headers = Headers(raw=[(name.encode(), value.encode()) for name, value in pairs])
+    return read(data, headers, TAGS)
+
+
+FORMS = pytest.mark.parametrize("form", [wrapped, unwrapped])
+
+
+@FORMS
+def test_the_attributes_become_the_event_and_the_body_its_data(form: Any) -> None:
+    """The data as it came, in an event whose bytes are the same however it was delivered."""
+    data = b'{"id": "sim_1", "n": 1.000000000000000000001, "project": "mine", "id": "sim_2"}'
+    event = form(data, ATTRIBUTES)
+    assert (event.id, event.type, event.project) == ("evt_1", "user.created", "acme")
+    assert json.loads(event.text) == {**STRUCTURED, "data": json.loads(data)}
+    assert event.text.endswith(b'"data": ' + data + b"}")
+    assert event.tags == ("sim_2",)
+    assert event.source.pushed
+    assert event.source.data == data
+    assert event.text == wrapped(data, dict(reversed(ATTRIBUTES.items()))).text
+
+
+@FORMS
+@pytest.mark.parametrize(
+    ("data", "content_type"),
+    [
+        (b"\xff\x00", "application/octet-stream"),
+        (b"7", "text/plain"),
+        (b"not json", "application/json"),
+        (b'{"x":NaN}', "application/json"),
+        (b'"\\ud800"', "application/json"),
+    ],
+)
+def test_data_that_is_not_json_goes_as_base64(form: Any, data: bytes, content_type: str) -> None:
+    """Every byte of it reaches the customer."""
+    value = json.loads(form(data, ATTRIBUTES | {"content-type": content_type}).text)
+    assert base64.b64decode(value.pop("data_base64")) == data
+    assert value == STRUCTURED | {"datacontenttype": content_type}
+
+
+@FORMS
+def test_an_event_without_data_has_none(form: Any) -> None:
+    """An empty body is nothing, not an empty string."""
+    assert json.loads(form(b"", ATTRIBUTES).text) == STRUCTURED
+
+
+def test_a_message_may_leave_its_data_out() -> None:
+    """Pub/Sub leaves out what is empty."""
+    for message in ({"attributes": ATTRIBUTES}, {"attributes": ATTRIBUTES, "data": None}):
+        body = json.dumps({"message": message}).encode()
+        assert json.loads(read(body, {}, TAGS).text) == STRUCTURED
+
+
+@FORMS
+@pytest.mark.parametrize("data", [b'{"a": 1}', b"[1, 2]", b'"s"', b"null", b"7"])
+def test_without_a_content_type_json_is_json(form: Any, data: bytes) -> None:
+    """Any JSON value is data."""
+    attributes = {n: v for n, v in ATTRIBUTES.items() if n != "content-type"}
+    value = json.loads(form(data, attributes).text)
+    assert value["data"] == json.loads(data)
+    assert "datacontenttype" not in value
+
+
+@FORMS
+def test_a_body_that_is_an_event_is_structured_whatever_the_headers_say(form: Any) -> None:
+    """Nothing that is said beside it changes it."""
+    body = b'{"id": "inner", "type": "t", "project": "p"}'
+    event = form(body, ATTRIBUTES)
+    assert event.text == body
+    assert (event.id, event.project) == ("inner", "p")
+
+
+@FORMS
+def test_names_inside_the_data_are_never_compared(form: Any) -> None:
+    """Data may have an id of its own, and a type, and both twice."""
+    data = b'{"id": "other", "id": "another", "type": "SIM"}'
+    assert form(data, ATTRIBUTES).id == "evt_1"
+
+
+def test_without_the_mark_it_is_not_binary() -> None:
+    """Other attributes may be named alike."""
+    with pytest.raises(Refused):
+        wrapped(b"{}", {n: v for n, v in ATTRIBUTES.items() if n != "ce-specversion"})
+
+
+def refusal(form: Any, data: bytes, attributes: Any) -> Refused:
+    """What is said of one that must be refused."""
+    with pytest.raises(Refused) as error:
+        form(data, attributes)
+    assert error.value.source.pushed
+    return error.value
+
+
+@FORMS
+@pytest.mark.parametrize("name", ["ce-id", "ce-type", "ce-project"])
+def test_a_missing_name_is_named(form: Any, name: str) -> None:
+    """And the others are kept for the letter."""
+    attributes = {n: v for n, v in ATTRIBUTES.items() if n != name}
+    fault = refusal(form, b'{"id":"x","type":"y","project":7}', attributes)
+    assert fault.detail == f"`{name.removeprefix('ce-')}` is missing or not a string"
+    assert {fault.names.id, fault.names.type, fault.names.project} == {
+        *({"evt_1", "user.created", "acme"} - {ATTRIBUTES[name]}),
+        None,
+    }
+
+
+@FORMS
+@pytest.mark.parametrize("name", ["ce-id", "ce-type", "ce-project"])
+@pytest.mark.parametrize("value", ["", "..", "a/b", "a b", "é", "x" * 257, "x" * 2000])
+def test_a_wrong_name_is_refused(form: Any, name: str, value: str) -> None:
+    """The same rule, wherever the name stands."""
+    assert "`" in refusal(form, b"{}", ATTRIBUTES | {name: value}).detail
+
+
+@pytest.mark.parametrize("value", [7, None, {}, [], True, "\ud800"])
+@pytest.mark.parametrize("name", list(ATTRIBUTES))
+def test_an_attribute_that_is_not_a_string_is_refused(name: str, value: Any) -> None:
+    """Left out, the event would not be the publisher's; a content type is not the event's."""
+    if name == "content-type":
+        assert "datacontenttype" not in json.loads(wrapped(b"{}", ATTRIBUTES | {name: value}).text)
+    else:
+        fault = refusal(wrapped, b"{}", ATTRIBUTES | {name: value})
+        assert "not a string" in fault.detail
+
+
+@pytest.mark.parametrize("name", [name for name in ATTRIBUTES if name.startswith("ce-")])
+def test_an_attribute_that_stands_twice_is_refused(name: str) -> None:
+    """As a name is that stands twice in a structured event; nor is either kept for a replay."""
+    pairs = [*(UNWRAPPED | ATTRIBUTES).items(), (name, "other")]
+    headers = Headers(raw=[(n.encode(), v.encode()) for n, v in pairs])
+    with pytest.raises(Refused) as error:
+        read(b"{}", headers, TAGS)
+    assert "stands twice" in error.value.detail
+    assert name not in error.value.source.attributes
+    message = json.dumps({"message": {"data": "e30=", "attributes": ATTRIBUTES}})
+    twice = message.replace(f'"{name}"', f'"{name}": "other", "{name}"')
+    with pytest.raises(Refused) as error:
+        read(twice.encode(), {}, TAGS)
+    assert "stands twice" in error.value.detail
+    assert name not in error.value.source.attributes
+
+
+@FORMS
+@pytest.mark.parametrize("name", ["ce-data", "ce-data_base64"])
+def test_an_attribute_cannot_stand_for_the_data(form: Any, name: str) -> None:
+    """There would be two."""
+    assert "the name of the data" in refusal(form, b"{}", ATTRIBUTES | {name: "x"}).detail
+
+
+def test_by_hand_an_event_may_be_in_binary_mode_too() -> None:
+    """Its content type is the data's: it need not be JSON."""
+    headers = ATTRIBUTES | {"content-type": "text/plain"}
+    event = read(b"hello", headers, TAGS)
+    assert not event.source.pushed
+    assert json.loads(event.text)["data_base64"] == "aGVsbG8="
+
+
+def test_names_of_a_binary_event_too_large_for_a_look() -> None:
+    """They are all that is known of it."""
+    fault = refusal(wrapped, b"x" * (2 * 1024 * 1024 + 1), ATTRIBUTES)
+    assert fault.names == Names("evt_1", "user.created", "acme")

@@ -1,0 +1,80 @@
+"""What is taken for JSON means the same to every parser; what is refused is told in our words."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay import strict_json
+
+ESCAPES = ["\\ud83d", "\\ude00", "\\uD83D", "\\uDE00", "\\\\", "\\n", "\\u0041", "ud800", "x", "é"]
+
+
+@given(st.lists(st.sampled_from(ESCAPES), max_size=8).map("".join))
+def test_half_a_surrogate_pair_is_found_wherever_it_stands(string: str) -> None:
+    """An encoder is the judge: it fails where, and only where, there is one."""
+    text = f'["{string}"]'.encode()
+    _, value = strict_json.parse(text)
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        assert strict_json.has_lone_surrogate(text)
+    else:
+        assert not strict_json.has_lone_surrogate(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "twice"),
+    [
+        (b'{"a": 1, "b": 2}', set()),
+        (b'{"a": 1, "b": 2, "a": 1}', {"a"}),
+        (b'{"a": 1, "\\u0061": 2, "b": 3, "b": 4, "b": 5}', {"a", "b"}),
+        (b'{"a": {"b": 1, "b": 2}}', set()),
+        (b'[{"a": 1, "a": 2}]', set()),
+    ],
+)
+def test_what_stands_twice_is_known(text: bytes, twice: set[str]) -> None:
+    """Of the object itself; the last value is kept, as most parsers do."""
+    _, value = strict_json.parse(text)
+    assert strict_json.doubled(value) == twice
+    assert value == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "no valid JSON"),
+        (b"NaN", "NaN"),
+        (b"[1E400]", "out of range"),
+        (b"9" * 5000, "out of range"),
+        (b"[" * 100_000, "nested"),
+        (b'"\xed\xa0\x80"', "no valid JSON"),
+        (b"\xff\xfe{", "no valid JSON"),
+    ],
+)
+def test_what_is_refused_is_told_in_our_words(data: bytes, words: str) -> None:
+    """Nothing of the data is repeated."""
+    with pytest.raises(strict_json.Unfaithful, match=words):
+        strict_json.parse(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "members"),
+    [
+        (b'{"a": 1, "b": "two", "c": ', {"a": 1, "b": "two"}),
+        (b' \n{ "a" : NaN , "b":[1], "c" 3}', {"b": [1]}),
+        (b'{"a": 1, "a": 2, "b": 3', {"a": None, "b": 3}),
+        (b"{7: 1}", {}),
+        (b"[1, 2", {}),
+        (b"", {}),
+        (b'\xef\xbb\xbf{"a": 1, \xff}', {"a": 1}),
+        (b'{"a": 1, "b": ' + b"[" * 100_000, {"a": 1}),
+    ],
+)
+def test_the_beginning_of_a_broken_object_is_read(data: bytes, members: dict[str, Any]) -> None:
+    """As far as it goes; of what stands twice, neither."""
+    found = strict_json.first_members(data)
+    assert {name: found.get(name) for name in members} == members
+    assert found.keys() - {"a"} == members.keys() - {"a"}

@@ -1,0 +1,260 @@
+"""A worker on the embedded ledger and the simulator, in this process: each answer of the table."""
+
+import asyncio
+import base64
+import json
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.requests import ClientDisconnect
+
+from local.conduct import Fault
+from local.simulator import Simulator
+from relay import intake
+from relay import worker as worker_module
+from relay.config import ATTEMPT_SECONDS, Settings
+from relay.envelope import Names
+from relay.ledger import Archive, LedgerMisconfigured
+from relay.ledger.sqlite import SqliteLedger
+from relay.outcome import Remark, Result
+from relay.worker import Worker
+
+TOKEN = "testsk_worker"
+BUDGET = ATTEMPT_SECONDS + 1
+JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture(autouse=True)
+def _own_sigterm() -> Iterator[None]:
+    """A worker takes SIGTERM over, and hands it on to whoever had it: to nobody here."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+async def svix() -> AsyncIterator[Simulator]:
+    async with Simulator(token=TOKEN) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+async def relay(svix: Simulator, tmp_path: Path) -> AsyncIterator[Worker]:
+    ledger = SqliteLedger(tmp_path / "ledger.db", create=True)
+    started = Worker(settings(svix), lambda: ledger)
+    yield started
+    await started.close()
+
+
+def settings(svix: Simulator) -> Settings:
+    """With the least budget that leaves a moment to wait."""
+    return Settings(svix_token=TOKEN, svix_server_url=svix.url, request_budget=BUDGET)
+
+
+def event(event_id: str, **more: Any) -> bytes:
+    """An event's body."""
+    body = {"id": event_id, "type": "user.created", "project": "acme", "data": {}, **more}
+    return json.dumps(body).encode()
+
+
+def push(body: bytes, message_id: str = "77") -> bytes:
+    """A wrapped push of it."""
+    message = {"data": base64.b64encode(body).decode(), "messageId": message_id}
+    return json.dumps({"message": message, "subscription": "s"}).encode()
+
+
+async def handle(relay: Worker, body: bytes, **headers: str) -> tuple[Result, Names]:
+    """One request, whose body comes in one piece."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield body
+
+    return await relay.handle(chunks(), JSON | {"content-length": str(len(body))} | headers)
+
+
+def attempting(relay: Worker) -> bool:
+    """Whether an attempt is under way."""
+    return relay._delivery is not None and bool(relay._delivery.attempting)
+
+
+def answer(result: Result) -> tuple[int, str]:
+    """What Pub/Sub and a person see."""
+    return result.status, result.outcome
+
+
+async def test_an_event_is_delivered_once_and_then_a_duplicate(
+    relay: Worker, svix: Simulator
+) -> None:
+    first, names = await handle(relay, push(event("evt_1")))
+    again, _ = await handle(relay, event("evt_1"))
+    assert (answer(first), answer(again)) == ((200, "delivered"), (200, "duplicate"))
+    assert names == Names("evt_1", "user.created", "acme")
+    [message] = svix.messages
+    assert first.svix_message_id == again.svix_message_id == message.id
+
+
+async def test_an_id_that_comes_again_with_another_payload_has_a_remark(relay: Worker) -> None:
+    await handle(relay, push(event("evt_1")))
+    again, _ = await handle(relay, push(event("evt_1", data={"changed": True})))
+    assert (again.remark, again.severity) == (Remark.PAYLOAD_CHANGED, "WARNING")
+
+
+@pytest.mark.parametrize(
+    ("fault", "by_hand", "pushed", "outcome"),
+    [
+        ({"status": 401}, 500, 500, "misconfigured"),
+        ({"status": 302, "headers": {"Location": "/elsewhere"}}, 500, 500, "misconfigured"),
+        ({"status": 413}, 422, 200, "rejected"),
+        ({"status": 400}, 422, 200, "rejected"),
+        ({"status": 429, "headers": {"Retry-After": "3600"}}, 429, 429, "rate_limited"),
+        ({"status": 503}, 500, 500, "unavailable"),
+    ],
+)
+async def test_what_svix_refuses_is_answered_as_the_table_says(
+    relay: Worker,
+    svix: Simulator,
+    *,
+    fault: dict[str, Any],
+    by_hand: int,
+    pushed: int,
+    outcome: str,
+) -> None:
+    """Only what can never succeed is parked, and only where Pub/Sub brought it."""
+    for number in range(2):  # a nack comes after two acks, or at its deadline
+        await handle(relay, push(event(f"evt_before_{number}"), f"before {number}"))
+    svix.inject(Fault("status", body="json", **fault))
+    (hand, _), (push_, _) = await asyncio.gather(
+        handle(relay, event("evt_1")), handle(relay, push(event("evt_2")))
+    )
+    assert answer(hand) == (by_hand, outcome)
+    assert answer(push_) == (pushed, outcome)
+    assert (push_.dead_letter is not None) == (outcome == "rejected")
+    assert hand.dead_letter is None
+    assert len(svix.messages) == 2
+
+
+async def test_what_was_found_by_asking_has_a_remark(relay: Worker, svix: Simulator) -> None:
+    """Svix stored it and died before it queued it: no customer gets it, and somebody is told."""
+    svix.inject(Fault("store_unqueued", status=500, times=1))
+    result, _ = await handle(relay, push(event("evt_1")))
+    assert answer(result) == (200, "delivered")
+    assert (result.remark, result.severity) == (Remark.FANOUT_UNCONFIRMED, "WARNING")
+
+
+async def test_a_malformed_push_is_parked_and_what_was_posted_by_hand_is_answered(
+    relay: Worker,
+) -> None:
+    body = b'{"id": "evt_1", "type": "user.created"}'
+    by_hand, _ = await handle(relay, body)
+    pushed, names = await handle(relay, push(body))
+    assert answer(by_hand) == (400, "malformed")
+    assert answer(pushed) == (200, "malformed")
+    assert pushed.dead_letter
+    assert names == Names("evt_1", "user.created", None)
+
+
+async def test_a_body_that_broke_off_is_nacked_and_never_parked(relay: Worker) -> None:
+    """Parked it would be acknowledged, and its rest lost."""
+
+    async def breaks_off() -> AsyncIterator[bytes]:
+        yield push(event("evt_1"))[:40]
+        raise ClientDisconnect
+
+    headers = {"user-agent": "APIs-Google; (+https://developers.google.com/webmasters/APIs-Google)"}
+    result, _ = await relay.handle(breaks_off(), JSON | headers | {"content-length": "400"})
+    assert answer(result) == (408, "incomplete")
+    assert result.dead_letter is None
+
+
+async def test_refused_credentials_have_an_outcome(svix: Simulator) -> None:
+    """Not a bare 500: the ledger could not even be opened."""
+
+    def open_ledger() -> Archive:
+        raise LedgerMisconfigured("no credentials")
+
+    relay = Worker(settings(svix), open_ledger)
+    result, _ = await handle(relay, push(event("evt_1")))
+    assert answer(result) == (500, "misconfigured")
+    assert result.severity == "CRITICAL"
+    await relay.close()
+
+
+async def test_a_fault_of_our_own_has_an_outcome_and_says_where(
+    relay: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its words stay out: they may quote the event."""
+
+    def broken(*_: object) -> None:
+        raise TypeError("hunter2")
+
+    monkeypatch.setattr(intake, "read", broken)
+    result, _ = await handle(relay, event("evt_1"))
+    assert answer(result) == (500, "unavailable")
+    assert "TypeError at test_worker.py" in (result.detail or "")
+    assert "hunter2" not in (result.detail or "")
+
+
+async def test_every_request_has_one_log_line(
+    relay: Worker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await handle(relay, event("evt_1"))
+    await handle(relay, b"{")
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["outcome"] for line in lines] == ["delivered", "malformed"]
+
+
+async def test_reconciliation_reports_what_no_customer_gets(
+    relay: Worker, svix: Simulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A parked event is not sent: the report and its log line say so."""
+    await handle(relay, push(event("evt_1")))
+    svix.inject(Fault("status", status=422, body="json", times=1))
+    await handle(relay, push(event("evt_2"), "78"))
+    capsys.readouterr()
+    report = await relay.reconcile()
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert line["reconciliation"] == report
+    assert (report["complete"], report["parked"], report["without"]) == (True, 1, 1)
+    assert line["severity"] == "ERROR"
+
+
+async def test_a_reconciliation_without_a_ledger_says_so(svix: Simulator) -> None:
+    """Cloud Scheduler is answered, and the alert on missing reconciliations will fire."""
+
+    def open_ledger() -> Archive:
+        raise LedgerMisconfigured("no credentials")
+
+    relay = Worker(settings(svix), open_ledger)
+    assert await relay.reconcile() == {"complete": False, "failure": "the ledger: no credentials"}
+    await relay.close()
+
+
+async def test_the_shutdown_answers_all_who_wait_and_lets_attempts_end(
+    relay: Worker, svix: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is under way and hangs; the others wait: in a line, backing off, for its end, unread."""
+    monkeypatch.setattr(worker_module, "_LAST_ATTEMPT_SECONDS", 0.2)
+    monkeypatch.setattr(worker_module, "_LAST_CALL_SECONDS", 0.8)
+    svix.inject(Fault("hang", times=1))
+    posts = [asyncio.create_task(handle(relay, push(event("evt_hangs"))))]
+    async with asyncio.timeout(10):
+        while not attempting(relay):  # noqa: ASYNC110 - nothing is awaited for in the product
+            await asyncio.sleep(0.01)
+    svix.conduct.rate = 0.001
+    svix.inject(Fault("status", status=503))
+    posts += [asyncio.create_task(handle(relay, push(event("evt_hangs")))) for _ in range(3)]
+    posts += [asyncio.create_task(handle(relay, push(event(f"evt_{n}")))) for n in range(20)]
+
+    async def never() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    posts.append(asyncio.create_task(relay.handle(never(), JSON | {"content-length": "9"})))
+    signal.raise_signal(signal.SIGTERM)
+    async with asyncio.timeout(10):
+        results = [result for result, _ in await asyncio.gather(*posts)]
+    assert {answer(result) for result in results} == {(500, "unavailable")}
+    assert {result.detail for result in results} >= {"shutting down"}
