@@ -190,7 +190,8 @@ async def cold_and_warm(bench: Bench, client: Client) -> None:
 
     Both Java and the page cache are warm by now.
     """
-    cold, warm = [], []
+    cold: list[float] = []
+    warm: list[float] = []
     for number in range(min(3, bench.scale.repetitions)):
         with (
             simulator("--latency-ms", str(SVIX_MS)) as svix_url,
@@ -233,15 +234,19 @@ async def firestore_calls(bench: Bench, client: Client) -> None:
         bench.notes.append(f"Firestore calls of {name}: relay {ours}, naive {theirs}")
         figure = Figure(f"Firestore calls of {name}", "calls", target, [sum(ours.values())])
         bench.figures.append(figure)
-    ours, theirs = (sum(counted[source][3].values()) for source in (RELAY, NAIVE))
+    together, alone = (sum(counted[source][3].values()) for source in (RELAY, NAIVE))
     events = bench.scale.events
     bench.figures.append(
         Figure(
-            f"  an event's, {IN_FLIGHT} in flight", "calls", 0.5, [ours / events], [theirs / events]
+            f"  an event's, {IN_FLIGHT} in flight",
+            "calls",
+            0.5,
+            [together / events],
+            [alone / events],
         )
     )
     bench.notes.append(
-        f"{IN_FLIGHT} in flight, writes that travel together: {2 * events / ours:.1f} on average"
+        f"{IN_FLIGHT} in flight, writes that travel together: {2 * events / together:.1f} on average"
     )
     bench.say("Firestore calls")
 
