@@ -2,14 +2,17 @@
 
 A Firestore transaction looks whether the event was seen and marks it, `svix.message.create` sends
 it, an update records that it was, and Svix's 429 and 5xx are passed on for Pub/Sub to retry. Takes
-wrapped pushes alone. Settings: SVIX_TOKEN, SVIX_SERVER_URL, and Google's own. With NAIVE_LEDGER
-set to `memory` it remembers in a dictionary: for measuring what a rate limit does to it, where
-the ledger makes no difference.
+wrapped pushes alone. Settings: SVIX_TOKEN, SVIX_SERVER_URL, and Google's own.
+
+Where NAIVE_LEDGER names a file, the same transaction is SQLite's: for the page of `make run`, which
+needs no cloud. `:memory:` is a file too, for measuring what a rate limit does to the function,
+where the ledger makes no difference.
 """
 
 import base64
 import json
 import os
+import sqlite3
 from http import HTTPStatus
 
 import functions_framework
@@ -19,47 +22,77 @@ from svix.api import ApplicationIn, MessageIn, Svix, SvixOptions
 from svix.exceptions import HttpError
 
 svix = Svix(os.environ["SVIX_TOKEN"], SvixOptions(server_url=os.environ.get("SVIX_SERVER_URL")))
-seen: set[str] = set()
-in_memory = os.environ.get("NAIVE_LEDGER") == "memory"
-database = None if in_memory else firestore.Client()
+
+
+class FirestoreLedger:
+    """One document for each event."""
+
+    def __init__(self) -> None:
+        self._database = firestore.Client()
+
+    def is_seen(self, event_id: str) -> bool:
+        """Whether the event was seen; if not, it is marked as being processed."""
+        seen: bool = _mark(self._database.transaction(), self._document(event_id))
+        return seen
+
+    def record(self, event_id: str) -> None:
+        """It was sent."""
+        sent = {"state": "processed", "processed_at": firestore.SERVER_TIMESTAMP}
+        self._document(event_id).update(sent)
+
+    def forget(self, event_id: str) -> None:
+        """It was not sent after all."""
+        self._document(event_id).delete()
+
+    def _document(self, event_id: str) -> firestore.DocumentReference:
+        return self._database.collection("naive").document(event_id)
 
 
 @firestore.transactional
-def is_seen(transaction: firestore.Transaction, event_id: str) -> bool:
-    """Whether the event was seen; if not, it is marked as being processed."""
-    assert database is not None  # noqa: S101 - it is only called with one
-    document = database.collection("naive").document(event_id)
+def _mark(transaction: firestore.Transaction, document: firestore.DocumentReference) -> bool:
     if document.get(transaction=transaction).exists:
         return True
     transaction.set(document, {"state": "processing", "seen_at": firestore.SERVER_TIMESTAMP})
     return False
 
 
-def record(event_id: str) -> None:
-    """It was sent."""
-    if database is not None:
-        sent = {"state": "processed", "processed_at": firestore.SERVER_TIMESTAMP}
-        database.collection("naive").document(event_id).update(sent)
+class FileLedger:
+    """One row for each event. Each call is a transaction by itself."""
+
+    def __init__(self, path: str) -> None:
+        # SQLite's own lock lets the threads of the server share the connection.
+        self._database = sqlite3.connect(
+            path, timeout=30, isolation_level=None, check_same_thread=False
+        )
+        self._database.execute("pragma journal_mode = wal")
+        self._database.execute(
+            "create table if not exists naive (event_id text primary key, state text not null)"
+        )
+
+    def is_seen(self, event_id: str) -> bool:
+        """Whether the event was seen; if not, it is marked as being processed."""
+        mark = "insert into naive values (?, 'processing') on conflict do nothing"
+        return self._database.execute(mark, (event_id,)).rowcount == 0
+
+    def record(self, event_id: str) -> None:
+        """It was sent."""
+        sent = "update naive set state = 'processed' where event_id = ?"
+        self._database.execute(sent, (event_id,))
+
+    def forget(self, event_id: str) -> None:
+        """It was not sent after all."""
+        self._database.execute("delete from naive where event_id = ?", (event_id,))
 
 
-def forget(event_id: str) -> None:
-    """It was not sent after all."""
-    if database is None:
-        seen.discard(event_id)
-    else:
-        database.collection("naive").document(event_id).delete()
+path = os.environ.get("NAIVE_LEDGER")
+ledger: FirestoreLedger | FileLedger = FirestoreLedger() if path is None else FileLedger(path)
 
 
 @functions_framework.http
 def notifications(request: Request) -> tuple[str, int]:
     """One push."""
     event = json.loads(base64.b64decode(request.get_json()["message"]["data"]))
-    if database is None:
-        duplicate = event["id"] in seen
-        seen.add(event["id"])
-    else:
-        duplicate = is_seen(database.transaction(), event["id"])
-    if duplicate:
+    if ledger.is_seen(event["id"]):
         return "duplicate", 200
     try:
         svix.message.create(
@@ -72,7 +105,7 @@ def notifications(request: Request) -> tuple[str, int]:
             ),
         )
     except HttpError as error:
-        forget(event["id"])
+        ledger.forget(event["id"])
         return error.code, 429 if error.status_code == HTTPStatus.TOO_MANY_REQUESTS else 500
-    record(event["id"])
+    ledger.record(event["id"])
     return "delivered", 200

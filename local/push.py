@@ -1,4 +1,4 @@
-"""A Pub/Sub topic with a push subscription, as far as it decides who is delivered when: a simulator.
+"""A simulator of a Pub/Sub push subscription, as far as it decides who is delivered when.
 
 Google's words, from https://cloud.google.com/pubsub/docs/push: the window of outstanding messages
 starts small and grows with acks, shrinks on nacks, and is at most 3,000 ("slow start"); nacks
@@ -71,6 +71,7 @@ class Subscription:
     """Messages that are pushed and not answered yet."""
     _window: float = field(init=False)
     _pause: float = 0.0
+    _started: float = 0.0
     _last_nack: float = 0.0
     _messages: int = 0
     _nacks: dict[int, int] = field(default_factory=dict)
@@ -96,9 +97,15 @@ class Subscription:
         """How many messages may be outstanding."""
         return int(self._window)
 
+    @property
     def pushable_at(self) -> float:
         """When the pause that the nacks caused is over."""
         return self._last_nack + self._pause
+
+    @property
+    def pause_remaining(self) -> float:
+        """How long nothing will be pushed because of nacks, in seconds."""
+        return max(0.0, self.pushable_at - (asyncio.get_running_loop().time() - self._started))
 
     def publish(self, message: int, at: float = 0.0) -> None:
         """Add a message that is due at once, or `at` seconds after the start."""
@@ -116,14 +123,14 @@ class Subscription:
         for arrival in arrivals:
             self.publish(arrival.message, arrival.at)
         loop = asyncio.get_running_loop()
-        started = loop.time()
+        self._started = loop.time()
 
         async def push(message: int) -> None:
             try:
                 is_acked = await self.deliver(message)
             finally:
                 self.outstanding -= 1
-            now = loop.time() - started
+            now = loop.time() - self._started
             if is_acked:
                 self._ack(message, now)
             else:
@@ -134,7 +141,7 @@ class Subscription:
             async with asyncio.timeout(limit), asyncio.TaskGroup() as pushes:
                 while not (until_done and self.is_done):
                     self._wake.clear()
-                    now = loop.time() - started
+                    now = loop.time() - self._started
                     while self._may_push(now):
                         _, _, message = heapq.heappop(self._due)
                         self.outstanding += 1
@@ -150,13 +157,13 @@ class Subscription:
 
     def _may_push(self, now: float) -> bool:
         is_due = bool(self._due) and self._due[0][0] <= now
-        return is_due and now >= self.pushable_at() and self.outstanding < self.window
+        return is_due and now >= self.pushable_at and self.outstanding < self.window
 
     def _next(self, now: float) -> float | None:
         """When something may be pushed although nothing is answered."""
         if not self._due or self.outstanding >= self.window:
             return None
-        return max(self._due[0][0], self.pushable_at(), now)
+        return max(self._due[0][0], self.pushable_at, now)
 
     def _ack(self, message: int, now: float) -> None:
         self.acked[message] = now

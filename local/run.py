@@ -1,7 +1,8 @@
 """`make run`: the relay on this machine, sample events through it, and a table of what happened.
 
 Starts the Svix simulator and the function with the embedded ledger, posts what is in `events/` in
-all three bodies, a duplicate, what is no event, and one while Svix is refusing; then it stays up.
+all three bodies, a duplicate, what is no event, and one while Svix is refusing; then it stays up,
+with a page on which to watch it and break it.
 """
 
 import argparse
@@ -18,14 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import uvloop
 
 from local.conduct import Fault
-from local.processes import Server, ServerFailed, listening, running
+from local.page.app import serving
+from local.page.lane import OBVIOUS, RELAY, Lane
+from local.processes import ServerFailed, listening
 from local.simulator import Simulator
+from local.stack import Stack
 
-ROOT = Path(__file__).parent.parent
-EVENTS = sorted((ROOT / "local" / "events").glob("*.json"))
-TOKEN = "testsk_local"
+EVENTS = sorted((Path(__file__).parent / "events").glob("*.json"))
 JSON = {"Content-Type": "application/json"}
 
 
@@ -121,59 +124,45 @@ def show_messages(simulator: Simulator, sent: set[str]) -> bool:
     return False
 
 
-@contextlib.contextmanager
-def function(port: int, svix_url: str, ledger: Path) -> Iterator[Server]:
-    """The function, as Cloud Run would serve it, with the embedded ledger."""
-    command = [sys.executable, "-m", "functions_framework", "--target", "notifications"]
-    command += ["--source", str(ROOT / "main.py"), "--host", "127.0.0.1", "--port", str(port)]
-    environment = {
-        "SVIX_TOKEN": TOKEN,
-        "SVIX_SERVER_URL": svix_url,
-        "LEDGER": f"sqlite:{ledger}",
-    }
-    with running(command, ready=listening(port), env=environment, cwd=ROOT) as server:
-        yield server
-
-
-async def stay_up(server: Server, url: str, simulator: Simulator) -> int:
-    """Until Ctrl-C, or the function's end."""
+async def stay_up(stack: Stack, address: str) -> None:
+    """Say what one can do, until Ctrl-C."""
     print(f"""
-The function is on {url}, the Svix simulator on {simulator.url}. Send more:
+The page, to watch it and break it:
+
+  {address}
+
+The function is on {stack.url}, the Svix simulator on {stack.simulator.url}. Send more:
 
   curl --data @local/events/01-user.created.json -H 'Content-Type: application/json' \\
-    {url}/notifications
+    {stack.url}/notifications
 
-What Svix holds:    curl {simulator.url}/control/messages
-The function's log: {server.log}
+What Svix holds:    curl {stack.simulator.url}/control/messages
 Ctrl-C stops everything.""")
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    while not stopped.is_set():
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stopped.wait(), timeout=0.5)  # between looks at the function
-        if server.process.poll() is not None:
-            print(f"The function has ended; it last said:\n{server.output()[-2000:]}")
-            return 1
+    await stopped.wait()
     print("\nStopping.")
-    return 0
 
 
 async def run(arguments: argparse.Namespace) -> int:
     """Start, demonstrate, and stay up unless told not to."""
-    url = f"http://127.0.0.1:{arguments.port}"
-    with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-")))
-        async with Simulator(token=TOKEN, port=arguments.simulator_port) as simulator:
-            print("Starting the function ...", flush=True)
-            server = stack.enter_context(
-                function(arguments.port, simulator.url, directory / "ledger.db")
-            )
-            right = await demonstrate(simulator, url)
-            if arguments.once:
-                print("All as it should be." if right else "Not all came out as it should.")
-                return 0 if right else 1
-            return await stay_up(server, url, simulator)
+    async with contextlib.AsyncExitStack() as exits:
+        directory = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="relay-")))
+        print("Starting the function ...", flush=True)
+        ports = {"port": arguments.port, "simulator_port": arguments.simulator_port}
+        instances = 1 if arguments.once else 2
+        relay = Lane.of(RELAY, directory / "relay", instances=instances, **ports)
+        await exits.enter_async_context(relay)
+        right = await demonstrate(relay.stack.simulator, relay.stack.url)
+        if arguments.once:
+            print("All as it should be." if right else "Not all came out as it should.")
+            return 0 if right else 1
+        obvious = Lane.of(OBVIOUS, directory / "obvious", instances=instances)
+        await exits.enter_async_context(obvious)
+        address = await exits.enter_async_context(serving([relay, obvious]))
+        await stay_up(relay.stack, address)
+        return 0
 
 
 def check_free(port: int, option: str) -> None:
@@ -194,7 +183,8 @@ def main(argv: list[str] | None = None) -> int:
     check_free(arguments.port, "ARGS=--port=8090")
     check_free(arguments.simulator_port, "ARGS=--simulator-port=8091")
     try:
-        return asyncio.run(run(arguments))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(run(arguments))
     except ServerFailed as failure:
         print(f"The function did not start.\n{failure}", file=sys.stderr)
         return 1

@@ -28,20 +28,17 @@ of that clock.
 
 import asyncio
 import contextlib
-import itertools
-import random
-import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Protocol
 
+from relay import results
 from relay.config import ATTEMPT_SECONDS
-from relay.envelope import Event, Names, Source
+from relay.envelope import Event
 from relay.ledger import (
     Claim,
     ClaimLost,
-    DeadLetter,
     Duplicate,
     InProgress,
     Ledger,
@@ -54,11 +51,12 @@ from relay.outcome import (
     Answer,
     Call,
     Outcome,
-    Remark,
     Result,
     Verdict,
 )
 from relay.pacing import NoTurn, Pacer, Turn, Waiter
+from relay.parking import Parking
+from relay.waits import REAL_TIME, Waits
 
 ASK_FIRST_AGE = timedelta(hours=11)
 """Svix forgets an idempotency key after 12 h; the hour between is for waiting and for clocks."""
@@ -75,9 +73,6 @@ while a nack is charged to the whole subscription."""
 
 _FIRST_LOOK, _LONGEST_LOOK = 0.2, 5.0
 """Seconds between looks at an event that another delivery is working on, doubled with each."""
-
-_JITTER = 0.1
-"""The share by which waits are lengthened at random, so that requests drift apart."""
 
 _HOPELESS_FAILURES = 3
 """An event that failed so often, while others were taken, is itself the reason."""
@@ -192,14 +187,13 @@ class Delivery:
         ledger: Ledger,
         sender: Sender,
         pacer: Pacer,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        uniform: Callable[[float, float], float] = random.uniform,
+        waits: Waits = REAL_TIME,
         ask_first: bool = False,
         observe: Callable[[str, Event], None] = lambda _step, _event: None,
     ) -> None:
         self.ledger, self.sender, self.pacer = ledger, sender, pacer
-        self.clock, self.sleep, self.uniform = clock, sleep, uniform
+        self.waits = waits
+        self.parking = Parking(ledger, waits)
         self.ask_first = ask_first
         self.observe = observe
         self.closing = False
@@ -225,36 +219,10 @@ class Delivery:
                 del self._under_way[request.key]
                 ended.set()
         if result.outcome in PARKED_OUTCOMES:
-            return await self.park(result, event.source, event.names, deadline)
+            return await self.parking.park(result, event.source, event.names, deadline)
         if event.source.pushed and not result.acknowledges and not request.may_nack:
             await self.pacer.nacks.space(deadline)
         return result
-
-    async def park(self, result: Result, source: Source, names: Names, deadline: float) -> Result:
-        """Put a push that can never succeed aside, so that it is not redelivered for days.
-
-        What was posted by hand is not parked: whoever posted it reads the answer. Storing is tried
-        until `deadline`.
-        """
-        if not source.pushed:
-            return result
-        letter = DeadLetter.of(result, source, names)
-        pauses = self.pauses(_FIRST_LOOK, _LONGEST_LOOK)
-        while True:
-            try:
-                await self.ledger.park(letter)
-            except LedgerUnavailable as failure:
-                if self.clock() >= deadline or self.closing:
-                    detail = f"{result.detail}; could not be parked: {failure}"
-                    return replace(result, outcome=Outcome.LEDGER_UNAVAILABLE, detail=detail)
-            else:
-                return replace(result, dead_letter=letter.id)
-            await self.sleep(min(next(pauses), max(0.0, deadline - self.clock())))
-
-    def pauses(self, first: float, longest: float) -> Iterator[float]:
-        """Seconds to wait before each new try: doubled each time, with jitter."""
-        for doublings in itertools.count():
-            yield min(first * 2 ** min(doublings, 20), longest) * self.uniform(1, 1 + _JITTER)
 
     async def _after_others(self, request: "_Request") -> Result | None:
         """Within this process an event is worked on by one request at a time.
@@ -263,10 +231,10 @@ class Delivery:
         """
         while (other := self._under_way.get(request.key)) is not None:
             try:
-                async with asyncio.timeout(max(0.0, request.deadline - self.clock())):
+                async with asyncio.timeout(max(0.0, request.deadline - self.waits.clock())):
                     await other.wait()
             except TimeoutError:
-                return Result(outcome=Outcome.IN_PROGRESS, detail="another request of this process")
+                return results.in_progress(InProgress(timedelta(0), 0))
             if duplicate := await request.delivered_before():
                 return duplicate
         return None
@@ -287,7 +255,7 @@ class _Request:
         self._owner = owner
         self._half_time = (arrived_at + deadline) / 2
         self._waiter = Waiter(event.project, self.key, arrived_at, deadline - ATTEMPT_SECONDS)
-        self._back_offs = delivery.pauses(_FIRST_BACK_OFF, _LONGEST_BACK_OFF)
+        self._back_offs = delivery.waits.pauses(_FIRST_BACK_OFF, _LONGEST_BACK_OFF)
         self._history = History()
         self._next_call = Call.ASK if delivery.ask_first else Call.SEND
         self._claim: Claim | None = None
@@ -300,6 +268,9 @@ class _Request:
 
     async def run(self) -> Result:
         """Attempt until one says what becomes of the event."""
+        return self._counted(await self._run())
+
+    async def _run(self) -> Result:
         delivery = self._delivery
         if delivery.pacer.must_wait(self._waiter) and (before := await self.delivered_before()):
             return before
@@ -314,8 +285,8 @@ class _Request:
                 case Again(back_off=True):
                     await self._back_off()
                     if self.may_nack:
-                        return self._unsent()
-        return self._result(Outcome.UNAVAILABLE, "shutting down")
+                        return results.unsent(self._last)
+        return results.unsent(None)
 
     async def delivered_before(self) -> Result | None:
         """Look whether the event was delivered; a look that fails is skipped."""
@@ -323,18 +294,18 @@ class _Request:
             record = await self._delivery.ledger.record(self.key)
             refusal = record.refusal(self._event) if record else None
             if isinstance(refusal, Duplicate):
-                return self._duplicate(refusal)
+                return results.duplicate(refusal)
         return None
 
     async def _attempt(self) -> Result | Again | InProgress:
         """One turn, one claim, one call, one settle."""
         delivery = self._delivery
         delivery.observe("waiting", self._event)
-        asked_at = delivery.clock()
+        asked_at = delivery.waits.clock()
         held: Claim | None = None
         try:
             async with delivery.pacer.turn(self._waiter) as turn:
-                self._waited += delivery.clock() - asked_at
+                self._waited += delivery.waits.clock() - asked_at
                 delivery.observe("turn", self._event)
                 delivery.attempting.add(self._owner)
                 claimed = await self._take_claim(turn)
@@ -344,8 +315,8 @@ class _Request:
                 answer = await self._call(turn)
             return await self._settle(held, answer)
         except NoTurn as no_turn:
-            self._waited += delivery.clock() - asked_at
-            return self._unsent(no_turn)
+            self._waited += delivery.waits.clock() - asked_at
+            return results.unsent(self._last, no_turn)
         except asyncio.CancelledError:
             if held is not None:
                 # The process ends: the redelivery should not have to wait for the lease.
@@ -362,13 +333,13 @@ class _Request:
             turn.ledger_failed()
             self._last = failure
             if isinstance(failure, LedgerMisconfigured) and not self._event.source.pushed:
-                return self._unsent()
+                return results.unsent(self._last)
             return Again(self._next_call)
         if isinstance(self._last, LedgerUnavailable):
             self._last = None  # it answers again
         match claim:
             case Duplicate():
-                return self._duplicate(claim)
+                return results.duplicate(claim)
             case Claim():
                 self._delivery.observe("claimed", self._event)
                 if self._claim is None and claim.age >= ASK_FIRST_AGE:
@@ -396,11 +367,11 @@ class _Request:
         """Record what Svix said: delivered, or released for whoever comes next."""
         if answer is None:
             return await self._release(claim) or Again(self._next_call)
-        self._history = self._history.after(answer, self._delivery.clock())
+        self._history = self._history.after(answer, self._delivery.waits.clock())
         step = what_next(
             answer,
             self._history,
-            self._delivery.clock(),
+            self._delivery.waits.clock(),
             pushed=self._event.source.pushed,
         )
         if isinstance(step, Settle):
@@ -409,7 +380,7 @@ class _Request:
         if taken_over := await self._release(claim):
             return taken_over
         if isinstance(step, GiveUp):
-            return self._result(step.outcome, f"Svix: {answer}", answer)
+            return results.refused(step.outcome, answer)
         self._next_call = step.call
         return step
 
@@ -420,20 +391,18 @@ class _Request:
         """
         delivery = self._delivery
         confirmed = step.fanout_confirmed
-        for pause in delivery.pauses(_FIRST_LOOK, _LONGEST_LOOK):
+        for pause in delivery.waits.pauses(_FIRST_LOOK, _LONGEST_LOOK):
             try:
                 await delivery.ledger.complete(claim, answer.message_id, fanout_confirmed=confirmed)
             except ClaimLost:
                 return InProgress(timedelta(0), claim.attempts)
             except LedgerUnavailable as failure:
-                if delivery.closing or delivery.clock() + pause >= self.deadline:
-                    detail = f"Svix has it, but the ledger could not record that: {failure}"
-                    return self._result(Outcome.LEDGER_UNAVAILABLE, detail, answer)
+                if delivery.closing or delivery.waits.clock() + pause >= self.deadline:
+                    return results.unrecorded(answer, failure)
             else:
                 delivery.observe("settled", self._event)
-                remark = None if confirmed else Remark.FANOUT_UNCONFIRMED
-                return replace(self._result(Outcome.DELIVERED, None, answer), remark=remark)
-            await delivery.sleep(pause)
+                return results.delivered(answer, fanout_confirmed=confirmed)
+            await delivery.waits.sleep(pause)
         raise AssertionError  # there is always another pause
 
     async def _release(self, claim: Claim) -> InProgress | None:
@@ -449,31 +418,29 @@ class _Request:
 
     async def _wait_until_free(self, claimed: InProgress) -> Result | None:
         """Look again until the event is delivered, or its claim is free (None)."""
-        delivery, lease_remaining = self._delivery, claimed.lease_remaining
-        for pause in delivery.pauses(_FIRST_LOOK, _LONGEST_LOOK):
-            budget = self.deadline - delivery.clock()
+        delivery = self._delivery
+        for pause in delivery.waits.pauses(_FIRST_LOOK, _LONGEST_LOOK):
+            budget = self.deadline - delivery.waits.clock()
             if budget <= 0 or delivery.closing:
                 break
-            await delivery.sleep(min(pause, lease_remaining.total_seconds(), budget))
+            await delivery.waits.sleep(min(pause, claimed.lease_remaining.total_seconds(), budget))
             try:
                 record = await delivery.ledger.record(self.key)
             except LedgerUnavailable:
-                lease_remaining = timedelta(seconds=_LONGEST_LOOK)
+                claimed = InProgress(timedelta(seconds=_LONGEST_LOOK), claimed.attempts)
                 continue
             match record.refusal(self._event) if record else None:
                 case None:
                     return None
                 case Duplicate() as duplicate:
-                    return self._duplicate(duplicate)
+                    return results.duplicate(duplicate)
                 case InProgress() as claimed:
-                    lease_remaining = claimed.lease_remaining
-        seconds = lease_remaining.total_seconds()
-        detail = f"another delivery holds the claim, for {seconds:.0f} s at most"
-        return self._result(Outcome.IN_PROGRESS, detail)
+                    pass  # by now
+        return results.in_progress(claimed)
 
     async def _back_off(self) -> None:
         """Wait before the next attempt; where waiting is in vain, until the event may be nacked."""
-        delivery, now = self._delivery, self._delivery.clock()
+        delivery, now = self._delivery, self._delivery.waits.clock()
         pause = min(next(self._back_offs), max(0.0, self._waiter.last_turn - now))
         is_hopeless = (
             self._event.source.pushed
@@ -483,64 +450,17 @@ class _Request:
         if is_hopeless and now >= self._half_time:
             self.may_nack = await delivery.pacer.nacks.wait(now + pause)
         else:
-            await delivery.sleep(pause)
-        self._waited += delivery.clock() - now
+            await delivery.waits.sleep(pause)
+        self._waited += delivery.waits.clock() - now
 
     def _remember(self, answer: Answer) -> None:
         self._last = answer
         if answer.verdict is Verdict.UNAVAILABLE:
             self._failures += 1
             if self._failures == 1:
-                self._first_failure_at = self._delivery.clock()
+                self._first_failure_at = self._delivery.waits.clock()
 
-    def _unsent(self, no_turn: NoTurn | None = None) -> Result:
-        """What a delivery says that ends without a settled event: the last failure, if any."""
-        retry_after = no_turn.retry_after if no_turn else None
-        match self._last:
-            case Answer() as answer:
-                outcome = _UNSENT.get(answer.verdict, Outcome.UNAVAILABLE)
-                result = self._result(outcome, f"Svix: {answer}", answer)
-            case LedgerMisconfigured() as failure:
-                result = self._result(Outcome.MISCONFIGURED, f"the ledger: {failure}")
-            case LedgerUnavailable() as failure:
-                result = self._result(Outcome.LEDGER_UNAVAILABLE, f"the ledger: {failure}")
-            case None:
-                outcome = no_turn.outcome if no_turn else Outcome.UNAVAILABLE
-                result = self._result(outcome, no_turn.detail if no_turn else None)
-        return replace(result, retry_after=retry_after)
-
-    def _duplicate(self, record: Duplicate) -> Result:
-        result = self._result(Outcome.DUPLICATE)
-        remark = Remark.PAYLOAD_CHANGED if record.payload_changed else None
-        return replace(
-            result,
-            remark=remark,
-            svix_message_id=record.svix_message_id,
-            attempts=record.attempts,
-        )
-
-    def _result(
-        self, outcome: Outcome, detail: str | None = None, answer: Answer | None = None
-    ) -> Result:
-        result = Result(
-            outcome=outcome,
-            detail=detail,
-            attempts=self._claim.attempts if self._claim else None,
-            waited=self._waited,
-        )
-        if answer is None:
-            return result
-        return replace(
-            result,
-            code=answer.code,
-            svix_status=answer.status,
-            svix_code=answer.code,
-            svix_message_id=answer.message_id,
-        )
-
-
-# What a delivery ends as when no turn is left; every other answer of Svix is `unavailable`.
-_UNSENT = {
-    Verdict.RATE_LIMITED: Outcome.RATE_LIMITED,
-    Verdict.MISCONFIGURED: Outcome.MISCONFIGURED,
-}
+    def _counted(self, result: Result) -> Result:
+        """The result, with how often this delivery claimed and how long it waited."""
+        attempts = self._claim.attempts if self._claim else result.attempts
+        return replace(result, attempts=attempts, waited=self._waited)

@@ -1,13 +1,12 @@
 """The Svix adapter: one call through Svix's SDK, its answer classified.
 
-Classified by the status and headers on the wire, not by the exception the SDK raised: it raises
-parsing errors for bodies it does not expect, a 2xx among them although Svix took the message. The
+Classified by what came over the wire (`svix_http.py`), not by the exception the SDK raised. The
 SDK's own retries are off: `delivery.py` tries again, and knows about pauses and deadlines.
 
 Source: https://api.svix.com/docs and the SDK itself; tests pin what is relied on.
 """
 
-import asyncio
+import contextlib
 import email.utils
 import math
 import re
@@ -15,167 +14,143 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, cast
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
-import httpx
-from aiohttp import ClientSession, TCPConnector
-from pydantic_core import PydanticSerializationError
 from svix.api.message import MessageAsync, MessageCreateOptions, MessageGetOptions
 from svix.api.svix import ClientBase, SvixOptions
-from svix.models import ApplicationIn, MessageIn, MessageOut
+from svix.models import ApplicationIn, MessageIn
 
 from relay.config import SVIX_CALL_SECONDS
 from relay.envelope import Event
-from relay.outcome import Answer, Verdict
-
-_CONNECTIONS = 1000
-"""As many as requests can be at one instance of Cloud Run: the pacer decides how many are used."""
-
-_KEEP_ALIVE_SECONDS = 50.0
-"""Idle connections are kept for the next burst, but not past a load balancer's usual minute."""
+from relay.outcome import Answer, Call, Verdict
+from relay.svix_http import SvixCall, SvixHttp, WireAnswer
 
 # Svix's error codes are words such as `not_found`, its locs paths such as `body.payload`: anything
 # else might be a piece of the event.
 _CODE = re.compile(r"[a-z0-9_-]{1,64}")
 _LOC = re.compile(r"[a-zA-Z0-9_.-]{1,100}")
 _LOCS_KEPT = 3
-
-
-class _Call:
-    """One call on the wire: what the SDK uses of httpx's client, done by aiohttp's.
-
-    It makes an event a fifth cheaper than httpx's client does with aiohttp beneath it. `response`
-    is what has come so far, whatever the SDK makes of it.
-    """
-
-    def __init__(self, session: ClientSession) -> None:
-        self._session = session
-        self.response: httpx.Response | None = None
-
-    async def request(
-        self,
-        method: str,
-        url: str,
-        *,
-        headers: dict[str, str],
-        params: dict[str, str] | None = None,
-        content: bytes | None = None,
-        **_: object,  # the time-out, which is around the call, and redirects: none is followed
-    ) -> httpx.Response:
-        """Raises aiohttp's errors, which the SDK passes on."""
-        async with self._session.request(
-            method, url, params=params, headers=headers, data=content, allow_redirects=False
-        ) as answer:
-            self.response = httpx.Response(answer.status, headers=answer.raw_headers)
-            body = await answer.read()
-        self.response = httpx.Response(answer.status, headers=answer.raw_headers, content=body)
-        return self.response
+_MESSAGE_ID = re.compile(r"[a-zA-Z0-9_.-]{1,256}")
 
 
 class SvixSender(ClientBase):
     """Sends events to Svix over one pool of connections; to be built in the running loop.
 
-    `server_url` None: by the token's region.
+    `server_url` None: by the token's region. `call_seconds` is the longest one call may take.
     """
 
-    def __init__(self, token: str, server_url: str | None, *, create_applications: bool) -> None:
+    def __init__(
+        self,
+        token: str,
+        server_url: str | None,
+        *,
+        create_applications: bool,
+        call_seconds: float = SVIX_CALL_SECONDS,
+    ) -> None:
         super().__init__(token, SvixOptions(server_url=server_url, retry_schedule=[]))
-        connector = TCPConnector(
-            limit=_CONNECTIONS,
-            keepalive_timeout=_KEEP_ALIVE_SECONDS,
-            ssl=httpx.create_ssl_context(),
-        )
-        self._session = ClientSession(
-            connector=connector,
-            proxy=_proxy_for(self._client.base_url),
-            auto_decompress=False,  # httpx's response does it
-        )
+        self._http = SvixHttp(call_seconds)
         self._create_applications = create_applications
 
     async def send(self, event: Event, idempotency_key: str) -> Answer:
-        """Create the event's message. Sent again under the same key it stays one message."""
+        """Create the event's message. Sent again under the same key it stays one message.
+
+        UNAVAILABLE with the code `not_found` where the application is about to exist, REJECTED as
+        `unknown_application` where none are created.
+        """
+        message = MessageIn(event_type=event.type, event_id=event.id, payload={})
+        if event.tags:
+            message.tags = list(event.tags)
+        if self._create_applications:
+            message.application = ApplicationIn(name=event.project, uid=event.project)
         options = MessageCreateOptions(idempotency_key=idempotency_key)
-        try:
-            message = MessageIn(event_type=event.type, event_id=event.id, payload=event.payload)
-            if self._create_applications:
-                message.application = ApplicationIn(name=event.project, uid=event.project)
-            return await self._answer(lambda api: api.create(event.project, message, options))
-        except (PydanticSerializationError, RecursionError):
-            return Answer(Verdict.REJECTED, code="unserializable")
+        call = self._http.call(event.text)
+        answer = await self._answer(
+            Call.SEND, call, lambda api: api.create(event.project, message, options)
+        )
+        if answer.verdict is not Verdict.MISSING:
+            return answer
+        if self._create_applications:
+            return replace(answer, verdict=Verdict.UNAVAILABLE)
+        return replace(answer, verdict=Verdict.REJECTED, code="unknown_application")
 
     async def find(self, event: Event) -> Answer:
-        """Ask for the event's message: ACCEPTED if Svix has it, NOT_FOUND if it hasn't."""
+        """Ask for the event's message: ACCEPTED if Svix has it, MISSING if it hasn't."""
         options = MessageGetOptions()
-        answer = await self._answer(lambda api: api.get(event.project, event.id, options))
-        if answer.verdict in {Verdict.CONFLICT, Verdict.REJECTED}:
+        answer = await self._answer(
+            Call.ASK, self._http.call(), lambda api: api.get(event.project, event.id, options)
+        )
+        if answer.verdict in {Verdict.BROKEN_OFF, Verdict.CONFLICT, Verdict.REJECTED}:
             return replace(answer, verdict=Verdict.UNAVAILABLE)  # a question settles no event
         return answer
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._session.close()
+        await self._http.close()
 
-    async def _answer(self, ask: Callable[[MessageAsync], Awaitable[MessageOut]]) -> Answer:
-        """Run one call within its time limit and classify what came back.
-
-        Raises what the SDK raises where it could not serialise the message and so asked nothing.
-        """
-        call = _Call(self._session)
-        message_id = None
+    async def _answer(
+        self, kind: Call, call: SvixCall, ask: Callable[[MessageAsync], Awaitable[object]]
+    ) -> Answer:
+        failure = None
         try:
-            async with asyncio.timeout(SVIX_CALL_SECONDS):
-                message_id = (await ask(MessageAsync(self._client, cast("Any", call)))).id
-        except (PydanticSerializationError, RecursionError):
-            if call.response is None:
-                raise
-        except Exception:  # noqa: BLE001, S110 - whatever the SDK makes of an answer, the wire decides
-            pass
-        return classify(call.response, message_id)
+            await ask(MessageAsync(self._client, cast("Any", call)))
+        except Exception as error:  # noqa: BLE001 - whatever the SDK makes of it, the wire decides
+            failure = type(error).__name__
+        return classify(kind, call, failure)
 
 
-def _proxy_for(url: str) -> str | None:
-    """The environment's proxy, looked up once: aiohttp would look for each call, at 0.3 ms."""
-    at = urlsplit(url)
-    return None if proxy_bypass(at.netloc) else getproxies().get(at.scheme)
-
-
-def classify(response: httpx.Response | None, message_id: str | None = None) -> Answer:
-    """What an answer of Svix, or its absence, means."""
-    if response is None:
-        return Answer(Verdict.UNAVAILABLE)
-    error = _Error.read(response)
+def classify(kind: Call, call: SvixCall, failure: str | None = None) -> Answer:
+    """What a call's answer means, or its absence, for which `failure` is the SDK's word."""
+    wire = call.answer
+    if wire is None:
+        return Answer(kind, Verdict.UNAVAILABLE, failure=call.failure or failure)
+    value = None
+    with contextlib.suppress(ValueError, RecursionError):
+        value = wire.json()
+    error = _Error.of(value)
     return Answer(
-        _verdict(response.status_code, error),
-        response.status_code,
+        kind,
+        _verdict(wire, error, message_id := _message_id(value)),
+        status=wire.status_code,
         code=error.code if error else None,
         locs=error.locs if error else (),
-        message_id=message_id,
-        retry_after=_retry_after(response.headers.get("retry-after"), datetime.now(UTC)),
+        message_id=message_id if _is_success(wire) else None,
+        retry_after=_retry_after(wire.retry_after, datetime.now(UTC)),
+        failure=call.failure,
     )
 
 
-def _verdict(status: int, error: "_Error | None") -> Verdict:
+def _verdict(wire: WireAnswer, error: "_Error | None", message_id: str | None) -> Verdict:
     """The first row that fits; `error` is None where the body is not the API's."""
     verdict = Verdict.UNAVAILABLE
-    match status:
-        case _ if httpx.codes.is_success(status):
-            verdict = Verdict.ACCEPTED
+    match wire.status_code:
+        case _ if _is_success(wire):
+            verdict = Verdict.ACCEPTED if message_id else Verdict.MISCONFIGURED
+            if wire.body is None:
+                verdict = Verdict.BROKEN_OFF
         case 429:
             verdict = Verdict.RATE_LIMITED
         case 409:
             verdict = Verdict.CONFLICT
         case 404 if error and error.code == "not_found":
-            verdict = Verdict.NOT_FOUND
+            verdict = Verdict.MISSING
         case 401 | 402 | 403 | 404 | 405:
             verdict = Verdict.MISCONFIGURED
-        case _ if httpx.codes.is_redirect(status):
+        case status if 300 <= status < 400:  # noqa: PLR2004 - redirects, by their number
             verdict = Verdict.MISCONFIGURED
         case 413:
             verdict = Verdict.REJECTED
         case 400 | 422 if error:
             verdict = Verdict.REJECTED
     return verdict
+
+
+def _is_success(wire: WireAnswer) -> bool:
+    return 200 <= wire.status_code < 300  # noqa: PLR2004 - HTTP's own numbers
+
+
+def _message_id(value: Any) -> str | None:
+    message_id = value.get("id") if isinstance(value, dict) else None
+    proper = isinstance(message_id, str) and _MESSAGE_ID.fullmatch(message_id)
+    return message_id if proper else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,12 +161,8 @@ class _Error:
     locs: tuple[str, ...]
 
     @classmethod
-    def read(cls, response: httpx.Response) -> "_Error | None":
+    def of(cls, body: Any) -> "_Error | None":
         """None where the body is not the API's: `{"code", "detail"}`, or a list of details."""
-        try:
-            body = response.json()
-        except (ValueError, RecursionError):
-            return None
         if not isinstance(body, dict):
             return None
         code, details = body.get("code"), body.get("detail")

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import itertools
 import json
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from relay.ledger import (
 )
 from relay.outcome import Answer, Call, Outcome, Remark, Result, Verdict
 from relay.pacing import NoTurn, Pacer, Waiter
+from relay.waits import Waits
 
 SEND, ASK = Call.SEND, Call.ASK
 ACCEPTED = Answer(SEND, Verdict.ACCEPTED, 202, message_id="msg_1")
@@ -315,9 +315,7 @@ async def deliver(
         ledger=ledger,
         sender=Sender(list(answers), log),
         pacer=cast("Pacer", pacer),
-        clock=lambda: now[0],
-        sleep=sleep,
-        uniform=lambda low, _high: low,
+        waits=Waits(lambda: now[0], sleep, lambda low, _high: low),
         ask_first=ask_first,
     )
     result = await delivery.deliver(an_event(pushed=pushed), 0.0, BUDGET)
@@ -666,7 +664,7 @@ async def test_within_a_process_an_event_is_worked_on_by_one_request_at_a_time()
         sender=Sender([ACCEPTED], log),
         pacer=cast("Pacer", ScriptedPacer(1, log)),
     )
-    now = delivery.clock()
+    now = delivery.waits.clock()
     deliveries = (delivery.deliver(an_event(), now, now + BUDGET) for _ in range(100))
     results = await asyncio.gather(*deliveries)
     outcomes = [result.outcome for result in results]
@@ -683,7 +681,7 @@ async def test_a_request_that_waited_for_another_in_vain_works_on_the_event_itse
         sender=Sender([REJECTED, ACCEPTED], log),
         pacer=cast("Pacer", ScriptedPacer(2, log)),
     )
-    now = delivery.clock()
+    now = delivery.waits.clock()
     first, second = await asyncio.gather(
         delivery.deliver(an_event(pushed=False), now, now + BUDGET),
         delivery.deliver(an_event(pushed=False), now, now + BUDGET),
@@ -699,15 +697,3 @@ async def test_no_result_holds_any_of_the_payload() -> None:
     ]
     for script in scripts:
         assert "hunter2" not in repr((await deliver(*script)).result)
-
-
-def test_every_pause_doubles_up_to_its_longest() -> None:
-    delivery = Delivery(
-        ledger=Ledger([], []),
-        sender=Sender([], []),
-        pacer=cast("Pacer", ScriptedPacer(0, [])),
-        uniform=lambda _low, high: high,
-    )
-    assert list(itertools.islice(delivery.pauses(1.0, 5.0), 4)) == pytest.approx(
-        [1.1, 2.2, 4.4, 5.5]
-    )

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -35,8 +36,11 @@ def answering(response: bytes) -> Script:
 
 
 @contextlib.asynccontextmanager
-async def serving(script: Script) -> AsyncIterator[str]:
-    """The URL of a server that runs the script on every connection."""
+async def serving(script: Script, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+    """The URL of a server that runs the script on every connection.
+
+    It begins with `http` also where `tls` is spoken.
+    """
     scripts: set[asyncio.Task[None]] = set()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -51,7 +55,7 @@ async def serving(script: Script) -> AsyncIterator[str]:
             scripts.discard(task)
             writer.close()
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, backlog=1000, ssl=tls)
     host, port = server.sockets[0].getsockname()
     try:
         yield f"http://{host}:{port}"

@@ -305,7 +305,7 @@ def _record(stored: dict[str, Any], version: Any, read_at: datetime) -> Record:
         attempts=stored["attempts"],
         payload_sha256=stored["payload_sha256"],
         first_claimed_at=stored["first_claimed_at"],
-        touched_at=time_of(version),
+        touched_at=stored["touched_at"],
         read_at=read_at,
         version=version,
         delivered_at=stored.get("delivered_at"),

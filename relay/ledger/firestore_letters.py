@@ -70,13 +70,12 @@ class Letters:
                 return
             else:
                 stored |= await self._store_parts(letter.id, content)
-            try:
-                async with self._calls.answering():
-                    await self._letters.document(letter.id).create(stored)
-            except AlreadyExists:
-                if in_parts and (await self._get(letter.id)).get("discarded") is not None:
-                    # It was parked and discarded meanwhile: what is erased must not be back.
-                    await self._delete_parts(letter.id)
+            if await self._create(letter.id, stored) or not in_parts:
+                return
+            there = await self._get(letter.id)
+            if there.exists and there.get("discarded") is not None:
+                # It was parked and discarded meanwhile: what is erased must not be back.
+                await self._delete_parts(letter.id)
 
     async def read(self, letter_id: str) -> DeadLetter | None:
         """One letter, whole. Raises `LetterDamaged` where it is not."""
@@ -124,6 +123,15 @@ class Letters:
         """Delete a letter, unless it was discarded; parts that were left behind go as well."""
         await self._change(letter_id, None)
         await self._delete_parts(letter_id)
+
+    async def _create(self, letter_id: str, stored: dict[str, Any]) -> bool:
+        """Store a letter; False where there is one already."""
+        async with self._calls.answering():
+            try:
+                await self._letters.document(letter_id).create(stored)
+            except AlreadyExists:
+                return False
+            return True
 
     async def _change(self, letter_id: str, changes: dict[str, Any] | None) -> None:
         """Update a letter, or delete it (None), unless it is discarded or gone."""

@@ -138,7 +138,7 @@ class SqliteLedger:
 
     async def record(self, key: str) -> Record | None:
         """One event's record."""
-        return await self._transact(lambda database: _read(database, key, time.time()))
+        return await self._transact(lambda database: _read(database, key, _now()))
 
     async def claim(
         self, event: Event, *, previous: Claim | None = None
@@ -176,7 +176,7 @@ class SqliteLedger:
         while True:
             page = await patiently(partial(self._rows, query, dict(cursor)))
             for row in page:
-                yield _record(row, time.time())
+                yield _record(row, _now())
             if len(page) < _PAGE:
                 return
             cursor |= {"touched_at": page[-1]["touched_at"], "key": page[-1]["key"]}
@@ -201,7 +201,7 @@ class SqliteLedger:
 
     async def park(self, letter: DeadLetter) -> None:
         """Store a dead letter; parking one again changes nothing."""
-        now = time.time()
+        now = _now()
         row = asdict(letter) | {
             "content": await asyncio.to_thread(pack, letter),
             "parked_at": now,
@@ -239,7 +239,7 @@ class SqliteLedger:
 
     async def discard_dead_letter(self, letter_id: str, why: str) -> None:
         """Give a letter up for good: its payload is erased."""
-        await self._write(_DISCARD, {"id": letter_id, "why": why, "now": time.time()})
+        await self._write(_DISCARD, {"id": letter_id, "why": why, "now": _now()})
 
     async def delete_dead_letter(self, letter_id: str) -> None:
         """Delete a letter that was replayed, unless it was discarded."""
@@ -310,7 +310,7 @@ def _claim(
 ) -> Claim | Duplicate | InProgress:
     key = key_of(event.project, event.id)
     token = secrets.token_hex(16)
-    now = time.time()
+    now = _now()
     record = _read(database, key, now)
     if record is not None and (refusal := record.refusal(event)):
         is_ours = previous is not None and previous.token == record.claim
@@ -338,7 +338,7 @@ def _settle(database: sqlite3.Connection, claim: Claim, settled: dict[str, objec
     row = settled | {"key": claim.key, "claim": claim.token}
     if database.execute(_SETTLE, row).rowcount:
         return
-    record = _read(database, claim.key, time.time())
+    record = _read(database, claim.key, _now())
     if record is None or (record.claim, record.state) != (claim.token, settled["state"]):
         raise ClaimLost(f"{claim.key} is another delivery's by now, or gone")
 
@@ -346,7 +346,7 @@ def _settle(database: sqlite3.Connection, claim: Claim, settled: dict[str, objec
 def _settled(
     state: State, svix_message_id: str | None = None, *, fanout_confirmed: bool | None = None
 ) -> dict[str, object]:
-    now = time.time()
+    now = _now()
     return {
         "state": state,
         "delivered_at": now if state is State.DELIVERED else None,
@@ -389,6 +389,11 @@ def _letter(row: sqlite3.Row, attributes: str, data: bytes) -> DeadLetter:
     times = {name: _time(row[name]) for name in ("parked_at", "discarded_at") if row[name]}
     form = Form(row["form"])
     return DeadLetter(**fields | times | {"form": form}, attributes=attributes, data=data)
+
+
+def _now() -> float:
+    """In whole microseconds, as a datetime has them: what was read can be asked for again."""
+    return datetime.now(UTC).timestamp()
 
 
 def _time(seconds: float) -> datetime:

@@ -1,239 +1,452 @@
-"""Was everything sent? The ledger's records and Svix's messages, laid side by side.
+"""Was everything sent? The ledger's records and dead letters beside Svix's messages.
 
-Two passes. The first lists both into a temporary SQLite file, so that memory does not grow with
-the ledger, and its join names the candidates. The second reads each candidate's record and
-message anew and judges it by those: what was merely under way during the first is no finding.
+    1. list    the records that were touched in the time asked, all that are undelivered whatever
+               their age, and the dead letters
+    2. walk    the messages of each project that has a record, newest first
+    3. judge   what the first two leave open, each by its record as it is by then: `locate`
+    4. mend    what `Mend` allows
+    5. again   messages that have no attempt yet although Svix accepted them minutes ago
+
+A passing fault of the ledger or of Svix is waited out for minutes. What could not be finished is
+named in the report, and a report is there at any time, also for a run that is cut off.
 """
 
 import asyncio
 import contextlib
-import sqlite3
-import tempfile
+import itertools
+import random
+import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
-from pathlib import Path
-from typing import Protocol, Self
+from enum import Enum
+from typing import Protocol
 
-from svix.models import EndpointOut, MessageOut
-
-from relay.ledger import Archive, ClaimLost, Record, State, key_of
-from relay.operate.svix import SvixView
+from relay.ledger import (
+    Archive,
+    ClaimLost,
+    DeadLetter,
+    LedgerMisconfigured,
+    LedgerUnavailable,
+    Record,
+    State,
+    key_of,
+)
+from relay.operate.svix import SvixUnavailable, SvixView
+from relay.operate.whereabouts import (
+    LOOKED_AT_TWICE,
+    Destinations,
+    Endpoint,
+    Evidence,
+    Fanout,
+    Message,
+    Place,
+    Standing,
+    SvixAnswer,
+    Whereabouts,
+    locate,
+)
+from relay.operate.worklist import Candidate, Worklist
 
 _EXAMPLES = 5
-_AT_ONCE = 16
-_FIRST_ATTEMPT = timedelta(minutes=5)
-"""Svix attempts within seconds; what is younger is not yet worth a person's time."""
-_LAST_REDELIVERY = timedelta(hours=1)
-"""The retry policy comes back after 10 minutes at most, push backoff after one: a released event
-that nobody has brought for so long is not coming by itself."""
-
-_OPEN = """
-pragma synchronous = off;
-create table ledger (project text, event_id text, state text, primary key (project, event_id));
-create table svix (project text, event_id text, message_id text, accepted_at text, owed integer,
-                   primary key (project, event_id));
-create index svix_message on svix (project, message_id);
-"""
-# `owed`: an endpoint should have been tried with it, and none was seen to be.
-
-_CANDIDATES = """
-select project, event_id, coalesce(owed and accepted_at < :attempted_by, 0)
-    from ledger left join svix using (project, event_id)
-    where state != 'delivered' or message_id is null or (owed and accepted_at < :attempted_by)
-union all
-select project, event_id, owed and accepted_at < :attempted_by
-    from svix left join ledger using (project, event_id) where state is null
-"""
+_AT_ONCE = 16  # events judged at once: what is slow is the ledger's answer
+_CLOCKS_APART = timedelta(minutes=1)
+"""How far Svix's clock may be from the ledger's."""
+_FIRST_BACK_OFF, _LONGEST_BACK_OFF = 1.0, 15.0  # seconds
 
 
-class Finding(StrEnum):
-    """What can be wrong with an event; the value is the word in reports."""
+class Mend(Enum):
+    """What a reconciliation may change."""
 
-    MISSING = "missing"
-    ABANDONED = "abandoned"
-    UNSENT = "unsent"
-    PARKED = "parked"
-    UNSETTLED = "unsettled"
-    EXTRA = "extra"
-    UNATTEMPTED = "unattempted"
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether a customer goes without the event until somebody does something."""
-        return self in {Finding.MISSING, Finding.ABANDONED, Finding.UNSENT, Finding.UNATTEMPTED}
+    NOTHING = 0
+    FANOUT = 1
+    """Have Svix send what it never sent on."""
+    EVERYTHING = 2
+    """Settle what Svix has, and release what it lost, besides."""
 
 
 @dataclass(slots=True)
 class Report:
-    """What was looked at, and what was found."""
+    """What was looked at and what was found, so far."""
 
     since: datetime
-    records: int = 0
+    until: datetime | None = None
+    """None: until now."""
+    events: int = 0
+    """Records in the time asked, and undelivered ones of any age."""
     messages: int = 0
-    applications: int = 0
-    found: Counter[Finding] = field(default_factory=Counter)
-    examples: dict[Finding, list[tuple[str, str]]] = field(default_factory=dict)
+    places: Counter[Place] = field(default_factory=Counter)
+    never_sent_on: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Why dead letters were parked."""
+    examples: dict[Place | Fanout, list[tuple[str, str]]] = field(default_factory=dict)
     """(project, event id), a few of each."""
-    mended: int = 0
+    settled: int = 0
+    released: int = 0
+    resent: int = 0
+    projects: int = 0
+    unfinished: list[str] = field(default_factory=list)
+    """Projects that were not compared with Svix to the end."""
+    unchecked: int = 0
+    """Delivered events of those projects, which may or may not be in Svix."""
+    failure: str | None = "not finished"
+    """Why the run ended early; None where it did not."""
 
-    def add(self, finding: Finding, project: str, event_id: str) -> None:
+    @property
+    def delivered(self) -> int:
+        """Events that are recorded as delivered and that Svix has."""
+        return self.places[Place.IN_SVIX]
+
+    @property
+    def waiting(self) -> int:
+        """Events that are sent soon without anybody's help."""
+        return sum(self.places[place] for place in Place if place.waits)
+
+    @property
+    def late(self) -> int:
+        """Events that were to be sent before, and wait for their redelivery."""
+        return self.waiting - self.places[Place.BEING_SENT]
+
+    @property
+    def without(self) -> int:
+        """Events that a customer goes without until somebody acts."""
+        stuck = sum(self.places[place] for place in Place if place.stuck)
+        return stuck + self.never_sent_on - self.resent
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything was compared that was asked for."""
+        return self.failure is None
+
+    @property
+    def everything_sent(self) -> bool:
+        """Whether every event is known to be in Svix, or to be on its way at this moment."""
+        return self.complete and not self.without and not self.late
+
+    @property
+    def severity(self) -> str:
+        """The severity to log with."""
+        return "ERROR" if self.without else "INFO"
+
+    def as_log(self) -> dict[str, object]:
+        """The counts that the dashboards and alerts are made of."""
+        return {
+            "since": self.since.isoformat(),
+            "until": self.until.isoformat() if self.until else None,
+            "events": self.events,
+            "delivered": self.delivered,
+            "waiting": self.waiting,
+            "parked": self.places[Place.PARKED],
+            "never_sent_on": self.never_sent_on,
+            "resent": self.resent,
+            "missing": self.places[Place.MISSING],
+            "overdue": self.places[Place.OVERDUE],
+            "without": self.without,
+            "unchecked": self.unchecked,
+            "complete": self.complete,
+            "failure": self.failure,
+        }
+
+    def add(self, kind: Place | Fanout, project: str, event_id: str) -> None:
         """Count one event."""
-        self.found[finding] += 1
-        examples = self.examples.setdefault(finding, [])
+        if isinstance(kind, Place):
+            self.places[kind] += 1
+        else:
+            self.never_sent_on += 1
+        examples = self.examples.setdefault(kind, [])
         if len(examples) < _EXAMPLES:
             examples.append((project, event_id))
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether everything that came was sent."""
-        return not any(count and finding.is_lost for finding, count in self.found.items())
-
 
 class Progress(Protocol):
-    """Told what is listed, of how many, and of each that is done."""
+    """Receives what a run is doing, and each item that is done."""
 
-    step: Callable[[], None]
+    def begin(self, phase: str, total: int | None = None) -> None:
+        """A phase begins; `total` None: nobody knows how many items it has."""
 
-    def begin(self, label: str, length: int) -> None:
-        """The next part begins."""
+    def step(self) -> None:
+        """An item is done."""
+
+    def note(self, text: str) -> None:
+        """Something that the operator should know now."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Young:
+    """An event whose message had no attempt yet, to be looked at again."""
+
+    candidate: Candidate
+    evidence: Evidence
+    message: Message
 
 
 class Reconciliation:
-    """One comparison; a context manager, for its temporary file.
+    """One comparison of the ledger with Svix. `report` is what was found so far.
 
-    `mend` settles what Svix has, and releases what it hasn't, so that the next delivery sends it.
+    `patience` is how long a question to the ledger is asked again while it fails, in seconds; the
+    view has its own. `look_again`: whether to wait, and look again at messages without an attempt.
+    `project`: look at no other.
+    `every_attempt`: look at the fan-out of every message, not only where it is unconfirmed.
     """
 
     def __init__(
-        self, archive: Archive, svix: SvixView, lease: timedelta, since: datetime, *, mend: bool
+        self,
+        archive: Archive,
+        svix: SvixView,
+        report: Report,
+        progress: Progress,
+        *,
+        mend: Mend,
+        patience: float,
+        look_again: bool,
+        project: str | None = None,
+        every_attempt: bool = False,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        self.report = report
         self._archive = archive
         self._svix = svix
-        self._lease = lease
+        self._progress = progress
         self._mend = mend
-        self._report = Report(since)
-        self._folder = tempfile.TemporaryDirectory(prefix="relay-reconcile-")
-        self._join = sqlite3.connect(Path(self._folder.name) / "join.db", isolation_level=None)
-        self._join.executescript(_OPEN)
+        self._patience = patience
+        self._look_again = look_again
+        self._only = project
+        self._every_attempt = every_attempt
+        self._now = now
+        self._sleep = sleep
+        self._svix_failure: str | None = None
+        self._endpoints: dict[str, list[Endpoint]] = {}
+        self._endpoints_asked = asyncio.Lock()
+        self._young: list[_Young] = []
 
-    def __enter__(self) -> Self:
-        return self
+    async def run(self) -> None:
+        """Fill the report, which says where the ledger or Svix failed for long.
 
-    def __exit__(self, *_: object) -> None:
-        self._join.close()
-        self._folder.cleanup()
+        Raises `LedgerMisconfigured` alone: without a ledger there is nothing to report.
+        """
+        with Worklist() as worklist:
+            try:
+                await self._list(worklist)
+                await self._compare(worklist)
+                await self._judge_other_letters(worklist)
+                await self._look_again_at_the_young()
+            except LedgerMisconfigured:
+                raise
+            except LedgerUnavailable as failure:
+                self.report.failure = f"the ledger: {failure}"
+            else:
+                self.report.failure = self._svix_failure
+            finally:
+                self.report.unchecked = worklist.count_unjudged()
 
-    async def run(self, progress: Progress) -> Report:
-        """List, join, judge. Raises `LedgerUnavailable` and `SvixSilent`."""
-        started_at = datetime.now(UTC)
-        await self._list_records(progress)
-        projects = [app.uid or app.id async for app in self._svix.applications()]
-        self._report.applications = len(projects)
-        progress.begin("Svix", len(projects))
+    # -- what there is
+
+    async def _list(self, worklist: Worklist) -> None:
+        report = self.report
+        self._progress.begin("Records")
+        async for record in self._archive.undelivered():
+            self._add(worklist, record)
+        async for record in self._archive.touched_since(report.since):
+            late = report.until is not None and record.touched_at > report.until
+            if not late and record.state is State.DELIVERED:
+                self._add(worklist, record)
+        self._progress.begin("Dead letters")
+        async for letter in self._archive.dead_letters(project=self._only):
+            worklist.add_letter(letter)
+            self._progress.step()
+
+    def _add(self, worklist: Worklist, record: Record) -> None:
+        if self._only not in {None, record.project}:
+            return
+        # A message is not older than its event's first claim.
+        listed = record.first_claimed_at - _CLOCKS_APART >= self.report.since
+        self.report.events += worklist.add_record(
+            record, listed=listed, confirmed=self._is_confirmed(record)
+        )
+        self._progress.step()
+
+    def _is_confirmed(self, record: Record) -> bool:
+        """Whether Svix is trusted to have sent the message on."""
+        return record.fanout_confirmed is not False and not self._every_attempt
+
+    # -- beside what Svix has
+
+    async def _compare(self, worklist: Worklist) -> None:
+        projects = worklist.projects()
+        # In any order, so that runs that are cut off do not always leave out the same.
+        random.shuffle(projects)
+        self.report.projects = len(projects)
+        self.report.unfinished = projects.copy()
+        self._progress.begin("Projects", len(projects))
         for project in projects:
-            await self._list_messages(project)
-            progress.step()
-        attempted_by = {"attempted_by": _sortable(started_at - _FIRST_ATTEMPT)}
-        counting = f"select count(*) from ({_CANDIDATES})"  # noqa: S608 - a constant of this module, no input
-        progress.begin("Confirm", self._join.execute(counting, attempted_by).fetchone()[0])
-        candidates = self._join.execute(_CANDIDATES, attempted_by)
-        while batch := candidates.fetchmany(_AT_ONCE):
-            await asyncio.gather(*(self._judge(*candidate) for candidate in batch))
-            for _ in batch:
-                progress.step()
-        return self._report
+            try:
+                if self._svix_failure is None:
+                    await self._walk(worklist, project)
+            except SvixUnavailable as failure:
+                self._svix_failure = str(failure)
+            await self._judge_all(worklist, worklist.candidates(project))
+            if self._svix_failure is None:
+                self.report.unfinished.remove(project)
+            self._progress.step()
 
-    async def _list_records(self, progress: Progress) -> None:
-        progress.begin("Ledger", await self._archive.count())
-        self._join.execute("begin")
-        async for record in self._archive.records():
-            progress.step()
-            # A claim is stuck however old it is.
-            if record.updated_at >= self._report.since or record.state is State.CLAIMED:
-                self._report.records += 1
-                row = (record.project, record.event_id, record.state)
-                self._join.execute("insert or replace into ledger values (?, ?, ?)", row)
-        self._join.execute("commit")
-
-    async def _list_messages(self, project: str) -> None:
-        since = self._report.since
-        endpoints = [endpoint async for endpoint in self._svix.endpoints(project)]
-        self._join.execute("begin")
+    async def _walk(self, worklist: Worklist, project: str) -> None:
+        since, until = self.report.since, self.report.until
         async for message in self._svix.messages(project, since):
-            self._report.messages += 1
-            name, owed = _name(message), any(_is_for(e, message) for e in endpoints)
-            row = (project, name, message.id, _sortable(message.timestamp), owed)
-            self._join.execute("insert or ignore into svix values (?, ?, ?, ?, ?)", row)
-        for endpoint in endpoints:
-            async for attempt in self._svix.attempts_at(project, endpoint.id, since):
-                self._join.execute(
-                    "update svix set owed = 0 where project = ? and message_id = ?",
-                    (project, attempt.msg_id),
-                )
-        self._join.execute("commit")
+            if until is not None and message.accepted_at > until:
+                continue
+            self.report.messages += 1
+            if worklist.add_message(project, message):
+                self.report.places[Place.IN_SVIX] += 1
 
-    async def _judge(self, project: str, event_id: str, owed: int) -> None:
-        record = await self._archive.record(key_of(project, event_id))
-        message = await self._svix.message(project, event_id)
-        if finding := await self._finding(record, message):
-            self._report.add(finding, project, event_id)
-            if self._mend and record is not None:
-                await self._settle(finding, record, message)
-        if owed and message and not await self._svix.attempts(project, message.id):
-            self._report.add(Finding.UNATTEMPTED, project, event_id)
+    async def _judge_all(self, worklist: Worklist, candidates: Iterable[Candidate]) -> None:
+        """Judge a few at once. Raises `LedgerUnavailable`."""
+        remaining = iter(candidates)
+        while batch := list(itertools.islice(remaining, _AT_ONCE)):
+            try:
+                async with asyncio.TaskGroup() as judging:
+                    for candidate in batch:
+                        judging.create_task(self._judge(worklist, candidate))
+            except ExceptionGroup as failures:
+                raise failures.exceptions[0] from None
 
-    async def _finding(self, record: Record | None, message: MessageOut | None) -> Finding | None:
-        if record is None:
-            return Finding.EXTRA if message else None
-        if record.lease_left(self._lease) > timedelta(0):
-            return None  # under way
-        if message:
-            return None if record.state is State.DELIVERED else Finding.UNSETTLED
-        match record.state:
-            case State.DELIVERED:
-                return Finding.MISSING
-            case State.CLAIMED:
-                return Finding.ABANDONED
-            case State.RELEASED:
-                return await self._waiting(record)
+    async def _judge(self, worklist: Worklist, candidate: Candidate) -> None:
+        project, event_id = candidate.project, candidate.event_id
+        letters = worklist.letters(project, event_id)
+        record = await self._record(project, event_id)
+        svix = await self._ask_svix(candidate, record, letters)
+        evidence = Evidence(now=self._now(), record=record, letters=letters, svix=svix)
+        where = locate(evidence)
+        if where.place is Place.UNKNOWN:
+            return
+        worklist.mark_judged(project, event_id)
+        self._count(where.place, project, event_id, letters)
+        if record is None or svix is None:
+            return
+        await self._settle(where.place, record, svix.message)
+        doubtful = where.place is Place.UNSETTLED or not self._is_confirmed(record)
+        if svix.message is not None and doubtful:
+            await self._look_at_fanout(candidate, evidence, svix.message)
 
-    async def _waiting(self, record: Record) -> Finding | None:
-        letters = self._archive.dead_letters(project=record.project, event_id=record.event_id)
-        async for _, letter in letters:
-            return None if letter.discarded else Finding.PARKED
-        waits_long = record.read_at - record.updated_at > _LAST_REDELIVERY
-        return Finding.UNSENT if waits_long else None
+    async def _ask_svix(
+        self, candidate: Candidate, record: Record | None, letters: Sequence[DeadLetter]
+    ) -> SvixAnswer | None:
+        """Whether Svix has the event's message, with a call only where nothing else tells."""
+        if candidate.message:
+            return SvixAnswer(candidate.message)
+        if self._svix_failure is not None or record is None:
+            return None
+        if record.state is not State.DELIVERED:
+            if any(letter.discarded is None for letter in letters):
+                return None  # Svix refused it, and no delivery has been recorded since
+            if candidate.listed and candidate.state is record.state:
+                return SvixAnswer(None)  # a message would have been in the listing
+        try:
+            return SvixAnswer(await self._svix.message(candidate.project, candidate.event_id))
+        except SvixUnavailable as failure:
+            self._svix_failure = str(failure)
+            return None
 
-    async def _settle(self, finding: Finding, record: Record, message: MessageOut | None) -> None:
-        state = {
-            Finding.UNSETTLED: State.DELIVERED,
-            Finding.MISSING: State.RELEASED,
-            Finding.ABANDONED: State.RELEASED,
-        }.get(finding)
-        if state is None:
+    async def _judge_other_letters(self, worklist: Worklist) -> None:
+        """Judge the letters of events without a record in the list, and those without names."""
+        for letter in worklist.other_letters():
+            project, event_id = letter.project, letter.event_id
+            record = None
+            if project is not None and event_id is not None:
+                record = await self._record(project, event_id)
+            where = locate(Evidence(now=self._now(), record=record, letters=[letter]))
+            if where.place is Place.PARKED:
+                self._count(where.place, project or "?", event_id or letter.id[:12], [letter])
+
+    def _count(
+        self, place: Place, project: str, event_id: str, letters: Iterable[DeadLetter]
+    ) -> None:
+        self.report.add(place, project, event_id)
+        if place is Place.PARKED:
+            self.report.reasons.update(each.reason for each in letters if each.discarded is None)
+
+    # -- mending
+
+    async def _settle(self, place: Place, record: Record, message: Message | None) -> None:
+        if self._mend is not Mend.EVERYTHING:
             return
         with contextlib.suppress(ClaimLost):  # a delivery was faster, and knows better
-            await self._archive.mend(record, state, message.id if message else None)
-            self._report.mended += 1
+            if place is Place.UNSETTLED and message is not None:
+                await self._archive.mend(
+                    record, State.DELIVERED, message.id, fanout_confirmed=False
+                )
+                self.report.settled += 1
+            elif place is Place.MISSING:
+                # The id stays, to tell that nobody brings this event again by itself.
+                await self._archive.mend(record, State.RELEASED, record.svix_message_id)
+                self.report.released += 1
 
+    async def _look_at_fanout(
+        self, candidate: Candidate, evidence: Evidence, message: Message
+    ) -> None:
+        """Report a message that Svix never sent on, and have it sent."""
+        project = candidate.project
+        try:
+            endpoints = await self._endpoints_of(project)
+            attempts = await self._svix.attempts(project, message.id)
+            svix = SvixAnswer(message, Destinations(endpoints, attempts))
+            where = locate(replace(evidence, now=self._now(), svix=svix))
+            if where.fanout is Fanout.NEVER_SENT_ON:
+                self.report.add(Fanout.NEVER_SENT_ON, project, candidate.event_id)
+                if self._mend is not Mend.NOTHING:
+                    await self._resend(where, project, message)
+            elif self._look_again and any(s.standing is Standing.QUEUED for s in where.standings):
+                self._young.append(_Young(candidate, evidence, message))
+        except SvixUnavailable as failure:
+            self._svix_failure = str(failure)
 
-def _name(message: MessageOut) -> str:
-    """The event's id; Svix's own for what somebody else sent without one."""
-    return message.event_id or message.id
+    async def _resend(self, where: Whereabouts, project: str, message: Message) -> None:
+        never = [
+            each.endpoint.id for each in where.standings if each.standing is Standing.NEVER_SENT
+        ]
+        sent = [await self._svix.resend(project, message.id, endpoint) for endpoint in never]
+        self.report.resent += all(sent)
 
+    async def _endpoints_of(self, project: str) -> list[Endpoint]:
+        async with self._endpoints_asked:
+            if project not in self._endpoints:
+                self._endpoints = {project: await self._svix.endpoints(project)}
+            return self._endpoints[project]
 
-def _is_for(endpoint: EndpointOut, message: MessageOut) -> bool:
-    """Whether Svix should try this endpoint: the relay's messages have no channels."""
-    return (
-        not endpoint.disabled
-        and not endpoint.channels
-        and (not endpoint.event_types or message.event_type in endpoint.event_types)
-        and endpoint.created_at < message.timestamp
-    )
+    async def _look_again_at_the_young(self) -> None:
+        """Look once more at messages that had no attempt, five minutes after the first look."""
+        young, self._young = self._young, []
+        self._look_again = False
+        if not young:
+            return
+        again_at = max(each.evidence.now for each in young) + LOOKED_AT_TWICE
+        wait = (again_at - self._now()).total_seconds()
+        self._progress.note(
+            f"{len(young)} message(s) without an attempt yet: looking again in {wait:.0f} s"
+        )
+        await self._sleep(max(0.0, wait))
+        self._progress.begin("Again", len(young))
+        for each in young:
+            evidence = replace(each.evidence, first_looked_at=each.evidence.now)
+            await self._look_at_fanout(each.candidate, evidence, each.message)
+            self._progress.step()
 
+    # -- what fails for a moment
 
-def _sortable(when: datetime) -> str:
-    return when.astimezone(UTC).isoformat(timespec="microseconds")
+    async def _record(self, project: str, event_id: str) -> Record | None:
+        """The event's record. Raises `LedgerUnavailable` where the ledger fails for long."""
+        key = key_of(project, event_id)
+        give_up_at = time.monotonic() + self._patience
+        back_off = _FIRST_BACK_OFF
+        while True:
+            try:
+                return await self._archive.record(key)
+            except LedgerMisconfigured:
+                raise
+            except LedgerUnavailable as failure:
+                if time.monotonic() + back_off > give_up_at:
+                    raise
+                self._progress.note(f"the ledger: {failure}; asking again in {back_off:.0f} s")
+                await asyncio.sleep(back_off)
+                back_off = min(2 * back_off, _LONGEST_BACK_OFF)

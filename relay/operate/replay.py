@@ -1,108 +1,108 @@
-"""Parked events, sent again by the function's own delivery, which asks Svix before it sends."""
+"""Dead letters, sent again by the function's own delivery, which asks Svix before it sends."""
 
 import asyncio
+import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 
 from relay.config import Settings
 from relay.delivery import Delivery
-from relay.envelope import Event, Malformed, read
-from relay.ledger import Archive, DeadLetter
-from relay.outcome import Outcome, Result
+from relay.envelope import Refused, read_again
+from relay.ledger import Archive, DeadLetter, LetterDamaged
+from relay.outcome import PARKED_OUTCOMES, Outcome, Result
 from relay.pacing import Pacer
 from relay.worker import svix_sender
 
 _AT_ONCE = 16
-_DONE = {Outcome.DELIVERED, Outcome.DUPLICATE}
-_JUDGED = {Outcome.REJECTED, Outcome.MALFORMED}
+SENT = {Outcome.DELIVERED, Outcome.DUPLICATE}
 
 
 class Replay:
-    """Sends dead letters again, once. To be built in the running loop.
+    """Sends dead letters again, once each. To be built in the running loop.
 
-    What was delivered is removed; what Svix will not take stays with its new reason; what can't be
-    sent now stays as it is. Interrupted anywhere it can be run again: a letter is removed only
-    after its event is recorded as delivered.
+    A letter whose event was delivered is deleted; one that Svix refuses again stays, with its new
+    reason; one that can't be sent now stays as it is. Interrupted anywhere it can be run again: a
+    letter is deleted only after its event is recorded as delivered.
     """
 
     def __init__(self, settings: Settings, archive: Archive) -> None:
         self._archive = archive
-        self._budget = settings.request_budget
-        self._pacer = Pacer()
+        self._settings = settings
         self._sender = svix_sender(settings)
         self._delivery = Delivery(
-            ledger=archive,
-            sender=self._sender,
-            pacer=self._pacer,
-            clock=time.monotonic,
-            create_applications=settings.create_applications,
-            ask_first=True,
+            ledger=archive, sender=self._sender, pacer=Pacer(), ask_first=True
         )
-        self._stopped = False
+        self._running: set[asyncio.Task[tuple[str, Result] | None]] = set()
 
-    async def run(self, letter_ids: Sequence[str]) -> AsyncIterator[tuple[str, Result]]:
-        """Each letter's result, as they come. Raises `LedgerUnavailable`.
+    async def run(self, letter_ids: Iterable[str]) -> AsyncIterator[tuple[str, Result]]:
+        """Each letter's id and result, as they come. Raises `LedgerUnavailable`.
 
-        Ends early, with those in flight, when it is stopped or where the relay is misconfigured.
+        Ends early, with those under way, when it is stopped or where the relay is misconfigured.
         """
-        waiting = list(reversed(letter_ids))
-        running: set[asyncio.Task[tuple[str, Result] | None]] = set()
+        waiting = iter(letter_ids)
         try:
-            while running or (waiting and not self._stopped):
-                while waiting and not self._stopped and len(running) < _AT_ONCE:
-                    running.add(asyncio.create_task(self._send_again(waiting.pop())))
-                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            while True:
+                while not self._delivery.closing and len(self._running) < _AT_ONCE:
+                    if (letter_id := next(waiting, None)) is None:
+                        break
+                    self._running.add(asyncio.create_task(self._send_again(letter_id)))
+                if not self._running:
+                    return
+                done, self._running = await asyncio.wait(
+                    self._running, return_when=asyncio.FIRST_COMPLETED
+                )
                 for task in done:
-                    if (replayed := task.result()) is not None:
-                        if replayed[1].outcome is Outcome.MISCONFIGURED:
-                            self.stop()
-                        yield replayed
+                    if task.cancelled() or (replayed := task.result()) is None:
+                        continue
+                    if replayed[1].outcome is Outcome.MISCONFIGURED:
+                        self.stop()
+                    yield replayed
         finally:
-            for task in running:
+            for task in self._running:
                 task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await asyncio.gather(*self._running, return_exceptions=True)
             await self._sender.close()
 
     def stop(self) -> None:
-        """Begin no more, and let those who wait for their turn give their claims back."""
-        self._stopped = True
-        self._pacer.close()
+        """Begin no more. Attempts under way end by themselves; what waits is cancelled."""
+        self._delivery.closing = True
+        for task in self._running - self._delivery.attempting:
+            task.cancel()
 
     async def _send_again(self, letter_id: str) -> tuple[str, Result] | None:
-        letter = await self._archive.dead_letter(letter_id)
-        if letter is None or letter.discarded:
+        try:
+            letter = await self._archive.dead_letter(letter_id)
+        except LetterDamaged as fault:
+            return letter_id, Result(outcome=Outcome.MALFORMED, detail=f"{fault}; left as it is")
+        if letter is None or letter.discarded is not None:
             return None  # somebody else was faster
         result = await self._deliver(letter)
-        if result.outcome in _DONE:
-            await self._archive.remove(letter_id)
-        elif result.outcome in _JUDGED:
-            told = replace(
-                letter,
-                reason=result.outcome,
-                detail=result.detail or "",
-                svix_status=result.svix_status,
-                svix_code=result.svix_code,
+        if result.outcome in SENT:
+            await self._archive.delete_dead_letter(letter_id)
+        elif result.outcome in PARKED_OUTCOMES:
+            await self._archive.update_dead_letter(
+                replace(
+                    letter,
+                    reason=result.outcome,
+                    detail=result.detail or "",
+                    svix_status=result.svix_status,
+                    svix_code=result.svix_code,
+                )
             )
-            await self._archive.restate(letter_id, told)
         return letter_id, result
 
     async def _deliver(self, letter: DeadLetter) -> Result:
         try:
-            event = _event_in(letter)
-        except Malformed as fault:
-            return Result(outcome=Outcome.MALFORMED, detail=fault.detail)
-        deadline = time.monotonic() + self._budget
-        return await self._delivery.deliver(event, deadline)
-
-
-def _event_in(letter: DeadLetter) -> Event:
-    event = read(letter.data, {})
-    # Not pushed: what is rejected again is not to be parked anew under another id.
-    source = replace(
-        event.source,
-        pushed=False,
-        message_id=letter.message_id,
-        subscription=letter.subscription,
-    )
-    return replace(event, source=source)
+            attributes = json.loads(letter.attributes)
+            event = read_again(letter.data, letter.form, attributes, self._settings.event_tags)
+        except Refused as refused:
+            return Result(outcome=refused.outcome, detail=refused.detail, code=refused.code)
+        # The record is to name the push that the letter is of.
+        source = replace(
+            event.source, message_id=letter.message_id, subscription=letter.subscription
+        )
+        event = replace(event, source=source)
+        arrived_at = time.monotonic()
+        deadline = arrived_at + self._settings.request_budget
+        return await self._delivery.deliver(event, arrived_at, deadline, asyncio.current_task())

@@ -1,17 +1,19 @@
 """Both ledgers, as their suites open them."""
 
 import uuid
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from google.api_core.exceptions import ServiceUnavailable
 from google.cloud.firestore_v1.services.firestore import FirestoreAsyncClient
 from google.cloud.firestore_v1.types import BatchWriteRequest, RunQueryRequest
 
-from relay.ledger import LEASE, Archive
+from relay.ledger import LEASE, Archive, LedgerUnavailable
 from relay.ledger.firestore import FirestoreLedger
 from relay.ledger.sqlite import SqliteLedger
 from tests.ledger.indexes import why_unserved
@@ -31,6 +33,25 @@ def warm_emulator(firestore_emulator: str) -> str:
         for _ in range(20):
             write(BatchWriteRequest.serialize(request), timeout=60, metadata=_OWNER)
     return firestore_emulator
+
+
+@pytest.fixture
+async def connect(
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Callable[[str], FirestoreLedger]]:
+    """Opens ledgers on the Firestore at an address, under one project of this test's own."""
+    project = f"test-{uuid.uuid4().hex[:12]}"
+    opened = []
+
+    def connect_to(address: str) -> FirestoreLedger:
+        monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", address)
+        monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", project)
+        opened.append(FirestoreLedger.connect(project, "(default)"))
+        return opened[-1]
+
+    yield connect_to
+    for ledger in opened:
+        await ledger.close()
 
 
 @pytest.fixture(params=["firestore", "sqlite"])
@@ -70,3 +91,50 @@ def only_indexed_queries(monkeypatch: pytest.MonkeyPatch) -> None:
         return run_query(self, request, **options)
 
     monkeypatch.setattr(FirestoreAsyncClient, "run_query", checked)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Counts the `documents` that Firestore's queries return: each is a read on the bill."""
+    counted: Counter[str] = Counter()
+    run_query = FirestoreAsyncClient.run_query
+
+    async def counting(self: FirestoreAsyncClient, request: Any, **options: Any) -> Any:
+        answers = await run_query(self, request, **options)
+
+        async def stream() -> AsyncIterator[Any]:
+            async for answer in answers:
+                counted["documents"] += "document" in answer
+                yield answer
+
+        return stream()
+
+    monkeypatch.setattr(FirestoreAsyncClient, "run_query", counting)
+    return counted
+
+
+@pytest.fixture
+def unstable(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Holds how many pages are to fail, of either ledger, once a test has put that in."""
+    to_fail: list[int] = []
+    run_query, rows = FirestoreAsyncClient.run_query, SqliteLedger._rows
+
+    def fails() -> bool:
+        if not to_fail or not to_fail[0]:
+            return False
+        to_fail[0] -= 1
+        return True
+
+    def failing_query(self: FirestoreAsyncClient, request: Any, **options: Any) -> Any:
+        if fails():
+            raise ServiceUnavailable("down")  # type: ignore[no-untyped-call] # published so
+        return run_query(self, request, **options)
+
+    async def failing_rows(self: SqliteLedger, *arguments: Any) -> Any:
+        if fails():
+            raise LedgerUnavailable("locked")
+        return await rows(self, *arguments)
+
+    monkeypatch.setattr(FirestoreAsyncClient, "run_query", failing_query)
+    monkeypatch.setattr(SqliteLedger, "_rows", failing_rows)
+    return to_fail

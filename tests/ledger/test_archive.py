@@ -1,161 +1,219 @@
-"""What the operator's commands rely on, in both ledgers: looking into them, and mending."""
+"""What the operator's commands rely on, in both ledgers: finding records, and mending them."""
 
-from dataclasses import replace
+from collections import Counter
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from google.cloud.firestore_v1.types import StructuredQuery
 
-import relay.ledger.firestore
+import relay.ledger.firestore_calls
 import relay.ledger.sqlite
-from relay.ledger import Archive, ClaimLost, DeadLetter, Duplicate, State, key_of
-from tests.ledger.events import claimed, event
-from tests.ledger.ledgers import HOUR, MOMENT, Open
+from relay.ledger import Archive, ClaimLost, Duplicate, Ledger, Record, State, key_of
+from tests.ledger.events import claimed, delivered, event
+from tests.ledger.indexes import why_unserved
+from tests.ledger.ledgers import Open
 
-LETTER = DeadLetter(
-    data=b'{"id": "evt_1"}',
-    reason="rejected",
-    detail="Svix: 422 body.payload",
-    message_id="1",
-    subscription="projects/p/subscriptions/relay",
-    attributes='{"a": "b"}',
-    project="acme",
-    event_id="evt_1",
-    event_type="user.created",
-    svix_status=422,
-)
-KEY = key_of("acme", "evt_1")
+SOME_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several pages of few, so that what is between two pages is seen."""
-    monkeypatch.setattr(relay.ledger.firestore, "_PAGE", 3)
+    monkeypatch.setattr(relay.ledger.firestore_calls, "_PAGE", 3)
     monkeypatch.setattr(relay.ledger.sqlite, "_PAGE", 3)
 
 
-async def ids(ledger: Archive, prefix: str = "", **where: str) -> list[str]:
-    """The ids of the dead letters listed."""
-    return [letter_id async for letter_id, _ in ledger.dead_letters(prefix, **where)]
+async def record_of(ledger: Ledger, event_id: str = "evt_1") -> Record:
+    """A record that must be there."""
+    record = await ledger.record(key_of("acme", event_id))
+    assert record is not None
+    return record
 
 
-async def test_a_record_says_where_its_event_stands(open_ledger: Open) -> None:
-    ledger = open_ledger(HOUR)
-    assert await ledger.record(KEY) is None
-    claim = await claimed(ledger, event())
-    record = await ledger.record(KEY)
-    assert record is not None
-    assert record.state is State.CLAIMED
-    assert HOUR - timedelta(minutes=1) < record.lease_left(HOUR) <= HOUR
-    assert abs(datetime.now(UTC) - record.read_at) < timedelta(minutes=1)
-    await ledger.complete(claim, "msg_1")
-    record = await ledger.record(KEY)
-    assert record is not None
-    assert (record.state, record.svix_message_id) == (State.DELIVERED, "msg_1")
-    assert record.delivered_at is not None
-    assert record.lease_left(HOUR) <= timedelta(0)
+async def ids(records: AsyncIterator[Record]) -> list[str]:
+    """Whose records these are."""
+    return [record.event_id async for record in records]
+
+
+async def seven(ledger: Archive) -> list[Record]:
+    """Records of all states, in the order in which they were touched."""
+    for number in range(7):
+        claim = await claimed(ledger, event(f"evt_{number}"))
+        if number % 3 == 1:
+            await ledger.release(claim)
+        elif number % 3 == 2:
+            await ledger.complete(claim, "msg_1", fanout_confirmed=True)
+    return [await record_of(ledger, f"evt_{number}") for number in range(7)]
 
 
 @pytest.mark.usefixtures("small_pages")
-@pytest.mark.parametrize("count", [0, 2, 3, 7])
-async def test_all_records_are_read_each_once(open_ledger: Open, count: int) -> None:
-    ledger = open_ledger(HOUR)
-    for number in range(count):
-        await claimed(ledger, event(f"evt_{number}"))
-    keys = [record.key async for record in ledger.records()]
-    assert keys == sorted(key_of("acme", f"evt_{number}") for number in range(count))
-    assert await ledger.count() == count
+async def test_what_is_not_delivered_is_found_whatever_its_age(open_ledger: Open) -> None:
+    """The longest untouched first, each with all that its record says."""
+    ledger = open_ledger()
+    assert await ids(ledger.undelivered()) == []
+    records = await seven(ledger)
+    found = [record async for record in ledger.undelivered()]
+    assert [record.event_id for record in found] == ["evt_0", "evt_1", "evt_3", "evt_4", "evt_6"]
+    for record, again in zip((records[n] for n in (0, 1, 3, 4, 6)), found, strict=True):
+        assert record.touched_at == again.touched_at
+        assert again.read_at >= again.touched_at
+        assert (record.state, record.lease, record.claim) == (again.state, again.lease, again.claim)
+    # A record that is settled while the rest is read is gone, one that is touched is further on.
+    reading = ledger.undelivered()
+    assert (await anext(reading)).event_id == "evt_0"
+    await ledger.mend(records[1], State.RELEASED)
+    await ledger.mend(records[4], State.DELIVERED, "msg_1", fanout_confirmed=False)
+    rest = await ids(reading)
+    # The first page was read before.
+    assert rest == ["evt_1", "evt_3", "evt_6", "evt_1"]
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("since", [0, 3, 6])
+async def test_what_was_touched_since_a_time_is_found(open_ledger: Open, since: int) -> None:
+    """Of any state, from that time on, in order."""
+    ledger = open_ledger()
+    records = await seven(ledger)
+    touched = ledger.touched_since(records[since].touched_at)
+    assert await ids(touched) == [f"evt_{number}" for number in range(since, 7)]
+    assert await ids(ledger.touched_since(datetime.now(UTC) + timedelta(hours=1))) == []
+
+
+async def test_a_settle_and_a_takeover_touch_a_record(open_ledger: Open) -> None:
+    """Else an event that was settled today and begun last week would not be looked at."""
+    ledger = open_ledger()
+    touched = []
+    claim = await claimed(ledger, event())
+    touched.append(await record_of(ledger))
+    claim = await claimed(ledger, event(), await ledger.release(claim))
+    touched.append(await record_of(ledger))
+    await ledger.complete(claim, "msg_1", fanout_confirmed=False)
+    touched.append(await record_of(ledger))
+    await ledger.mend(touched[-1], State.DELIVERED, "msg_1", fanout_confirmed=True)
+    touched.append(await record_of(ledger))
+    times = [record.touched_at for record in touched]
+    assert times == sorted(set(times))
+    assert len({record.first_claimed_at for record in touched}) == 1
+    assert await ids(ledger.touched_since(times[-1])) == ["evt_1"]
+
+
+async def test_no_more_is_read_than_what_is_found(
+    open_ledger: Open, reads: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bill of a reconciliation is that of the day it looks at, at most a tenth more."""
+    monkeypatch.setattr(relay.ledger.firestore_calls, "_PAGE", 50)
+    ledger = open_ledger()
+    for number in range(20):
+        await delivered(ledger, event(f"evt_old_{number}"))
+    begin = datetime.now(UTC)
+    for number in range(100):
+        await delivered(ledger, event(f"evt_{number}"))
+    for number in range(10):
+        await claimed(ledger, event(f"evt_claimed_{number}"))
+    reads.clear()
+    assert len(await ids(ledger.touched_since(begin))) == 110
+    assert len(await ids(ledger.undelivered())) == 10
+    # In Firestore, documents; in SQLite the index is looked at below.
+    assert reads["documents"] <= 1.1 * 120
+
+
+async def test_a_page_that_fails_is_asked_for_again(
+    open_ledger: Open, monkeypatch: pytest.MonkeyPatch, unstable: list[int]
+) -> None:
+    """From where it was: a reconciliation is not begun anew for a fault that passes."""
+    monkeypatch.setattr("relay.ledger.patience._FIRST_PAUSE", 0.0)
+    ledger = open_ledger()
+    await seven(ledger)
+    unstable.append(3)
+    assert len(await ids(ledger.touched_since(SOME_TIME))) == 7
+    assert unstable == [0]
 
 
 async def test_a_record_that_nobody_touched_is_mended(open_ledger: Open) -> None:
-    ledger = open_ledger(MOMENT)
+    """As delivered: what its worker could not write."""
+    ledger = open_ledger()
     claim = await claimed(ledger, event())
-    record = await ledger.record(KEY)
-    assert record is not None
-    await ledger.mend(record, State.DELIVERED, "msg_1")
+    await ledger.mend(await record_of(ledger), State.DELIVERED, "msg_1", fanout_confirmed=False)
     assert await ledger.claim(event()) == Duplicate("msg_1", payload_changed=False, attempts=1)
+    assert (await record_of(ledger)).fanout_confirmed is False
     with pytest.raises(ClaimLost):
         await ledger.release(claim)
 
 
 async def test_a_record_mended_as_released_is_claimed_again(open_ledger: Open) -> None:
-    ledger = open_ledger(HOUR)
-    await ledger.complete(await claimed(ledger, event()), "msg_1")
-    record = await ledger.record(KEY)
-    assert record is not None
-    await ledger.mend(record, State.RELEASED)
-    again = await claimed(ledger, event())
-    assert again.attempts == 2
-    record = await ledger.record(KEY)
-    assert record is not None
-    assert (record.delivered_at, record.svix_message_id) == (None, None)
+    """What is not in Svix any more; the id under which it was there is kept until then."""
+    ledger = open_ledger()
+    await delivered(ledger, event())
+    await ledger.mend(await record_of(ledger), State.RELEASED, "msg_1")
+    record = await record_of(ledger)
+    assert (record.delivered_at, record.svix_message_id) == (None, "msg_1")
+    assert record.fanout_confirmed is None
+    assert (await claimed(ledger, event())).attempts == 2
+    assert (await record_of(ledger)).svix_message_id is None
+
+
+async def test_a_delivered_record_is_mended_with_what_was_learnt_of_its_fan_out(
+    open_ledger: Open,
+) -> None:
+    """When it was delivered stays."""
+    ledger = open_ledger()
+    await ledger.complete(await claimed(ledger, event()), "msg_1", fanout_confirmed=False)
+    before = await record_of(ledger)
+    await ledger.mend(before, State.DELIVERED, "msg_1", fanout_confirmed=True)
+    after = await record_of(ledger)
+    assert (after.state, after.fanout_confirmed) == (State.DELIVERED, True)
+    assert after.delivered_at == before.delivered_at
 
 
 async def test_a_record_written_since_it_was_read_is_not_mended(open_ledger: Open) -> None:
-    ledger = open_ledger(HOUR)
+    """Whoever wrote it knows better."""
+    ledger = open_ledger()
     first = await claimed(ledger, event())
-    as_claimed = await ledger.record(KEY)
+    as_claimed = await record_of(ledger)
     await ledger.release(first)
-    as_released = await ledger.record(KEY)
+    as_released = await record_of(ledger)
     second = await claimed(ledger, event())
     for stale in (as_claimed, as_released):
-        assert stale is not None
         with pytest.raises(ClaimLost):
-            await ledger.mend(stale, State.DELIVERED, "msg_2")
-    await ledger.complete(second, "msg_1")
+            await ledger.mend(stale, State.DELIVERED, "msg_2", fanout_confirmed=True)
+    await ledger.complete(second, "msg_1", fanout_confirmed=True)
     assert await ledger.claim(event()) == Duplicate("msg_1", payload_changed=False, attempts=2)
+    as_delivered = await record_of(ledger)
+    await ledger.mend(as_delivered, State.RELEASED)
+    with pytest.raises(ClaimLost):
+        await ledger.mend(as_delivered, State.DELIVERED, "msg_1", fanout_confirmed=True)
 
 
-async def test_a_letter_comes_back_as_it_was_parked(open_ledger: Open) -> None:
-    ledger = open_ledger(HOUR)
-    await ledger.park(LETTER)
-    letter = await ledger.dead_letter(LETTER.id)
-    assert letter is not None
-    assert letter.parked_at is not None
-    assert abs(datetime.now(UTC) - letter.parked_at) < timedelta(minutes=1)
-    assert replace(letter, parked_at=None) == LETTER
-    assert await ledger.dead_letter("0" * 64) is None
+def test_a_query_that_no_index_serves_is_noticed() -> None:
+    """The check of the queries can fail: an order, a field, a collection without an index."""
+    order: dict[str, object] = {"field": {"field_path": "touched_at"}}
 
+    def query(collection: str, *orders: dict[str, object], **equal: str) -> StructuredQuery:
+        filters = [
+            {
+                "field_filter": {
+                    "field": {"field_path": f},
+                    "op": "EQUAL",
+                    "value": {"string_value": v},
+                }
+            }
+            for f, v in equal.items()
+        ]
+        where = {"composite_filter": {"op": "AND", "filters": filters}}
+        return StructuredQuery(
+            {"from_": [{"collection_id": collection}], "order_by": list(orders), "where": where}
+        )
 
-@pytest.mark.usefixtures("small_pages")
-async def test_letters_are_listed_without_what_they_carry(open_ledger: Open) -> None:
-    ledger = open_ledger(HOUR)
-    parked = [replace(LETTER, message_id=str(n), event_id=f"evt_{n % 2}") for n in range(7)]
-    parked.append(replace(LETTER, message_id="other", project="zeta"))
-    for letter in parked:
-        await ledger.park(letter)
-    listed = {letter_id: letter async for letter_id, letter in ledger.dead_letters()}
-    assert list(listed) == sorted(letter.id for letter in parked)
-    assert {(letter.data, letter.attributes) for letter in listed.values()} == {(b"", "{}")}
-    assert listed[parked[0].id].detail == LETTER.detail
-    assert await ids(ledger, project="zeta") == [parked[-1].id]
-    odd = sorted(letter.id for letter in parked[:7] if letter.event_id == "evt_1")
-    assert await ids(ledger, project="acme", event_id="evt_1") == odd
-
-
-async def test_letters_are_found_by_the_beginning_of_their_id(open_ledger: Open) -> None:
-    ledger = open_ledger(HOUR)
-    parked = [replace(LETTER, message_id=str(n)) for n in range(20)]
-    for letter in parked:
-        await ledger.park(letter)
-    prefix = parked[7].id[:1]
-    beginning_so = sorted(letter.id for letter in parked if letter.id.startswith(prefix))
-    assert await ids(ledger, prefix) == beginning_so
-    assert await ids(ledger, parked[7].id) == [parked[7].id]
-
-
-async def test_a_letter_is_restated_and_removed(open_ledger: Open) -> None:
-    ledger = open_ledger(HOUR)
-    await ledger.park(LETTER)
-    parked = await ledger.dead_letter(LETTER.id)
-    assert parked is not None
-    discarded = replace(parked, data=b"", attributes="{}", detail="new", discarded="a test's")
-    await ledger.restate(LETTER.id, discarded)
-    assert await ledger.dead_letter(LETTER.id) == discarded
-    # The same push, come again, does not undo what the operator decided.
-    await ledger.park(LETTER)
-    assert await ledger.dead_letter(LETTER.id) == discarded
-    await ledger.remove(LETTER.id)
-    await ledger.remove(LETTER.id)
-    assert await ids(ledger) == []
-    await ledger.restate(LETTER.id, discarded)
-    assert await ids(ledger) == []
+    assert why_unserved(query("events", order, state="claimed", shard="1")) is None
+    assert why_unserved(query("dead_letters", project="acme", event_id="evt_1")) is None
+    descending = order | {"direction": "DESCENDING"}
+    for unserved in (
+        query("events", order, state="claimed"),
+        query("events", order),
+        query("events", descending, state="claimed", shard="1"),
+        query("events", project="acme"),
+        query("dead_letters", order, project="acme"),
+        query("dead_letter_parts", project="acme"),
+    ):
+        assert why_unserved(unserved) is not None

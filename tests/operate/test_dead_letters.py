@@ -1,206 +1,238 @@
 """`python -m relay dead-letters`: what was parked, looked at, sent again, given up."""
 
+import itertools
 import json
-import signal
-import subprocess
-import time
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from relay.ledger import Archive, State
-from tests.function import TOKEN, Svix, event, wrapped
-from tests.operate.conftest import Command, Deliver, Prepare
+from relay.config import Settings
+from relay.ledger import Archive, State, key_of
+from relay.operate.replay import Replay
+from relay.outcome import Outcome
+from tests.operate.conftest import SECRET, Relay, Rows, Svix, both_ledgers, letter
 
-SECRET = "hush-1"
-
-
-def push(number: int, **more: Any) -> bytes:
-    """A push of an event of its own."""
-    body = json.dumps(event(f"evt_{number}", data={"secret": SECRET}, **more)).encode()
-    return wrapped(body, str(number))
+HOUR = timedelta(hours=1)
 
 
-@pytest.fixture
-def park(svix: Svix, prepare: Prepare) -> Any:
-    """Parks pushes: Svix refuses them."""
-
-    def park(*pushes: bytes, kind: str = "status") -> None:
-        svix.control.inject(kind, status=413, body="json")
-
-        async def within(_: Archive, deliver: Deliver) -> None:
-            await deliver(list(pushes))
-
-        prepare(within)
-        svix.control.clear_faults()
-
-    return park
+def listed(relay: Relay, *filters: str) -> list[str]:
+    """The event ids that `list --json` has."""
+    letters = relay.json("dead-letters", "list", *filters)["letters"]
+    return sorted(each["event_id"] for each in letters)
 
 
-def listed(relay: Command, *filters: str) -> list[dict[str, Any]]:
-    """What `list --json` says."""
-    run = relay("dead-letters", "list", "--json", *filters)
-    assert run.returncode == 0, run.stderr
-    return list(json.loads(run.stdout))
+# -- looking
 
 
-def test_list_and_its_filters(relay: Command, park: Any) -> None:
-    park(push(1), push(2, project="globex"), push(3, type="sim.activated"))
-    assert {letter["event_id"] for letter in listed(relay)} == {"evt_1", "evt_2", "evt_3"}
-    assert [letter["event_id"] for letter in listed(relay, "--project", "globex")] == ["evt_2"]
-    assert [letter["event_id"] for letter in listed(relay, "--type", "sim.activated")] == ["evt_3"]
-    assert len(listed(relay, "--reason", "413", "--since", "1h")) == 3
-    assert listed(relay, "--reason", "malformed") == []
+@both_ledgers
+def test_list_and_its_filters(relay: Relay) -> None:
+    relay.park(
+        letter("evt_1"),
+        letter("evt_2", "globex"),
+        letter("evt_3", detail="Svix: 422 body.payload", svix_status=422),
+    )
+    assert listed(relay) == ["evt_1", "evt_2", "evt_3"]
+    assert listed(relay, "--project", "globex") == ["evt_2"]
+    assert listed(relay, "--type", "user.created", "--since", "1h") == ["evt_1", "evt_2", "evt_3"]
+    assert listed(relay, "--type", "other") == []
+    assert listed(relay, "--reason", "422") == ["evt_3"]
     assert listed(relay, "--since", "2999-01-01") == []
-    run = relay("dead-letters", "list")
-    assert "rejected: Svix: 413" in run.stdout
-    assert run.stdout.endswith("3 dead letter(s)\n")
-    assert max(map(len, run.stdout.splitlines())) <= 80
-    assert SECRET not in run.stdout
+    result = relay("dead-letters", "list")
+    assert result.stdout.startswith(
+        "3 parked, 0 discarded\n      2  rejected: Svix: 413\n      1  rejected: Svix: 422"
+    )
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert SECRET not in result.output
 
 
-def test_show_has_the_payload_only_where_it_is_asked_for(relay: Command, park: Any) -> None:
-    park(push(1))
-    beginning = listed(relay)[0]["id"][:12]
-    run = relay("dead-letters", "show", beginning)
-    assert (run.returncode, SECRET in run.stdout) == (0, False), run.stderr
-    assert "rejected: Svix: 413" in run.stdout
-    run = relay("dead-letters", "show", beginning, "--payload", "--json")
-    assert json.loads(json.loads(run.stdout)["payload"])["data"] == {"secret": SECRET}
+def test_thousands_are_counted_by_reason_and_shown_by_pages(relay: Relay, rows: Rows) -> None:
+    rows.add_letters(2_001)
+    result = relay("dead-letters", "list")
+    assert "2,001 parked" in result.stdout
+    assert "1,001  rejected: Svix: 413" in result.stdout
+    assert "page 1 of 41" in result.stdout
+    assert len(result.stdout.splitlines()) < 2 * 50 + 10
+    seen = [
+        each["id"]
+        for page in (1, 2, 41)
+        for each in relay.json("dead-letters", "list", "--page", str(page))["letters"]
+    ]
+    assert len(seen) == len(set(seen)) == 50 + 50 + 1
+    assert relay.json("dead-letters", "list", "--page", "42")["letters"] == []
 
 
-@pytest.mark.parametrize("letter_id", ["abc", "../events/x", ""])
-def test_an_id_that_is_none(relay: Command, letter_id: str) -> None:
-    run = relay("dead-letters", "show", letter_id)
-    assert run.returncode == 2
-    assert "list" in run.stderr
+def test_the_newest_come_first(relay: Relay) -> None:
+    for number in range(3):
+        relay.park(letter(f"evt_{number}"))
+    letters = relay.json("dead-letters", "list")["letters"]
+    assert [each["event_id"] for each in letters] == ["evt_2", "evt_1", "evt_0"]
 
 
-def test_discard_keeps_what_it_was_and_not_its_bytes(
-    relay: Command, park: Any, prepare: Prepare
-) -> None:
-    park(push(1), push(2))
-    given_up = next(letter["id"] for letter in listed(relay) if letter["event_id"] == "evt_1")
-    assert relay("dead-letters", "discard", given_up[:10]).returncode == 2
-    run = relay("dead-letters", "discard", given_up[:10], "--reason", "a test event")
-    assert run.returncode == 0, run.stderr
-    assert [letter["event_id"] for letter in listed(relay)] == ["evt_2"]
-    found = relay("inspect", "evt_1", "--project", "acme", "--json")
-    assert json.loads(found.stdout)["place"] == "discarded"
-
-    async def within(archive: Archive, _: Deliver) -> None:
-        letter = await archive.dead_letter(given_up)
-        assert letter is not None
-        assert (letter.data, letter.event_id, letter.discarded) == (b"", "evt_1", "a test event")
-
-    prepare(within)
+@both_ledgers
+def test_show_has_the_payload_only_where_it_is_asked_for(relay: Relay) -> None:
+    relay.park(parked := letter("evt_1"))
+    result = relay("dead-letters", "show", parked.id[:12])
+    assert (result.exit_code, SECRET in result.output) == (0, False)
+    assert "rejected: Svix: 413" in result.stdout
+    shown = relay.json("dead-letters", "show", parked.id[:12], "--payload")
+    assert json.loads(shown["payload"])["data"] == SECRET
 
 
-def test_replay_sends_what_is_parked_and_removes_it(relay: Command, svix: Svix, park: Any) -> None:
-    park(*map(push, range(5)))
-    first = listed(relay)[0]["id"]
-    run = relay("dead-letters", "replay", first[:12])
-    assert (run.returncode, svix.control.summary()["messages"]) == (0, 1), run.stderr
-    run = relay("dead-letters", "replay", "--all", "--json")
-    assert run.returncode == 0, run.stderr
-    told = json.loads(run.stdout)
-    assert [each["outcome"] for each in told["replayed"].values()] == ["delivered"] * 4
-    assert listed(relay) == []
-    summary = svix.control.summary()
-    assert (summary["messages"], summary["doubles"]) == (5, [])
-    run = relay("dead-letters", "replay", "--all")
-    assert (run.returncode, run.stdout) == (0, "Nothing to replay.\n")
+@pytest.mark.parametrize("letter_id", ["abc", "../events/x", "", "ABC"])
+def test_an_id_that_is_none(relay: Relay, letter_id: str) -> None:
+    result = relay("dead-letters", "show", letter_id)
+    assert result.exit_code == 2
+    assert "list" in result.stderr
 
 
-def test_replay_asks_svix_before_it_sends(relay: Command, svix: Svix, park: Any) -> None:
-    park(push(1), kind="store_then_status")
-    svix.control.conduct(clock_offset=100 * 3600)  # Svix has forgotten id and key
-    before = [call["method"] for call in svix.control.calls()]
-    run = relay("dead-letters", "replay", "--all")
-    assert run.returncode == 0, run.stderr
-    after = [call["method"] for call in svix.control.calls()][len(before) :]
-    assert (after, svix.control.summary()["messages"]) == (["GET"], 1)
+def test_a_beginning_of_several_ids(relay: Relay) -> None:
+    relay.park(*(letter(f"evt_{number}") for number in range(17)))
+    first = sorted(each.id for each in relay.letters())
+    beginning = next(a[0] for a, b in itertools.pairwise(first) if a[0] == b[0])
+    result = relay("dead-letters", "show", beginning)
+    assert result.exit_code == 2
+    assert "say more of it" in result.stderr
+
+
+# -- giving up
+
+
+@both_ledgers
+def test_discard_keeps_what_it_was_and_not_its_bytes(relay: Relay) -> None:
+    """A discarded letter is listed and can be shown, but it is not unsent any more."""
+    relay.park(given_up := letter("evt_1"), letter("evt_2"))
+    discarded = relay("dead-letters", "discard", given_up.id[:12], "--reason", "a test event")
+    assert discarded.exit_code == 0, discarded.output
+    listing = relay.json("dead-letters", "list")
+    assert (listing["parked"], listing["discarded"]) == (1, 1)
+    assert listing["reasons"] == {"rejected: Svix: 413": 1}
+    result = relay("dead-letters", "show", given_up.id[:12], "--payload")
+    assert "a test event" in result.stdout
+    assert "erased" in result.stdout
+    assert SECRET not in result.output
+    assert relay.json("inspect", "evt_1", "--project", "acme", status=1)["place"] == "discarded"
+
+
+# -- sending again
+
+
+@both_ledgers
+def test_replay_sends_what_is_parked_and_deletes_it(relay: Relay, svix: Svix) -> None:
+    relay.park(*(letter(f"evt_{number}") for number in range(5)))
+    first = relay.letters()[0]
+    result = relay("dead-letters", "replay", first.id[:12])
+    assert (result.exit_code, len(svix.simulator.messages)) == (0, 1), result.output
+    replayed = relay.json("dead-letters", "replay", "--all")["replayed"]
+    assert [each["outcome"] for each in replayed.values()] == ["delivered"] * 4
+    assert relay.letters() == []
+    assert {each.event_id for each in svix.simulator.messages} == {f"evt_{n}" for n in range(5)}
+    result = relay("dead-letters", "replay", "--all")
+    assert (result.exit_code, result.stdout) == (0, "Nothing to replay.\n")
+
+
+def test_replay_asks_svix_before_it_sends(relay: Relay, svix: Svix) -> None:
+    """Svix has the event, and has forgotten id and key."""
+    relay.park(letter("evt_1"))
+    svix.add_message("evt_1", age=timedelta(days=3))
+    result = relay("dead-letters", "replay", "--all")
+    assert result.exit_code == 0, result.output
+    assert svix.paths == ["GET /api/v1/app/acme/msg/evt_1"]
 
 
 def test_replay_of_what_was_delivered_since_sends_nothing(
-    relay: Command, svix: Svix, park: Any, prepare: Prepare
+    relay: Relay, svix: Svix, rows: Rows
 ) -> None:
-    park(push(1))
-
-    async def within(_: Archive, deliver: Deliver) -> None:
-        await deliver([push(1)])
-
-    prepare(within)
-    calls = len(svix.control.calls())
-    run = relay("dead-letters", "replay", "--all")
-    assert run.returncode == 0, run.stderr
-    assert "duplicate" in run.stdout
-    assert (len(svix.control.calls()), listed(relay)) == (calls, [])
+    relay.park(letter("evt_1"))
+    rows.add(State.DELIVERED, "evt_1")
+    result = relay("dead-letters", "replay", "--all")
+    assert result.exit_code == 0, result.output
+    assert "duplicate" in result.stdout
+    assert (svix.paths, relay.letters()) == ([], [])
 
 
-def test_what_svix_refuses_again_stays_with_its_new_reason(
-    relay: Command, svix: Svix, park: Any
-) -> None:
-    park(push(1), push(2))
-    svix.control.inject("status", status=422, body="json", method="POST")
-    run = relay("dead-letters", "replay", "--all")
-    assert run.returncode == 1, run.stderr
-    assert [letter["svix_status"] for letter in listed(relay)] == [422, 422]
-    assert SECRET not in run.stdout + run.stderr
+def test_what_svix_refuses_again_stays_with_its_new_reason(relay: Relay, svix: Svix) -> None:
+    relay.park(letter("evt_1", svix_status=413))
+    svix.inject("status", status=422, method="POST")
+    result = relay("dead-letters", "replay", "--all")
+    assert result.exit_code == 1, result.output
+    assert [each.svix_status for each in relay.letters()] == [422]
+    assert SECRET not in result.output
 
 
-def test_a_replay_that_svix_does_not_let_in_stops(relay: Command, svix: Svix, park: Any) -> None:
-    park(*map(push, range(40)))
-    calls = len(svix.control.calls())
-    run = relay("dead-letters", "replay", "--all", SVIX_TOKEN="testsk_wrong")
-    assert run.returncode == 1, run.stderr
-    assert "misconfigured" in run.stdout
-    assert "not replayed" in run.stdout
-    assert len(svix.control.calls()) - calls < 40
-    assert "testsk_wrong" not in run.stdout + run.stderr
-    assert [letter["reason"] for letter in listed(relay)] == ["rejected"] * 40
+def test_what_is_malformed_stays(relay: Relay, svix: Svix) -> None:
+    relay.park(letter(None, outcome="malformed", detail="no id"))
+    result = relay("dead-letters", "replay", "--all")
+    assert result.exit_code == 1, result.output
+    assert [each.reason for each in relay.letters()] == ["malformed"]
+    assert svix.paths == []
 
 
-def test_replay_wants_names_or_all(relay: Command) -> None:
-    assert relay("dead-letters", "replay").returncode == 2
-    assert relay("dead-letters", "replay", "abc", "--all").returncode == 2
-    assert relay("dead-letters", "replay", "abc", "--project", "acme").returncode == 2
+def test_a_replay_that_svix_does_not_let_in_stops(relay: Relay, svix: Svix) -> None:
+    relay.park(*(letter(f"evt_{number}") for number in range(40)))
+    result = relay("dead-letters", "replay", "--all", SVIX_TOKEN="testsk_wrong")
+    assert result.exit_code == 1, result.output
+    assert "misconfigured" in result.stdout
+    assert "not replayed" in result.stdout
+    assert len(svix.paths) < 40
+    assert "testsk_wrong" not in result.output
+    assert [each.reason for each in relay.letters()] == ["rejected"] * 40
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_replay_that_is_interrupted_and_run_again(
-    relay: Command, svix: Svix, park: Any, prepare: Prepare, number: signal.Signals
-) -> None:
-    many = 2_000 if "FIRESTORE_EMULATOR_HOST" in relay.settings else 300
-    park(*map(push, range(many)))
-    svix.control.conduct(latency=0.02)
-    process = relay.start("dead-letters", "replay", "--all")
-    await_messages(svix, many // 10, process)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert "not replayed" in out
-    sent = svix.control.summary()["messages"]
-    assert many // 10 <= sent < many
+def test_a_discard_is_final_for_a_replay_under_way(relay: Relay, svix: Svix) -> None:
+    """The payload that was erased used to come back."""
+    relay.park(parked := letter("evt_1"))
+    svix.inject("status", status=422, method="POST")
 
-    async def no_claim_is_held(archive: Archive, _: Deliver) -> None:
-        states = [record.state async for record in archive.records()]
-        assert State.CLAIMED not in states
-        assert states.count(State.DELIVERED) == sent
+    async def replay_while_it_is_discarded(archive: Archive) -> None:
+        class Discarding:
+            """Discards the letter once the replay has read it."""
 
-    prepare(no_claim_is_held)
-    run = relay("dead-letters", "replay", "--all")
-    assert run.returncode == 0, run.stdout + run.stderr
-    summary = svix.control.summary()
-    assert (summary["messages"], summary["doubles"]) == (many, [])
-    assert listed(relay) == []
-    assert TOKEN not in out + err + run.stdout + run.stderr
+            def __getattr__(self, name: str) -> Any:
+                return getattr(archive, name)
+
+            async def dead_letter(self, letter_id: str) -> Any:
+                read = await archive.dead_letter(letter_id)
+                await archive.discard_dead_letter(letter_id, "a test event")
+                return read
+
+        replay = Replay(Settings.from_environment(relay.settings), Discarding())
+        results = [result async for _, result in replay.run([parked.id])]
+        assert [result.outcome for result in results] == [Outcome.REJECTED]
+        kept = await archive.dead_letter(parked.id)
+        assert kept is not None
+        assert (kept.data, kept.discarded) == (b"", "a test event")
+
+    relay.within(replay_while_it_is_discarded)
 
 
-def await_messages(svix: Svix, count: int, process: subprocess.Popen[str]) -> None:
-    """Until Svix has so many."""
-    give_up_at = time.monotonic() + 60
-    while svix.control.summary()["messages"] < count:
-        assert process.poll() is None, "it ended before it was interrupted"
-        assert time.monotonic() < give_up_at
-        time.sleep(0.02)
+def test_replay_wants_names_or_all(relay: Relay) -> None:
+    assert relay("dead-letters", "replay").exit_code == 2
+    assert relay("dead-letters", "replay", "abc", "--all").exit_code == 2
+    assert relay("dead-letters", "replay", "abc", "--project", "acme").exit_code == 2
+
+
+def test_a_stopped_replay_leaves_no_claim(relay: Relay, svix: Svix) -> None:
+    """What is under way ends; the rest waits for the next replay."""
+    relay.park(*(letter(f"evt_{number}") for number in range(60)))
+
+    async def stopped(archive: Archive) -> None:
+        replay = Replay(Settings.from_environment(relay.settings), archive)
+        results = []
+        async for _, result in replay.run([each.id for each in relay_letters]):
+            results.append(result)
+            if len(results) == 20:
+                replay.stop()
+        sent = {message.event_id for message in svix.simulator.messages}
+        assert 20 <= len(sent) < 60
+        for number in range(60):
+            record = await archive.record(key_of("acme", f"evt_{number}"))
+            delivered = record is not None and record.state is State.DELIVERED
+            assert delivered is (f"evt_{number}" in sent)
+            assert record is None or record.state is not State.CLAIMED
+
+    relay_letters = relay.letters()
+    relay.within(stopped)
+    assert relay("dead-letters", "replay", "--all").exit_code == 0
+    assert len(svix.simulator.messages) == 60
+    assert relay.letters() == []

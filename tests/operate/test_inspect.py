@@ -1,92 +1,199 @@
-"""`python -m relay inspect`, as a real process, with either ledger and the Svix simulator."""
+"""`python -m relay inspect`: what it says of one event, in words that hold."""
 
-import functools
-import json
-import subprocess
-from collections.abc import Callable
-from typing import Any
+import re
+from datetime import timedelta
 
-import httpx
 import pytest
 
-from tests.function import JSON, TOKEN, Svix, event, function, wrapped
-from tests.operate.conftest import Command
+from local.customer import Customer
+from relay.ledger import State
+from tests.function import TOKEN
+from tests.operate.conftest import SECRET, Relay, Rows, Svix, both_ledgers, letter
 
-Inspect = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def inspect(relay: Command) -> Inspect:
-    """Runs the command for the event evt_1."""
-    return functools.partial(relay, "inspect", "evt_1", "--project", "acme")
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
 
-def deliver(svix: Svix, ledger: dict[str, str], *bodies: bytes) -> None:
-    """Push these through the real function."""
-    with function(svix.url, **ledger) as running:
-        for body in bodies:
-            httpx.post(running.notifications, content=body, headers=JSON, timeout=30)
+def inspect(relay: Relay, status: int, event_id: str = "evt_1") -> str:
+    """What is printed, in one line."""
+    result = relay("inspect", event_id, "--project", "acme")
+    assert result.exit_code == status, result.output
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    for secret in (SECRET, TOKEN, "/hook", "key="):
+        assert secret not in result.output
+    return re.sub(r"\s+", " ", result.stdout)
 
 
-def place(run: subprocess.CompletedProcess[str]) -> Any:
-    """What `--json` says."""
-    return json.loads(run.stdout)["place"]
+@both_ledgers
+def test_an_event_that_never_came(relay: Relay) -> None:
+    said = inspect(relay, 1)
+    assert "evt_1 of acme: never seen here" in said
+    assert "ask the publisher" in said
 
 
-def test_an_event_that_never_came(inspect: Inspect) -> None:
-    run = inspect("--json")
-    assert (run.returncode, place(run)) == (1, "never_seen"), run.stderr
+@both_ledgers
+def test_an_event_that_was_parked_before_it_had_a_record(relay: Relay) -> None:
+    """A malformed event with an id and a project used to be "never seen"."""
+    parked = letter("evt_1", outcome="malformed", detail="data is not an object")
+    relay.park(parked)
+    said = inspect(relay, 1)
+    assert "evt_1 of acme: parked" in said
+    assert "malformed: data is not an object" in said
+    assert f"dead-letters replay {parked.id[:12]}" in said
 
 
-def test_an_event_at_the_customers_endpoints(
-    svix: Svix, ledger: dict[str, str], inspect: Inspect
+def test_an_event_that_was_discarded(relay: Relay) -> None:
+    relay.park(parked := letter("evt_1"))
+    assert relay("dead-letters", "discard", parked.id, "--reason", "a test event").exit_code == 0
+    said = inspect(relay, 1)
+    assert "discarded by an operator" in said
+    assert "a test event" in said
+
+
+def test_an_event_that_waits_for_its_redelivery(relay: Relay, rows: Rows) -> None:
+    rows.add(State.RELEASED, "evt_1", untouched=5 * MINUTE, attempts=3)
+    said = inspect(relay, 1)
+    assert "not sent yet: it waits for its redelivery" in said
+    assert "(5 min)" in said
+    assert "claimed 3 times" in said
+    assert "Pub/Sub brings it again by" in said
+
+
+def test_an_event_that_nobody_brings_again(relay: Relay, rows: Rows) -> None:
+    """Released three days and 100 attempts ago, it used to be "Pub/Sub will bring it again"."""
+    rows.add(State.RELEASED, "evt_1", untouched=3 * DAY, attempts=100)
+    said = inspect(relay, 1)
+    assert "its redelivery is overdue" in said
+    assert "(3 days)" in said
+    assert "claimed 100 times" in said
+    assert "brings it again" not in said
+    for advice in ("--redrive", "seek", "publish the event again"):
+        assert advice in said
+    rows.add(State.RELEASED, "evt_2", untouched=40 * DAY)
+    said = inspect(relay, 1, "evt_2")
+    assert "publish the event again" in said
+    assert "redrive" not in said
+
+
+def test_an_event_that_is_being_sent(relay: Relay, rows: Rows) -> None:
+    """The lease is the record's own, whatever the operator's settings are."""
+    rows.add(State.CLAIMED, "evt_1", untouched=timedelta(seconds=20))
+    rows.add(State.CLAIMED, "evt_2", untouched=timedelta(seconds=40))
+    for budget in ("30", "540"):
+        place = relay.json(
+            "inspect", "evt_1", "--project", "acme", status=1, REQUEST_BUDGET_SECONDS=budget
+        )["place"]
+        assert place == "being_sent"
+        place = relay.json(
+            "inspect", "evt_2", "--project", "acme", status=1, REQUEST_BUDGET_SECONDS=budget
+        )["place"]
+        assert place == "abandoned"
+
+
+def test_an_event_that_svix_lost(relay: Relay, rows: Rows) -> None:
+    rows.add(State.DELIVERED, "evt_1", untouched=HOUR)
+    said = inspect(relay, 1)
+    assert "recorded as delivered, but Svix does not have it" in said
+    assert "python -m relay reconcile --since 3h --project acme --fix" in said
+
+
+@pytest.mark.parametrize(
+    ("untouched", "next_step"),
+    [(MINUTE, "its redelivery, by"), (2 * HOUR, "reconcile --since")],
+)
+def test_an_event_that_is_not_recorded_as_delivered(
+    relay: Relay, rows: Rows, svix: Svix, untouched: timedelta, next_step: str
 ) -> None:
-    body = json.dumps(event("evt_1", data={"secret": "hush-1"})).encode()
-    deliver(svix, ledger, wrapped(body, "1"))
-    run = inspect("--json")
-    assert (run.returncode, place(run)) == (0, "in_svix"), run.stderr
-    url = "https://customer.example/hook?key=hush-2"
-    svix.control.endpoints("acme", [{"id": "ep_1", "url": url}])
-    assert place(inspect("--json")) == "delivered"
-    failing = {"status": 2, "code": 503, "nextAttempt": "2026-01-01T10:00:00Z"}
-    svix.control.endpoints("acme", [{"id": "ep_1", "url": url, **failing}])
-    run = inspect()
-    assert run.returncode == 0
-    for told in ("failing at a customer's endpoint", "HTTP 503", "customer.example/hook"):
-        assert told in run.stdout
-    assert "next retry 2026-01-01 10:00:00 UTC" in run.stdout
-    assert "hush" not in run.stdout + run.stderr
-    assert TOKEN not in run.stdout + run.stderr
-    assert max(map(len, run.stdout.splitlines())) <= 80
+    rows.add(State.RELEASED, "evt_1", untouched=untouched)
+    svix.add_message("evt_1", age=untouched)
+    said = inspect(relay, 0)
+    assert "in Svix, but not recorded as delivered" in said
+    assert next_step in said
 
 
-def test_an_event_that_was_parked(svix: Svix, ledger: dict[str, str], inspect: Inspect) -> None:
-    svix.control.inject("status", status=413, body="json")
-    deliver(svix, ledger, wrapped(json.dumps(event("evt_1")).encode(), "1"))
-    svix.control.clear_faults()
-    run = inspect()
-    assert run.returncode == 1, run.stderr
-    assert "parked" in run.stdout
-    assert "rejected: Svix: 413" in run.stdout
+def test_an_event_whose_record_has_expired(relay: Relay, svix: Svix) -> None:
+    """It used to be "the next redelivery records it"."""
+    svix.add_message("evt_1", age=60 * DAY)
+    said = inspect(relay, 0)
+    assert "in Svix, without a record here" in said
+    assert "redelivery" not in said
 
 
-def test_an_event_that_svix_does_not_have_any_more(
-    svix: Svix, ledger: dict[str, str], inspect: Inspect
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        (None, "endpoint none"),
+        ({"disabled": True}, "not tried: it is disabled"),
+        ({"event_types": frozenset({"other"})}, "not tried: it wants other event types"),
+        ({"channels": frozenset({"other"})}, "not tried: it wants other channels"),
+    ],
+)
+def test_an_event_that_no_endpoint_takes(
+    relay: Relay, rows: Rows, svix: Svix, changes: dict[str, object] | None, why: str
 ) -> None:
-    deliver(svix, ledger, wrapped(json.dumps(event("evt_1")).encode(), "1"))
-    svix.control.reset()
-    run = inspect("--json")
-    assert (run.returncode, place(run)) == (1, "missing"), run.stderr
+    """It used to be "on its way to the endpoints there are"."""
+    rows.add(State.DELIVERED, "evt_1")
+    svix.add_message("evt_1")
+    if changes is not None:
+        endpoint = svix.add_endpoint("https://customer.example/hook?key=1")
+        for name, value in changes.items():
+            setattr(endpoint, name, value)
+    said = inspect(relay, 0)
+    assert "in Svix; none of the customer's endpoints takes it" in said
+    assert why in said
 
 
-def test_svix_that_cannot_be_asked(svix: Svix, inspect: Inspect) -> None:
-    run = inspect(SVIX_TOKEN="testsk_wrong")
-    assert run.returncode == 3
-    assert "check SVIX_TOKEN" in run.stdout
-    assert "testsk_wrong" not in run.stdout + run.stderr
+def test_an_event_at_the_customers_endpoints(relay: Relay, rows: Rows, svix: Svix) -> None:
+    """Each endpoint by its host and id: for many receivers the path is the secret."""
+    rows.add(State.DELIVERED, "evt_1")
+    stored = svix.add_message("evt_1", age=MINUTE)
+    with Customer() as good, Customer(answer=503) as bad:
+        endpoint = svix.add_endpoint(f"{good.url}/hook?key=1")
+        assert "on its way to the customer's endpoints" in inspect(relay, 0)
+        svix.send_on(stored, endpoint)
+        said = inspect(relay, 0)
+        assert "evt_1 of acme: delivered to the customer's endpoints" in said
+        assert "127.0.0.1 (ep_0) delivered: HTTP 204, attempt 1 at" in said
+        svix.send_on(stored, svix.add_endpoint(f"{bad.url}/hook?key=1"))
+        said = inspect(relay, 0)
+        assert "in Svix; failing at a customer's endpoint" in said
+        assert "failed so far: HTTP 503, attempt 1 at" in said
+        assert "Svix tries again" in said
 
 
-def test_settings_that_are_wrong(inspect: Inspect) -> None:
-    run = inspect(SVIX_TOKEN="")
-    assert run.returncode == 2
-    assert "SVIX_TOKEN is missing" in run.stderr
+def test_an_event_that_svix_never_sent_on(relay: Relay, rows: Rows, svix: Svix) -> None:
+    rows.add(State.DELIVERED, "evt_1", untouched=3 * HOUR, confirmed=False)
+    svix.add_message("evt_1", age=3 * HOUR)
+    svix.add_endpoint("https://customer.example/hook?key=1")
+    said = inspect(relay, 1)
+    assert "in Svix; Svix has never sent it on" in said
+    assert "customer.example (ep_0) never tried, though it takes such events" in said
+    assert "`python -m relay reconcile --since 5h --project acme --fix`" in said
+
+
+def test_svix_that_cannot_be_asked(relay: Relay, rows: Rows) -> None:
+    rows.add(State.DELIVERED, "evt_1")
+    result = relay("inspect", "evt_1", "--project", "acme", SVIX_TOKEN="testsk_wrong")
+    assert result.exit_code == 3
+    assert "check SVIX_TOKEN" in result.stdout
+    assert "testsk_wrong" not in result.output
+
+
+@pytest.mark.parametrize("name", ["../../x", "..", "ä", "x y"])
+def test_what_svix_takes_for_no_name(relay: Relay, svix: Svix, name: str) -> None:
+    """Nothing is put into a URL that is not a name."""
+    assert relay("inspect", name, "--project", name).exit_code == 1
+    assert svix.paths == []
+
+
+def test_what_cannot_be_a_name(relay: Relay) -> None:
+    assert relay("inspect", "a\nb", "--project", "acme").exit_code == 2
+    assert relay("inspect", "", "--project", "acme").exit_code == 2
+
+
+def test_json_says_the_same(relay: Relay, rows: Rows, svix: Svix) -> None:
+    rows.add(State.RELEASED, "evt_1", untouched=2 * HOUR, attempts=7)
+    relay.park(letter("evt_1"))
+    said = relay.json("inspect", "evt_1", "--project", "acme", status=1)
+    assert (said["place"], said["fanout"], said["remedies"]) == ("parked", None, ["replay"])
+    assert (said["record"]["state"], said["record"]["attempts"]) == ("released", 7)
+    assert [each["reason"] for each in said["dead_letters"]] == ["rejected"]

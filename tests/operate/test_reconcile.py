@@ -1,163 +1,201 @@
-"""`python -m relay reconcile`: was everything sent?"""
+"""`python -m relay reconcile`: its options, what it prints, and its exit status."""
 
-import json
-import signal
-import tempfile
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from relay.envelope import read
-from relay.ledger import Archive, Claim, State, key_of
-from relay.sender import SvixSender
-from tests.function import TOKEN, Svix, event
-from tests.operate.conftest import Command, Deliver, Prepare
+from relay.ledger import State
+from relay.operate.svix import Pace
+from tests.function import TOKEN
+from tests.operate.conftest import SECRET, Relay, Rows, Svix, both_ledgers, letter
+
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
 
-def body(event_id: str) -> bytes:
-    """An event posted by hand."""
-    return json.dumps(event(event_id)).encode()
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No patience: what fails is not what these tests are about."""
+    monkeypatch.setattr("relay.operate.commands.PATIENCE", 0.0)
 
 
-async def claim(archive: Archive, event_id: str) -> Claim:
-    """Claim an event, as a delivery that is about to die."""
-    claimed = await archive.claim(read(body(event_id), {}))
-    assert isinstance(claimed, Claim)
-    return claimed
+def test_everything_was_sent(relay: Relay, rows: Rows, svix: Svix) -> None:
+    rows.add(State.DELIVERED, "evt_1")
+    svix.add_message("evt_1")
+    result = relay("reconcile", "--since", "24h")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith("Everything was sent.\n")
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert "Records" in result.stderr
+    assert TOKEN not in result.output
 
 
-def found(relay: Command, *arguments: str, status: int) -> dict[str, Any]:
-    """What `--json` says."""
-    run = relay("reconcile", "--since", "24h", "--json", *arguments, hurried=True)
-    assert run.returncode == status, run.stdout + run.stderr
-    return dict(json.loads(run.stdout))
+@both_ledgers
+def test_parked_and_malformed_events_are_not_sent(relay: Relay) -> None:
+    relay.park(
+        letter("evt_1"),
+        letter("evt_2", outcome="malformed", detail="no type"),
+        letter(None, None, outcome="malformed", detail="not JSON"),
+    )
+    result = relay("reconcile", "--since", "24h")
+    assert result.exit_code == 1, result.output
+    for words in ("2 malformed, 1 rejected", "dead-letters list", "3 need somebody to act"):
+        assert words in result.stdout
+    assert "Everything was sent" not in result.stdout
+    assert SECRET not in result.output
 
 
-@pytest.fixture
-def disorder(relay: Command, svix: Svix, prepare: Prepare) -> int:
-    """Thousands of events as they should be, and a few of each kind that are not."""
-    many = 3_000 if "FIRESTORE_EMULATOR_HOST" in relay.settings else 600
-
-    async def lost(_: Archive, deliver: Deliver) -> None:
-        await deliver([body(f"missing_{n}") for n in range(7)])
-
-    async def disordered(archive: Archive, deliver: Deliver) -> None:
-        await deliver([body(f"evt_{n}") for n in range(many)])
-        sender = SvixSender(TOKEN, svix.url, create_applications=True)
-        for n in range(3):
-            await claim(archive, f"abandoned_{n}")
-            await claim(archive, f"unsettled_{n}")
-            await archive.release(await claim(archive, f"unsent_{n}"))
-            for name in (f"unsettled_{n}", f"extra_{n}"):
-                await sender.send(read(body(name), {}), key_of("acme", name))
-        await sender.close()
-
-    prepare(lost)
-    svix.control.reset()
-    svix.control.conduct(clock_offset=-600)  # accepted ten minutes ago
-    prepare(disordered)
-    svix.control.conduct(clock_offset=0)
-    return many
+def test_what_waits_is_not_sent_either(relay: Relay, rows: Rows) -> None:
+    """Released less than an hour ago: said each night, until it is sent."""
+    rows.add(State.RELEASED, "evt_1", untouched=10 * MINUTE)
+    result = relay("reconcile", "--since", "24h")
+    assert result.exit_code == 1
+    assert "1 wait for their redelivery: run this again in an hour." in result.stdout
+    assert "evt_1 of acme" in result.stdout
 
 
-def test_each_kind_is_found_and_mended(
-    relay: Command, svix: Svix, prepare: Prepare, disorder: int
+def test_what_is_being_sent_is_as_it_should_be(relay: Relay, rows: Rows) -> None:
+    rows.add(State.CLAIMED, "evt_1")
+    result = relay("reconcile", "--since", "24h")
+    assert (result.exit_code, "Everything was sent." in result.stdout) == (0, True)
+
+
+def test_fix_says_what_still_waits(relay: Relay, rows: Rows, svix: Svix) -> None:
+    """It used to say "Everything was sent" of what it had released."""
+    rows.add(State.DELIVERED, "missing", untouched=MINUTE)
+    rows.add(State.RELEASED, "unsettled", untouched=2 * HOUR)
+    svix.add_message("unsettled", age=2 * HOUR)
+    result = relay("reconcile", "--since", "24h", "--fix")
+    assert result.exit_code == 1, result.output
+    assert "Mended: 1 recorded as delivered, 1 released." in result.stdout
+    assert "1 need somebody to act" in result.stdout
+    said = relay.json("reconcile", "--since", "24h", status=1)
+    assert (said["found"]["overdue"], said["found"]["unsettled"], said["without"]) == (1, 0, 1)
+
+
+def test_what_fix_mended_wholly_is_as_it_should_be(relay: Relay, rows: Rows, svix: Svix) -> None:
+    rows.add(State.RELEASED, "evt_1", untouched=2 * HOUR)
+    svix.add_message("evt_1", age=2 * HOUR)
+    assert relay("reconcile", "--since", "24h", "--fix").exit_code == 0
+    record = relay.record("evt_1")
+    assert record is not None
+    assert record.state is State.DELIVERED
+
+
+def test_svix_that_refuses(relay: Relay, rows: Rows, svix: Svix) -> None:
+    """What the ledger alone tells is told, and what was not compared is named."""
+    rows.add(State.DELIVERED, "evt_1")
+    svix.inject("status", status=429)
+    result = relay("reconcile", "--since", "24h")
+    assert result.exit_code == 3
+    assert "Not compared to the end: acme." in result.stdout
+    assert "Everything was sent" not in result.stdout
+    said = relay.json("reconcile", "--since", "24h", status=3)
+    assert (said["complete"], said["unchecked"]) == (False, 1)
+
+
+def test_what_is_known_to_be_unsent_counts_before_what_could_not_be_asked(
+    relay: Relay, rows: Rows
 ) -> None:
-    expected = {
-        "missing": 7, "abandoned": 3, "unsent": 3, "parked": 0,
-        "unsettled": 3, "extra": 3, "unattempted": 0,
-    }  # fmt: skip
-    told = found(relay, status=1)
-    assert told["found"] == expected
-    assert (told["records"], told["messages"]) == (disorder + 16, disorder + 6)
-    assert len(told["examples"]["missing"]) == 5
-    assert told["mended"] == 0
-
-    assert found(relay, "--fix", status=1)["mended"] == 13
-
-    async def mended(archive: Archive, deliver: Deliver) -> None:
-        for name, state in (
-            ("missing_1", State.RELEASED),
-            ("abandoned_1", State.RELEASED),
-            ("unsettled_1", State.DELIVERED),
-        ):
-            record = await archive.record(key_of("acme", name))
-            assert record is not None
-            assert record.state is state, name
-        lost = ("missing", 7), ("abandoned", 3), ("unsent", 3)
-        await deliver([body(f"{name}_{n}") for name, count in lost for n in range(count)])
-
-    prepare(mended)
-    assert svix.control.summary()["doubles"] == []
-    told = found(relay, status=0)
-    assert {kind: count for kind, count in told["found"].items() if count} == {"extra": 3}
+    rows.add(State.DELIVERED, "evt_1")
+    relay.park(letter("evt_2"))
+    result = relay("reconcile", "--since", "24h", SVIX_TOKEN="testsk_wrong")
+    assert result.exit_code == 1
+    assert "check SVIX_TOKEN" in result.stdout
 
 
-def test_messages_that_no_endpoint_was_tried_with(
-    relay: Command, svix: Svix, prepare: Prepare
+def test_two_calls_a_second_unless_told_otherwise(
+    relay: Relay, rows: Rows, svix: Svix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def within(_: Archive, deliver: Deliver) -> None:
-        await deliver([body(f"evt_{n}") for n in range(600)])
+    """Svix's limit is the function's."""
+    rates: list[float] = []
 
-    svix.control.conduct(clock_offset=-600)
-    prepare(within)
-    url = "https://customer.example/hook"
-    deaf = {"url": url, "attempted": False}
-    for endpoint, count in (
-        ({"id": "ep_1", "url": url}, 0),
-        ({"id": "ep_1", **deaf}, 600),
-        ({"id": "ep_1", **deaf, "disabled": True}, 0),
-        ({"id": "ep_1", **deaf, "channels": ["other"]}, 0),
-        ({"id": "ep_1", **deaf, "eventTypes": ["sim.activated"]}, 0),
-        ({"id": "ep_1", **deaf, "eventTypes": ["user.created"]}, 600),
-    ):
-        svix.control.endpoints("acme", [endpoint])
-        told = found(relay, status=1 if count else 0)
-        assert told["found"]["unattempted"] == count, endpoint
+    class AsTold(Pace):
+        def __init__(self, rate: float) -> None:
+            rates.append(rate)
+            super().__init__(10_000)
+
+    monkeypatch.setattr("relay.operate.cli.Pace", AsTold)
+    relay("reconcile", "--since", "24h")
+    relay("reconcile", "--since", "24h", "--rate", "7")
+    assert rates == [2, 7]
 
 
-def test_what_is_told(relay: Command, prepare: Prepare) -> None:
-    async def within(archive: Archive, deliver: Deliver) -> None:
-        await deliver([body("evt_1")])
-        await claim(archive, "evt_2")
-
-    prepare(within)
-    run = relay("reconcile", "--since", "24h")
-    assert run.returncode == 0, run.stderr  # the claim may still be at work
-    assert run.stdout.endswith("Everything was sent.\n")
-    run = relay("reconcile", "--since", "24h", hurried=True)
-    assert run.returncode == 1
-    assert "evt_2 of acme" in run.stdout
-    assert max(map(len, run.stdout.splitlines())) <= 80
-    assert "Ledger" in run.stderr
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--since", "soon"], ["--since", "24h", "--rate", "0"], ["--since", "1h", "--fix=1"]],
+)
+def test_wrong_usage(relay: Relay, arguments: list[str]) -> None:
+    assert relay("reconcile", *arguments).exit_code == 2
 
 
-def test_svix_that_refuses(relay: Command, svix: Svix) -> None:
-    svix.control.inject("status", status=429, body="json", times=2, method="GET")
-    assert relay("reconcile", "--since", "24h").returncode == 0  # waited out
-    run = relay("reconcile", "--since", "24h", SVIX_TOKEN="testsk_wrong")
-    assert run.returncode == 3
-    assert "check SVIX_TOKEN" in run.stderr
-    assert "Traceback" not in run.stderr
-    assert relay("reconcile", "--since", "soon").returncode == 2
+# -- a ledger that is not there
 
 
-def test_interrupted_it_leaves_nothing_behind(
-    relay: Command, svix: Svix, prepare: Prepare, tmp_path: Path
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["reconcile", "--since", "24h"],
+        ["inspect", "evt_1", "--project", "acme"],
+        ["dead-letters", "list"],
+        ["dead-letters", "replay", "--all"],
+        ["dead-letters", "discard", "abc", "--reason", "x"],
+        ["check"],
+    ],
+)
+def test_a_typo_in_the_ledgers_path(
+    relay: Relay,
+    command: list[str],
+    as_json: bool,  # noqa: FBT001 - a case
 ) -> None:
-    async def within(_: Archive, deliver: Deliver) -> None:
-        await deliver([body("evt_1")])
+    """It used to make an empty ledger, and "Everything was sent"."""
+    path = f"{relay.settings['LEDGER']}x"
+    result = relay(*command, *(["--json"] if as_json else []), LEDGER=path)
+    assert result.exit_code == (3 if command == ["check"] else 2), result.output
+    assert "is not there" in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+    assert not Path(path.removeprefix("sqlite:")).exists()
 
-    prepare(within)
-    svix.control.inject("hang", method="GET")
-    folder = tempfile.mkdtemp(dir=tmp_path)
-    process = relay.start("reconcile", "--since", "24h", TMPDIR=folder)
-    assert process.stderr is not None
-    while "Ledger" not in (line := process.stderr.readline()):
-        assert line, "it ended before it was interrupted"
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert "Traceback" not in err
-    assert list(Path(folder).iterdir()) == []
+
+def test_without_google_credentials(relay: Relay) -> None:
+    """One sentence, where there was a traceback of 55 lines."""
+    for extra in ([], ["--json"]):
+        result = relay(
+            "dead-letters",
+            "list",
+            *extra,
+            LEDGER="firestore",
+            GOOGLE_CLOUD_PROJECT="",
+            FIRESTORE_EMULATOR_HOST=None,
+            GOOGLE_APPLICATION_CREDENTIALS="/nowhere/key.json",
+        )
+        assert result.exit_code == 2, result.output
+        assert len(result.output.strip().splitlines()) <= 3
+        assert "Traceback" not in result.output
+
+
+# -- Firestore
+
+
+@pytest.mark.parametrize("ledger", ["firestore"], indirect=True)
+def test_on_firestore(relay: Relay, svix: Svix) -> None:
+    """Its indexes, its clock, and its records: a thousand events, and one of each kind."""
+    names = [f"evt_{number}" for number in range(500)]
+    relay.settle(State.DELIVERED, *names, "missing")
+    relay.settle(State.DELIVERED, "inferred", confirmed=False)
+    relay.settle(State.RELEASED, "waiting", "unsettled")
+    for name in (*names, "unsettled", "inferred"):
+        svix.add_message(name)
+    said = relay.json("reconcile", "--since", "1h", "--rate", "1000", status=1)
+    assert said["events"] == 504
+    assert said["delivered"] == 501
+    counts = {name: count for name, count in said["found"].items() if count}
+    assert counts == {"missing": 1, "waiting": 1, "unsettled": 1}
+    relay.json("reconcile", "--since", "1h", "--rate", "1000", "--fix", status=1)
+    record = relay.record("unsettled")
+    assert record is not None
+    assert record.state is State.DELIVERED
+    said = relay.json("reconcile", "--since", "1h", "--rate", "1000", status=1)
+    counts = {name: count for name, count in said["found"].items() if count}
+    assert counts == {"overdue": 1, "waiting": 1}

@@ -15,6 +15,7 @@ from relay.delivery import Delivery
 from relay.envelope import Event, Source
 from relay.outcome import Outcome, Result
 from relay.pacing import NoTurn, Pacer
+from relay.waits import Waits
 from tests.simulation.model import (
     ASK_FAULTS,
     LANDING,
@@ -210,16 +211,14 @@ class Run:
             ledger=self._scenario.ledger(self._world),
             sender=self._scenario.sender(),
             pacer=cast("Pacer", pacer),
-            clock=lambda: clock[0],
-            sleep=sleep,
-            uniform=lambda _low, _high: PAUSES_LENGTHENED,
+            waits=Waits(lambda: clock[0], sleep, lambda _low, _high: PAUSES_LENGTHENED),
         )
         worker = Worker(event_id, delivery.deliver(event, 0.0, BUDGET), clock)
         self._workers.append(worker)
         self._resume(worker, None)
         return worker
 
-    def _step(self, worker: Worker, fault: str) -> None:
+    def _step(self, worker: Worker, fault: str) -> None:  # noqa: C901 - a case for each fault
         op = worker.waits_for
         assert op is not None
         self._faults -= bool(fault)

@@ -68,7 +68,7 @@ class Op:
 
     @property
     def is_private(self) -> bool:
-        """Whether nobody else can notice when it happens: the order among such calls is no matter."""
+        """Whether nobody else can notice when it happens: such calls may go in any order."""
         return self.name in {"turn", "sleep"}
 
     @property

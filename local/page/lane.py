@@ -1,0 +1,299 @@
+"""One function on the page: its stack, the journal of it, and what one can do to it."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+from local.conduct import Fault
+from local.page.journal import Journal, Letters
+from local.page.verdict import Fate
+from local.stack import ROOT, Instance, Program, Stack, State
+from relay.ledger import LedgerUnavailable
+from relay.ledger.sqlite import SqliteLedger
+
+PROJECTS = (
+    *("acme", "globex", "initech", "umbrella", "hooli", "stark", "wayne", "wonka", "tyrell"),
+    *("cyberdyne", "oscorp", "soylent", "gringotts", "duff", "monarch", "sirius", "vandelay"),
+    *("bluth", "dunder", "pied-piper"),
+)
+_TYPES = ("user.created", "subscription.activated", "usageRecord.updated", "invoice.finalized")
+_TOO_LARGE = 1_200_000  # bytes: Svix takes 1 MiB
+_POLL = 0.25  # seconds between two looks at what has happened
+_MOST_INSTANCES = 4
+FREEZE_SECONDS = 8.0
+_CONDUCT = {"latency": 0.05, "retry_schedule": (2, 4, 8, 16, 16, 16, 16)}
+"""How Svix behaves at first: it takes 50 ms, and its retries are quicker than the real one's."""
+
+
+class Trouble(StrEnum):
+    """What can be wrong with Svix, beside its limit."""
+
+    NONE = "none"
+    REFUSES = "refuses"
+    FAILS = "fails"
+    HANGS = "hangs"
+    LOSES_ANSWERS = "loses answers"
+    STORES_AND_HANGS = "stores and hangs"
+    GONE = "gone"
+
+
+_FAULTS = {
+    Trouble.REFUSES: Fault("status", status=429, body="json", method="*"),
+    Trouble.FAILS: Fault("status", status=500, body="json", method="*"),
+    Trouble.HANGS: Fault("hang", method="*"),
+    Trouble.LOSES_ANSWERS: Fault("lose_answer"),
+    Trouble.STORES_AND_HANGS: Fault("drip"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """What is published: the text, and the event's names where it is an event."""
+
+    data: bytes
+    project: str | None
+    event_id: str | None
+
+
+_numbers = itertools.count(1)
+_run = secrets.token_hex(2)  # ids are new in each run: `make run` may be pointed at an old ledger
+
+
+def make_events(count: int, projects: Sequence[str], padding: int = 0) -> list[Post]:
+    """So many new events, the projects by turns; each is `padding` bytes larger than it need be."""
+    posts: list[Post] = []
+    for project, kind in zip(itertools.cycle(projects), itertools.cycle(_TYPES), strict=False):
+        if len(posts) == count:
+            break
+        event_id = f"evt_{_run}_{next(_numbers):05d}"
+        event = {"id": event_id, "type": kind, "project": project, "data": {"id": f"sim_{project}"}}
+        if padding:
+            event["padding"] = "x" * padding
+        posts.append(Post(json.dumps(event).encode(), project, event_id))
+    return posts
+
+
+def make_poison(count: int, projects: Sequence[str]) -> list[Post]:
+    """Events that are larger than Svix takes."""
+    return make_events(count, projects, _TOO_LARGE)
+
+
+def make_broken(count: int) -> list[Post]:
+    """Messages that are no events: JSON that breaks off."""
+    return [Post(b'{"id": "evt_broken", "type": "user.cre', None, None) for _ in range(count)]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A function that has a lane: its name on the page, and how it is run."""
+
+    name: str
+    title: str
+    program: Program
+    has_letters: bool
+    """Whether it puts aside what can never be sent."""
+
+
+RELAY = Kind(
+    "relay", "The relay", Program(ROOT / "main.py", "LEDGER", "sqlite:{}"), has_letters=True
+)
+OBVIOUS = Kind(
+    "obvious",
+    "The obvious function",
+    Program(ROOT / "bench" / "naive.py", "NAIVE_LEDGER", "{}"),
+    has_letters=False,
+)
+
+
+class Lane:
+    """A stack that is watched. An async context manager: everything runs while it is entered."""
+
+    def __init__(self, kind: Kind, stack: Stack) -> None:
+        self.name, self.title = kind.name, kind.title
+        self.stack = stack
+        self.journal = Journal()
+        self.trouble = Trouble.NONE
+        self._has_letters = kind.has_letters
+        self._letters = Letters()
+        self._posts: list[Post] = []
+        self._entered = contextlib.AsyncExitStack()
+        stack.observe = self._logged
+
+    @classmethod
+    def of(cls, kind: Kind, directory: Path, **more: Any) -> Self:
+        """A lane with a stack of its own; `more` is what the stack may be told besides."""
+        directory.mkdir()
+        return cls(kind, Stack(kind.program, directory, conduct=_CONDUCT, **more))
+
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(self.stack)
+            watching = asyncio.create_task(self._watch())
+            stack.push_async_callback(_end, watching)
+            self._entered = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._entered.aclose()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_POLL)
+            await self.look()
+
+    async def look(self) -> None:
+        """Read what is new."""
+        if self.journal.unexplained:
+            self._letters = await self._read_letters()
+        self.journal.poll(self.stack, self._letters)
+
+    def _logged(self, instance: Instance, line: bytes) -> None:
+        self.journal.logged(instance, line)
+
+    async def _read_letters(self) -> Letters:
+        """The relay's dead letters, from its ledger's own file. The obvious function has none."""
+        at = time.time()
+        if not self._has_letters or not self.stack.ledger.exists():
+            return Letters(at)
+        ledger = SqliteLedger(self.stack.ledger, create=False)
+        try:
+            letters = [letter async for letter in ledger.dead_letters()]
+        except LedgerUnavailable:
+            return self._letters  # the next look will tell
+        finally:
+            await ledger.close()
+        return Letters(
+            at,
+            frozenset((x.project, x.event_id) for x in letters if x.project and x.event_id),
+            frozenset(letter.message_id for letter in letters if letter.message_id),
+        )
+
+    # -- what one can do
+
+    def publish(self, posts: Sequence[Post]) -> None:
+        """Publish them all at once."""
+        for post in posts:
+            message = self.stack.publish(post.data, post.project, post.event_id)
+            self.journal.published(message)
+        self._posts += [post for post in posts if post.event_id is not None]
+
+    def publish_again(self, count: int) -> None:
+        """Publish the last `count` events once more, as a publisher does that got no answer."""
+        self.publish(list({post.event_id: post for post in self._posts}.values())[-count:])
+
+    async def set_trouble(self, trouble: Trouble, app: str | None = None) -> None:
+        """Let Svix be so from now on, for one customer alone where `app` is given."""
+        self.trouble = trouble
+        self.stack.simulator.clear_faults()
+        if trouble is Trouble.GONE:
+            await self.stack.take_svix_away()
+            return
+        await self.stack.bring_svix_back()
+        if fault := _FAULTS.get(trouble):
+            self.stack.simulator.inject(replace(fault, app=app))
+
+    def set_limit(self, rate: float | None) -> None:
+        """How many calls a second Svix takes; None: any number."""
+        conduct = self.stack.simulator.conduct
+        conduct.rate, conduct.burst, conduct.retry_after = rate, max(rate or 1.0, 1.0), "seconds"
+
+    async def kill(self, count: int = 1) -> None:
+        """Kill -9 so many instances, those with the most at work first."""
+        running = sorted(self._running(), key=lambda instance: -instance.outstanding)
+        await asyncio.gather(*map(self.stack.kill, running[:count]))
+
+    def freeze(self, seconds: float = FREEZE_SECONDS) -> None:
+        """Stop the instance with the most at work, for a while."""
+        up = [instance for instance in self._running() if instance.state is State.UP]
+        if up:
+            self.stack.freeze(max(up, key=lambda instance: instance.outstanding), seconds)
+
+    async def scale(self, change: int) -> None:
+        """Add or remove an instance."""
+        count = len(self._running()) + change
+        if 1 <= count <= _MOST_INSTANCES:
+            await self.stack.scale(count)
+
+    async def restart(self) -> None:
+        """Begin anew."""
+        await self.stack.restart()
+        self.trouble = Trouble.NONE
+        self._letters = Letters()
+        self._posts = []
+        self.journal = Journal()
+
+    def _running(self) -> list[Instance]:
+        return [instance for instance in self.stack.instances if instance.is_running]
+
+    # -- shown
+
+    @property
+    def on_their_way(self) -> int:
+        """Events of which it is not clear yet what becomes of them."""
+        return self.journal.fates[Fate.ON_ITS_WAY]
+
+    def snapshot(self) -> dict[str, Any]:
+        """All the numbers of this lane."""
+        stack, journal = self.stack, self.journal
+        subscription, conduct = stack.subscription, stack.simulator.conduct
+        return {
+            "title": self.title,
+            "verdict": journal.verdict(),
+            "topic": {
+                "published": len(stack.messages),
+                "backlog": subscription.backlog,
+                "outstanding": subscription.outstanding,
+                "window": subscription.window,
+                "acked": len(subscription.acked),
+                "nacks": journal.nacks,
+                "dead_letters": len(subscription.dead_lettered),
+                "pause": subscription.pause_remaining,
+            },
+            "instances": [self._instance(instance) for instance in stack.instances],
+            "svix": {
+                "accepted": journal.calls["accepted"],
+                "refused": journal.calls["refused"],
+                "failed": journal.calls["failed"],
+                "limit": conduct.rate,
+                "trouble": self.trouble,
+            },
+            "endpoints": {
+                "received": journal.received,
+                "to_send_on": journal.to_send_on,
+                "failing": journal.failing,
+                "answer": stack.endpoints.answer,
+            },
+            "chart": journal.chart(),
+            "rows": journal.rows(),
+        }
+
+    def _instance(self, instance: Instance) -> dict[str, Any]:
+        pacer = self.journal.pacer(instance)
+        shown: dict[str, Any] = {
+            "number": instance.number,
+            "state": instance.state,
+            "outstanding": instance.outstanding,
+        }
+        if pacer is not None:
+            shown |= {
+                "waiting": pacer.waiting,
+                "in_flight": pacer.in_flight,
+                "rate": pacer.rate,
+                "is_paused": pacer.is_paused,
+            }
+        return shown
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    """Cancel it. Raises what it failed with, if it did."""
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

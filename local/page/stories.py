@@ -1,0 +1,375 @@
+"""The four stories: what the relay is for, told by doing it to both functions at once.
+
+A story is a list of steps, each a sentence and what is done meanwhile. Both functions get the same
+events and the same trouble at the same time. What came of it is counted, whatever it is.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from local.page.lane import PROJECTS, Lane, Post, Trouble, make_events
+from local.page.verdict import Fate
+
+_SHORTEST_WAIT = 8.0  # seconds that the last events have, however short the story
+_LOOK = 0.1  # seconds between two looks at whether all has arrived
+_NOISY, *_QUIET = PROJECTS
+
+
+class Stage:
+    """What a story is played on. `scale` shortens it: counts and pauses are multiplied by it."""
+
+    def __init__(self, lanes: Sequence[Lane], scale: float) -> None:
+        self.lanes = lanes
+        self.settled_at: dict[str, float] = {}
+        """When nothing was on its way any more in a lane, by its name."""
+        self._scale = scale
+        self._steady: asyncio.Task[None] | None = None
+
+    def publish(self, count: int, projects: Sequence[str]) -> None:
+        """Publish new events, as many in the shortened story as it takes."""
+        self._give(make_events(max(1, round(count * self._scale)), projects))
+
+    def limit(self, rate: float) -> None:
+        """How many calls a second Svix takes from now on."""
+        for lane in self.lanes:
+            lane.set_limit(rate)
+
+    async def trouble(self, trouble: Trouble, app: str | None = None) -> None:
+        """Let Svix be so from now on, for one customer alone where `app` is given."""
+        for lane in self.lanes:
+            await lane.set_trouble(trouble, app)
+
+    async def kill_all(self) -> None:
+        """Kill -9 every instance; Svix is well again before the next ones are up."""
+        kills = [asyncio.create_task(lane.kill(len(lane.stack.instances))) for lane in self.lanes]
+        await asyncio.sleep(0)  # the signals are sent when the tasks have begun
+        await self.trouble(Trouble.NONE)
+        await asyncio.gather(*kills)
+
+    async def pause(self, seconds: float) -> None:
+        """Let it go on."""
+        await asyncio.sleep(seconds * self._scale)
+
+    def begin_steady(self, per_second: int, projects: Sequence[str]) -> None:
+        """Publish so many a second from now on."""
+
+        async def publish() -> None:
+            loop = asyncio.get_running_loop()
+            started, count = loop.time(), 0
+            while True:
+                self._give(make_events(1, projects[count % len(projects) :]))
+                count += 1
+                await asyncio.sleep(started + count / per_second - loop.time())
+
+        self._steady = asyncio.create_task(publish())
+
+    async def end_steady(self) -> None:
+        """Publish no more."""
+        if self._steady is not None:
+            self._steady.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._steady
+
+    async def settle(self, seconds: float) -> None:
+        """Wait until nothing is on its way in any lane, at most so long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(_SHORTEST_WAIT, seconds * self._scale)):
+                while len(self.settled_at) < len(self.lanes):
+                    await asyncio.sleep(_LOOK)
+                    for lane in self.lanes:
+                        await lane.look()
+                        if not lane.on_their_way:
+                            self.settled_at.setdefault(lane.name, time.time())
+
+    def _give(self, posts: list[Post]) -> None:
+        for lane in self.lanes:
+            lane.publish(posts)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A sentence, and what is done while it is shown."""
+
+    sentence: str
+    play: Callable[[Stage], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """One story. `quiet` names the customers whose events it is about, where not all count."""
+
+    name: str
+    title: str
+    about: str
+    steps: tuple[Step, ...]
+    quiet: frozenset[str] = frozenset()
+
+
+async def _backlog(stage: Stage) -> None:
+    stage.limit(25)
+    stage.publish(1000, PROJECTS)
+    await stage.pause(8)
+
+
+async def _steady(stage: Stage) -> None:
+    stage.begin_steady(20, PROJECTS)
+    await stage.pause(6)
+
+
+async def _fails(stage: Stage) -> None:
+    await stage.trouble(Trouble.FAILS)
+    await stage.pause(8)
+
+
+async def _hangs(stage: Stage) -> None:
+    await stage.trouble(Trouble.HANGS)
+    await stage.pause(12)
+
+
+async def _gone(stage: Stage) -> None:
+    await stage.trouble(Trouble.GONE)
+    await stage.pause(6)
+
+
+async def _back(stage: Stage) -> None:
+    await stage.trouble(Trouble.NONE)
+    await stage.pause(6)
+    await stage.end_steady()
+    await stage.settle(20)
+
+
+async def _others(stage: Stage) -> None:
+    stage.limit(30)
+    stage.begin_steady(10, _QUIET)
+    await stage.pause(5)
+
+
+async def _poison(stage: Stage) -> None:
+    await stage.trouble(Trouble.FAILS, _NOISY)
+    stage.publish(20, [_NOISY])
+    await stage.pause(14)
+
+
+async def _flood(stage: Stage) -> None:
+    await stage.trouble(Trouble.NONE)
+    stage.publish(300, [_NOISY])
+    await stage.pause(15)
+
+
+async def _rest(stage: Stage) -> None:
+    await stage.end_steady()
+    await stage.settle(25)
+
+
+async def _crash_before(stage: Stage) -> None:
+    await stage.trouble(Trouble.HANGS)
+    stage.publish(40, PROJECTS)
+    await asyncio.sleep(1.5)  # for the calls to be under way
+    await stage.kill_all()
+    await stage.pause(5)
+
+
+async def _crash_after(stage: Stage) -> None:
+    await stage.trouble(Trouble.STORES_AND_HANGS)
+    stage.publish(40, PROJECTS)
+    await asyncio.sleep(1.5)  # for the calls to be under way
+    await stage.kill_all()
+    await stage.pause(5)
+
+
+async def _settle_backlog(stage: Stage) -> None:
+    await stage.settle(50)
+
+
+async def _settle_crashes(stage: Stage) -> None:
+    await stage.settle(45)
+
+
+STORIES = (
+    Story(
+        "backlog",
+        "A backlog against a limit",
+        "1,000 events at once, and Svix takes 25 calls a second.",
+        (
+            Step(
+                "Svix takes 25 calls a second from now on. 1,000 events of twenty customers are "
+                "published at once, for both functions.",
+                _backlog,
+            ),
+            Step(
+                "The relay keeps the events waiting and sends them at the rate that Svix allows. "
+                "The obvious function hands each refusal back to Pub/Sub, which then slows down "
+                "everything.",
+                _settle_backlog,
+            ),
+        ),
+    ),
+    Story(
+        "outage",
+        "An outage",
+        "Svix fails, hangs and is gone, under a steady 20 events a second.",
+        (
+            Step("Twenty events a second, and Svix is well.", _steady),
+            Step("Svix answers 500 to every call.", _fails),
+            Step("Svix takes calls and never answers.", _hangs),
+            Step("Svix is gone: it refuses connections.", _gone),
+            Step("Svix is back. What could not be sent comes again.", _back),
+        ),
+    ),
+    Story(
+        "noisy",
+        "A noisy customer",
+        "One customer's events fail, then flood. What do the others notice?",
+        (
+            Step("Nineteen customers, ten events a second, and a limit of 30 a second.", _others),
+            Step(
+                f"A twentieth, {_NOISY}, publishes 20 events, and Svix answers 500 to each, "
+                "again and again.",
+                _poison,
+            ),
+            Step(f"Now {_NOISY}'s events work, and it publishes 300 at once.", _flood),
+            Step("No more is published; what is left arrives.", _rest),
+        ),
+        quiet=frozenset(_QUIET),
+    ),
+    Story(
+        "crashes",
+        "Crashes",
+        "The function is killed before Svix accepts, and after.",
+        (
+            Step(
+                "40 events. Svix has received the calls and stored nothing when every instance is "
+                "killed (kill -9). New ones start.",
+                _crash_before,
+            ),
+            Step(
+                "40 more. This time Svix has stored the events, and the function is killed before "
+                "it hears of it.",
+                _crash_after,
+            ),
+            Step(
+                "Pub/Sub brings the events again. The relay's claims of the dead instances run "
+                "out after 30 seconds; then it sends, and Svix recognises what it has. The obvious "
+                "function finds its own mark, and takes it for a delivery.",
+                _settle_crashes,
+            ),
+        ),
+    ),
+)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that `share` of them do not exceed; 0 of none."""
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))] if values else 0.0
+
+
+def outcome(story: Story, lane: Lane, began_at: float, settled_at: float | None) -> dict[str, Any]:
+    """What the story came to in one lane: the verdict, and a sentence that says it."""
+    counted = lane.journal.verdict()
+    ended_at = settled_at or time.time()
+    parts = [f"{counted['once']:,} of {counted['published']:,} events delivered once"]
+    parts += [
+        f"{counted[fate.name.lower()]:,} {fate}"
+        for fate in (Fate.LOST, Fate.TWICE, Fate.PARKED)
+        if counted[fate.name.lower()]
+    ]
+    if waiting := counted["on_its_way"]:
+        parts.append(f"{waiting:,} still on their way after {ended_at - began_at:.0f} s")
+    else:
+        parts.append(f"all over after {ended_at - began_at:.0f} s")
+    sentence = f"{lane.title}: {', '.join(parts)}."
+    if story.quiet:
+        sentence += " " + _others_notice(story, lane)
+    return {"verdict": counted, "seconds": ended_at - began_at, "sentence": sentence}
+
+
+def _others_notice(story: Story, lane: Lane) -> str:
+    """How long the quiet customers' events took, those that have not arrived among them."""
+    now = time.time()
+    delays = []
+    for event in lane.journal.events.values():
+        if event.key[0] in story.quiet:
+            delay = lane.journal.delay(event)
+            delays.append(now - event.messages[0].published_at if delay is None else delay)
+    return (
+        f"The other customers' events took {percentile(delays, 0.5):.1f} s, "
+        f"one in a hundred over {percentile(delays, 0.99):.1f} s."
+    )
+
+
+async def _to_the_end(*work: Coroutine[Any, Any, None]) -> None:
+    """Do it all, also when cancelled meanwhile: a lane that is half restarted is of no use."""
+    doing = asyncio.gather(*work)
+    try:
+        await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        await doing
+        raise
+
+
+class Teller:
+    """Plays one story at a time, and remembers how each ended."""
+
+    def __init__(self, lanes: Sequence[Lane], scale: float = 1.0) -> None:
+        self._lanes = lanes
+        self._scale = scale
+        self._playing: asyncio.Task[None] | None = None
+        self._shown: dict[str, Any] | None = None
+
+    @property
+    def is_playing(self) -> bool:
+        """Whether a story is being played."""
+        return self._playing is not None and not self._playing.done()
+
+    def begin(self, name: str) -> None:
+        """Play the story of this name. Raises `KeyError` where there is none."""
+        story = {story.name: story for story in STORIES}[name]
+        self._playing = asyncio.create_task(self._play(story))
+
+    async def end(self) -> None:
+        """Break off the story that is played."""
+        if self._playing is not None:
+            self._playing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._playing
+
+    def snapshot(self) -> dict[str, Any] | None:
+        """The story that is played, or was last."""
+        return self._shown
+
+    async def _play(self, story: Story) -> None:
+        outcomes: dict[str, Any] = {}
+        shown = {
+            "name": story.name,
+            "title": story.title,
+            "sentences": [step.sentence for step in story.steps],
+            "step": -1,
+            "state": "starting",
+            "outcomes": outcomes,
+        }
+        self._shown = shown
+        stage = Stage(self._lanes, self._scale)
+        try:
+            await _to_the_end(*(lane.restart() for lane in self._lanes))
+            began_at = time.time()
+            shown["state"] = "playing"
+            for number, step in enumerate(story.steps):
+                shown["step"] = number
+                await step.play(stage)
+            for lane in self._lanes:
+                await lane.look()
+                settled_at = stage.settled_at.get(lane.name)
+                outcomes[lane.name] = outcome(story, lane, began_at, settled_at)
+            shown["state"] = "ended"
+        except BaseException as failure:
+            shown["state"] = "broken off"
+            if not isinstance(failure, asyncio.CancelledError):
+                shown["failure"] = f"{type(failure).__name__}: {failure}"
+            raise
+        finally:
+            await stage.end_steady()
+            await stage.trouble(Trouble.NONE)

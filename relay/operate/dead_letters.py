@@ -1,0 +1,316 @@
+"""`python -m relay dead-letters`: what was parked, looked at, sent again, given up."""
+
+import asyncio
+import contextlib
+import functools
+import heapq
+import re
+import signal
+from collections import Counter as Tally
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+import click
+
+from relay.ledger import Archive, DeadLetter, LedgerUnavailable, LetterDamaged
+from relay.operate.cli import (
+    AS_IT_SHOULD_BE,
+    INTERRUPTED,
+    NO_ANSWER,
+    NOT_SENT,
+    Counter,
+    Name,
+    Since,
+    as_json,
+    open_tools,
+    run,
+    say,
+)
+from relay.operate.render import cut, iso, when
+from relay.operate.replay import SENT, Replay
+from relay.outcome import Result
+
+_PAGE = 50
+_FAILURES_SHOWN = 10
+
+
+@click.group("dead-letters")
+def dead_letters() -> None:
+    """What was parked because it can't be sent as things are: look, replay, discard."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Filter:
+    project: str | None
+    event_type: str | None
+    reason: str | None
+    since: datetime | None
+
+    async def letters(self, archive: Archive) -> AsyncIterator[DeadLetter]:
+        """The letters that pass, without their payloads; discarded ones too."""
+        async for letter in archive.dead_letters(project=self.project):
+            if self._passes(letter):
+                yield letter
+
+    def _passes(self, letter: DeadLetter) -> bool:
+        return (
+            (self.event_type is None or letter.event_type == self.event_type)
+            and (self.reason is None or self.reason in _reason(letter))
+            and (
+                self.since is None
+                or (letter.parked_at is not None and letter.parked_at >= self.since)
+            )
+        )
+
+
+def _filters(command: Callable[..., None]) -> Callable[..., None]:
+    @click.option("--project", type=Name(), help="Only this project's.")
+    @click.option("--type", "event_type", help="Only events of this type.")
+    @click.option("--reason", help="Only where the reason contains this, such as `413`.")
+    @click.option("--since", type=Since(), help="Only parked since: 90m, 24h, 7d, or ISO 8601.")
+    @functools.wraps(command)
+    def filtered(
+        project: str | None,
+        event_type: str | None,
+        reason: str | None,
+        since: datetime | None,
+        **options: object,
+    ) -> None:
+        command(wanted=_Filter(project, event_type, reason, since), **options)
+
+    return filtered
+
+
+# -- looking
+
+
+@dead_letters.command("list")
+@_filters
+@click.option("--page", type=click.IntRange(1), default=1, help=f"{_PAGE} letters each.")
+@as_json
+@run
+async def list_letters(*, wanted: _Filter, page: int, as_json: bool) -> int:
+    """Count what is parked, by reason, and list it: the newest first."""
+    counts: Tally[str] = Tally()
+    discarded = 0
+    newest: list[tuple[datetime, str, DeadLetter]] = []
+    async with open_tools() as tools:
+        async for letter in wanted.letters(tools.archive):
+            if letter.discarded is None:
+                counts[_reason(letter)] += 1
+            else:
+                discarded += 1
+            # As many are kept as the page needs, however many there are.
+            entry = (letter.parked_at or datetime.min.replace(tzinfo=UTC), letter.id, letter)
+            if len(newest) < page * _PAGE:
+                heapq.heappush(newest, entry)
+            else:
+                heapq.heappushpop(newest, entry)
+    shown = [letter for *_, letter in sorted(newest, reverse=True)][(page - 1) * _PAGE :]
+    value = {
+        "parked": counts.total(),
+        "discarded": discarded,
+        "reasons": dict(counts.most_common()),
+        "page": page,
+        "pages": _pages(counts.total() + discarded),
+        "letters": [_json(letter) for letter in shown],
+    }
+    say(_listing(counts, discarded, shown, page), value, as_json=as_json)
+    return AS_IT_SHOULD_BE
+
+
+def _listing(counts: Tally[str], discarded: int, shown: list[DeadLetter], page: int) -> str:
+    total = counts.total() + discarded
+    lines = [f"{counts.total():,} parked, {discarded:,} discarded"]
+    lines += [cut(f"{count:7,}  {reason}") for reason, count in counts.most_common()]
+    if shown:
+        lines.append("")
+    for letter in shown:
+        names = f"{letter.project or '-'}  {letter.event_type or '-'}"
+        lines.append(cut(f"{letter.id[:12]}  {when(letter.parked_at)}  {names}"))
+        said = _reason(letter) if letter.discarded is None else f"discarded: {letter.discarded}"
+        lines.append(cut(f"              {letter.event_id or '-'}  {said}"))
+    if _pages(total) > 1:
+        lines += ["", f"page {page} of {_pages(total):,}; `--page {page + 1}` shows the next"]
+    return "\n".join(lines)
+
+
+def _pages(total: int) -> int:
+    return -(-total // _PAGE)
+
+
+@dead_letters.command()
+@click.argument("letter_id", metavar="ID")
+@click.option("--payload", is_flag=True, help="The event's own bytes too: personal data.")
+@as_json
+@run
+async def show(letter_id: str, *, payload: bool, as_json: bool) -> int:
+    """Show one dead letter; the beginning of its id will do."""
+    async with open_tools() as tools:
+        whole_id = (await _find(tools.archive, letter_id)).id
+        try:
+            letter = await tools.archive.dead_letter(whole_id)
+        except LetterDamaged as damage:
+            raise click.ClickException(str(damage)) from None
+    if letter is None:
+        raise click.UsageError(f"{letter_id} has just been deleted")
+    value = _json(letter) | {"bytes": len(letter.data)}
+    text = _sheet(letter)
+    if payload:
+        value["payload"] = letter.data.decode(errors="replace")
+        text += f"\n\n{value['payload']}"
+    say(text, value, as_json=as_json)
+    return AS_IT_SHOULD_BE
+
+
+def _sheet(letter: DeadLetter) -> str:
+    rows = {
+        "id": letter.id,
+        "parked": when(letter.parked_at),
+        "reason": _reason(letter),
+        "discarded": letter.discarded and f"{when(letter.discarded_at)}: {letter.discarded}",
+        "event": letter.event_id,
+        "type": letter.event_type,
+        "project": letter.project,
+        "message": letter.message_id,
+        "from": letter.subscription,
+        "bytes": f"{len(letter.data):,}" if letter.discarded is None else "erased",
+    }
+    return "\n".join(f"{name:11}{value}" for name, value in rows.items() if value)
+
+
+# -- sending again
+
+
+@dead_letters.command("replay")
+@click.argument("letter_ids", metavar="[ID]...", nargs=-1)
+@click.option("--all", "every", is_flag=True, help="All that the filters leave.")
+@_filters
+@as_json
+@run
+async def replay_letters(
+    letter_ids: tuple[str, ...], *, wanted: _Filter, every: bool, as_json: bool
+) -> int:
+    """Send dead letters again, as the function would; Svix is asked first.
+
+    What was delivered is deleted, the rest stays. May be interrupted, and run again. Exit status 1
+    where something stays.
+    """
+    filtered = wanted != _Filter(None, None, None, None)
+    if every == bool(letter_ids) or (letter_ids and filtered):
+        raise click.UsageError("name the dead letters, or say --all, which filters may narrow")
+    async with open_tools() as tools:
+        if every:
+            letters = wanted.letters(tools.archive)
+            chosen = [letter.id async for letter in letters if letter.discarded is None]
+        else:
+            chosen = [(await _find(tools.archive, each)).id for each in letter_ids]
+        replay = Replay(tools.settings, tools.archive)
+        results: dict[str, Result] = {}
+        failure, progress = None, Counter()
+        progress.begin("Replay", len(chosen))
+        with _stopping(replay) as stopped:
+            try:
+                async for letter_id, result in replay.run(chosen):
+                    results[letter_id] = result
+                    progress.step()
+            except LedgerUnavailable as unavailable:
+                failure = unavailable
+        progress.end()
+    untouched = len(chosen) - len(results)
+    value = {
+        "replayed": {i: {"outcome": r.outcome, "detail": r.detail} for i, r in results.items()},
+        "not_replayed": untouched,
+    }
+    say(_replayed(results, untouched), value, as_json=as_json)
+    if failure is not None:
+        click.echo(f"The ledger could not be asked: {failure}", err=True)
+        return NO_ANSWER
+    if stopped:
+        return INTERRUPTED
+    sent = sum(result.outcome in SENT for result in results.values())
+    return NOT_SENT if sent < len(chosen) else AS_IT_SHOULD_BE
+
+
+def _replayed(results: dict[str, Result], untouched: int) -> str:
+    """A count for each outcome, and what failed."""
+    counts = Tally(result.outcome for result in results.values())
+    lines = [f"{outcome:18}{count:7,}" for outcome, count in sorted(counts.items())]
+    if untouched:
+        lines.append(f"{'not replayed':18}{untouched:7,}")
+    failed = [(i, r) for i, r in results.items() if r.outcome not in SENT]
+    lines += [cut(f"  {i[:12]}  {r.outcome}: {r.detail}") for i, r in failed[:_FAILURES_SHOWN]]
+    if len(failed) > _FAILURES_SHOWN:
+        more = len(failed) - _FAILURES_SHOWN
+        lines.append(f"  and {more:,} more: `dead-letters list` shows them")
+    return "\n".join(lines) or "Nothing to replay."
+
+
+@contextlib.contextmanager
+def _stopping(replay: Replay) -> Iterator[list[int]]:
+    """End the replay in good order at the first SIGINT or SIGTERM; the second ends the process.
+
+    What is yielded holds the signal, once there was one.
+    """
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    came: list[int] = []
+
+    def stop(number: int) -> None:
+        came.append(number)
+        for each in numbers:
+            loop.remove_signal_handler(each)
+        click.echo("\nStopping: waiting for what is being sent to Svix.", err=True)
+        replay.stop()
+
+    for number in numbers:
+        loop.add_signal_handler(number, stop, number)
+    try:
+        yield came
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+# -- giving up
+
+
+@dead_letters.command()
+@click.argument("letter_ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--reason", required=True, help="Why: it is kept, the event's bytes are not.")
+@as_json
+@run
+async def discard(letter_ids: tuple[str, ...], *, reason: str, as_json: bool) -> int:
+    """Give dead letters up for good: their bytes are erased; what they were and why is kept."""
+    async with open_tools() as tools:
+        chosen = [(await _find(tools.archive, each)).id for each in letter_ids]
+        for letter_id in chosen:
+            await tools.archive.discard_dead_letter(letter_id, reason)
+    say(f"Discarded: {len(chosen)}.", {"discarded": chosen}, as_json=as_json)
+    return AS_IT_SHOULD_BE
+
+
+async def _find(archive: Archive, beginning: str) -> DeadLetter:
+    """The one dead letter whose id begins so, without its payload."""
+    if not re.fullmatch(r"[0-9a-f]{1,64}", beginning):
+        raise click.UsageError(f"{beginning!r} is no dead letter's id: `list` shows them")
+    found = []
+    async for letter in archive.dead_letters(beginning):
+        found.append(letter)
+        if len(found) > 1:
+            raise click.UsageError(f"Several ids begin with {beginning}: say more of it")
+    if not found:
+        raise click.UsageError(f"No dead letter's id begins with {beginning}: see `list`")
+    return found[0]
+
+
+def _reason(letter: DeadLetter) -> str:
+    return f"{letter.reason}: {letter.detail}"
+
+
+def _json(letter: DeadLetter) -> dict[str, object]:
+    value = asdict(letter)
+    del value["data"], value["attributes"], value["form"]
+    at = {"parked_at": iso(letter.parked_at), "discarded_at": iso(letter.discarded_at)}
+    return value | at

@@ -1,0 +1,103 @@
+"""Reconciliation by itself: what `POST /reconcile` does, started every hour by Cloud Scheduler.
+
+It compares the two hours that ended an hour ago, and all that is undelivered: each event is looked
+at in two runs, when its first redeliveries are over. It changes nothing but the fan-out: Svix sends
+what it never sent on. Two runs at once do no harm: both report, and a message that is sent to an
+endpoint twice is recognised there by its id.
+
+Its calls to Svix take turns from the pacer that the deliveries use, and let deliveries go first.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+
+from relay.config import Settings
+from relay.ledger import Archive, LedgerMisconfigured
+from relay.operate.reconciliation import Mend, Reconciliation, Report
+from relay.operate.svix import Pace, SvixUnavailable, SvixView
+from relay.outcome import Answer
+from relay.pacing import NoTurn, Pacer, Waiter
+
+_WINDOW = timedelta(hours=2)
+_ENDED_AGO = timedelta(hours=1)
+_CALLS_A_SECOND = 2.0
+_GIVES_WAY_SECONDS = 5.0
+"""How long a call lets deliveries go first. Then it stands in line as they do, so that a backlog of
+hours does not keep a run from its work."""
+_LOOKS_SECONDS = 0.2  # between two looks whether a delivery waits
+
+_LINE = "reconciliation:"
+"""The name of its line at the pacer; no project can have a colon."""
+
+
+class _Nothing:
+    """Progress that nobody watches."""
+
+    def begin(self, phase: str, total: int | None = None) -> None:
+        pass
+
+    def step(self) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+
+class PacerTurns:
+    """Gives turns from the pacer, after the deliveries', until `last_turn` of the pacer's clock."""
+
+    def __init__(self, pacer: Pacer, last_turn: float) -> None:
+        self._pacer = pacer
+        self._pace = Pace(_CALLS_A_SECOND)
+        self._last_turn = last_turn
+
+    @contextlib.asynccontextmanager
+    async def __call__(self) -> AsyncIterator[Callable[[Answer], None]]:
+        """Wait for the next turn. Raises `SvixUnavailable` where none comes in time."""
+        async with self._pace():
+            arrived_at = time.monotonic()
+            waiter = Waiter(_LINE, _LINE, arrived_at, self._last_turn)
+            while self._pacer.must_wait(waiter):
+                if time.monotonic() > arrived_at + _GIVES_WAY_SECONDS:
+                    break
+                await asyncio.sleep(_LOOKS_SECONDS)
+            try:
+                async with self._pacer.turn(waiter) as turn:
+                    turn.begin()
+                    yield turn.report
+            except NoTurn as no_turn:
+                raise SvixUnavailable(f"no turn came in time: {no_turn.detail}") from None
+
+
+async def reconcile(settings: Settings, archive: Archive, pacer: Pacer, seconds: float) -> Report:
+    """Compare the ledger with Svix for at most so many seconds.
+
+    Raises nothing that the ledger or Svix does: the report says how far it came.
+    """
+    now = datetime.now(UTC)
+    until = now - _ENDED_AGO
+    report = Report(since=until - _WINDOW, until=until)
+    turns = PacerTurns(pacer, time.monotonic() + seconds)
+    async with SvixView(
+        settings.svix_token, settings.svix_server_url, turns, patience=seconds
+    ) as svix:
+        reconciliation = Reconciliation(
+            archive,
+            svix,
+            report,
+            _Nothing(),
+            mend=Mend.FANOUT,
+            patience=seconds,
+            look_again=False,
+        )
+        try:
+            async with asyncio.timeout(seconds):
+                await reconciliation.run()
+        except TimeoutError:
+            report.failure = f"the time limit of {seconds:.0f} s"
+        except LedgerMisconfigured as fault:
+            report.failure = f"the ledger: {fault}"
+    return report

@@ -1,0 +1,244 @@
+"""What a reconciliation still has to look at, in a temporary SQLite file.
+
+The file keeps memory from growing with the ledger. A record that is delivered and whose message
+was listed is deleted at once: what remains is what needs a closer look.
+"""
+
+import json
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Self
+
+from relay.ledger import DeadLetter, Record, State, key_of
+from relay.operate.whereabouts import Message
+
+_OPEN = """
+pragma synchronous = off;
+pragma journal_mode = off;
+create table projects (id integer primary key, name text unique not null);
+create table events (
+    key blob primary key, project integer not null, event_id text not null, state text,
+    confirmed integer not null, listed integer not null, message text,
+    judged integer not null default 0
+) without rowid;
+create index events_of_project on events (project);
+create table letters (
+    key blob, id text not null, reason text not null, parked_at text, discarded text,
+    discarded_at text, project text, event_id text
+);
+create index letters_of_event on letters (key);
+"""
+# `state` is the record's, null where a message has no record in the time asked. `listed`: its
+# message, if there is one, is in the part of Svix's listing that is walked.
+
+_ADD = """
+insert into events (key, project, event_id, state, confirmed, listed)
+values (:key, :project, :event_id, :state, :confirmed, :listed)
+on conflict do update set
+    state = excluded.state, confirmed = excluded.confirmed, listed = excluded.listed
+"""
+
+_ADD_MESSAGE = """
+insert into events (key, project, event_id, confirmed, listed, message)
+values (:key, :project, :event_id, 1, 1, :message)
+on conflict do update set message = excluded.message
+"""
+
+_ADD_LETTER = """
+insert into letters values (
+    :key, :id, :reason, :parked_at, :discarded, :discarded_at, :project, :event_id
+)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One event that needs a closer look."""
+
+    project: str
+    event_id: str
+    state: State | None
+    """Of its record when it was listed; None: no record was listed."""
+    listed: bool
+    """Whether Svix's listing tells that there is no message."""
+    message: Message | None
+
+
+class Worklist:
+    """The events of one reconciliation; a context manager, for its file."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="relay-reconcile-")
+        path = Path(self._folder.name) / "worklist.db"
+        self._database = sqlite3.connect(path, isolation_level=None)
+        self._database.executescript(_OPEN)
+        self._database.execute("begin")  # ended by nobody: the file is not to outlive us
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._database.close()
+        self._folder.cleanup()
+
+    def add_record(self, record: Record, *, listed: bool, confirmed: bool) -> bool:
+        """Add an event by its record; whether it is new. The later record replaces the first."""
+        row = {
+            "key": bytes.fromhex(record.key),
+            "project": self._project(record.project),
+            "event_id": record.event_id,
+            "state": record.state,
+            "confirmed": confirmed,
+            "listed": listed,
+        }
+        known = self._database.execute("select 1 from events where key = ?", (row["key"],))
+        new = known.fetchone() is None
+        self._database.execute(_ADD, row)
+        return new
+
+    def add_letter(self, letter: DeadLetter) -> None:
+        """Add a dead letter, which may have no names."""
+        project, event_id = letter.project, letter.event_id
+        named = project is not None and event_id is not None
+        row = {
+            "key": bytes.fromhex(key_of(project or "", event_id or "")) if named else None,
+            "id": letter.id,
+            "reason": letter.reason,
+            "parked_at": _text(letter.parked_at),
+            "discarded": letter.discarded,
+            "discarded_at": _text(letter.discarded_at),
+            "project": project,
+            "event_id": event_id,
+        }
+        self._database.execute(_ADD_LETTER, row)
+
+    def add_message(self, project: str, message: Message) -> bool:
+        """Add a message that was listed; whether its event needs no closer look any more.
+
+        That is one that is recorded as delivered, with its fan-out confirmed.
+        """
+        event_id = message.event_id or message.id
+        key = bytes.fromhex(key_of(project, event_id))
+        settled = self._database.execute(
+            "delete from events where key = ? and state = 'delivered' and confirmed", (key,)
+        )
+        if settled.rowcount:
+            return True
+        row = {
+            "key": key,
+            "project": self._project(project),
+            "event_id": event_id,
+            "message": _pack(message),
+        }
+        self._database.execute(_ADD_MESSAGE, row)
+        return False
+
+    def projects(self) -> list[str]:
+        """The projects that have a record."""
+        return [name for (name,) in self._database.execute("select name from projects")]
+
+    def candidates(self, project: str) -> Iterator[Candidate]:
+        """What remains of a project: a page at a time, so that it may change meanwhile."""
+        paging = (
+            "select key, event_id, state, listed, message from events "
+            "where project = ? and key > ? order by key limit 500"
+        )
+        after = b""
+        while page := self._database.execute(paging, (self._project(project), after)).fetchall():
+            for _, event_id, state, listed, message in page:
+                yield Candidate(
+                    project,
+                    event_id,
+                    None if state is None else State(state),
+                    bool(listed),
+                    _unpack(message),
+                )
+            after = page[-1][0]
+
+    def letters(self, project: str, event_id: str) -> list[DeadLetter]:
+        """An event's letters, without their payloads."""
+        key = bytes.fromhex(key_of(project, event_id))
+        rows = self._database.execute("select * from letters where key = ?", (key,))
+        return [_letter(*row) for row in rows]
+
+    def other_letters(self) -> Iterator[DeadLetter]:
+        """The letters of events that are not in the list, and those without names."""
+        paging = (
+            "select rowid, * from letters where rowid > ? "
+            "and (key is null or key not in (select key from events)) order by rowid limit 500"
+        )
+        after = 0
+        while page := self._database.execute(paging, (after,)).fetchall():
+            for _, *row in page:
+                yield _letter(*row)
+            after = page[-1][0]
+
+    def mark_judged(self, project: str, event_id: str) -> None:
+        """The event needs no further look."""
+        key = bytes.fromhex(key_of(project, event_id))
+        self._database.execute("update events set judged = 1 where key = ?", (key,))
+
+    def count_unjudged(self) -> int:
+        """How many events were neither judged nor found to need no closer look."""
+        counting = "select count(*) from events where not judged"
+        return int(self._database.execute(counting).fetchone()[0])
+
+    def _project(self, name: str) -> int:
+        self._database.execute("insert or ignore into projects (name) values (?)", (name,))
+        found = self._database.execute("select id from projects where name = ?", (name,))
+        return int(found.fetchone()[0])
+
+
+def _letter(
+    _key: bytes | None,
+    letter_id: str,
+    reason: str,
+    parked_at: str | None,
+    discarded: str | None,
+    discarded_at: str | None,
+    project: str | None,
+    event_id: str | None,
+) -> DeadLetter:
+    return DeadLetter(
+        id=letter_id,
+        data=b"",
+        reason=reason,
+        detail="",
+        project=project,
+        event_id=event_id,
+        parked_at=_time(parked_at),
+        discarded=discarded,
+        discarded_at=_time(discarded_at),
+    )
+
+
+def _pack(message: Message) -> str:
+    accepted_at = message.accepted_at.isoformat()
+    return json.dumps(
+        [message.id, message.event_id, message.event_type, accepted_at, [*message.channels]]
+    )
+
+
+def _unpack(text: str | None) -> Message | None:
+    if text is None:
+        return None
+    message_id, event_id, event_type, accepted_at, channels = json.loads(text)
+    return Message(
+        id=message_id,
+        event_id=event_id,
+        event_type=event_type,
+        accepted_at=datetime.fromisoformat(accepted_at),
+        channels=frozenset(channels),
+    )
+
+
+def _text(when: datetime | None) -> str | None:
+    return None if when is None else when.isoformat()
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)

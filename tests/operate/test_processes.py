@@ -1,0 +1,101 @@
+"""The operator's commands as processes: each once, and what SIGINT and SIGTERM do to them."""
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from relay.ledger import State, key_of
+from tests.operate.conftest import SECRET, Relay, Rows, Svix, letter
+
+
+def ended(process: subprocess.Popen[str], status: int) -> tuple[str, str]:
+    """What a process has printed when it has ended so."""
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == status, out + err
+    assert "Traceback" not in err
+    return out, err
+
+
+def test_each_command_once(relay: Relay, svix: Svix, rows: Rows) -> None:
+    """Through `relay/__main__.py`, with an interpreter of its own."""
+    rows.add(State.DELIVERED, "evt_1")
+    svix.add_message("evt_1")
+    sent, given_up = letter("evt_2"), letter("evt_3")
+    relay.park(sent, given_up)
+    for arguments, status, words in (
+        (["--help"], 0, "reconcile"),
+        (["check"], 0, "writes, reads and deletes"),
+        (["inspect", "evt_1", "--project", "acme"], 0, "in Svix"),
+        (["dead-letters", "list"], 0, "2 parked, 0 discarded"),
+        (["dead-letters", "show", sent.id], 0, "rejected: Svix: 413"),
+        (["dead-letters", "discard", given_up.id, "--reason", "a test"], 0, "Discarded: 1."),
+        (["reconcile", "--since", "24h"], 1, "1 need somebody to act"),
+        (["dead-letters", "replay", "--all"], 0, "delivered"),
+        (["reconcile", "--since", "24h"], 0, "Everything was sent."),
+        (["inspect"], 2, ""),
+    ):
+        out, err = ended(relay.start(*arguments), status)
+        assert words in out
+        assert SECRET not in out + err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_replay_that_is_interrupted_and_run_again(
+    relay: Relay, svix: Svix, number: signal.Signals
+) -> None:
+    many = 200
+    relay.park(*(letter(f"evt_{n}") for n in range(many)))
+    svix.simulator.conduct.latency = 0.02
+    process = relay.start("dead-letters", "replay", "--all")
+    await_messages(svix, many // 10, process)
+    process.send_signal(number)
+    out, _ = ended(process, 130)
+    assert "not replayed" in out
+    sent = len(svix.simulator.messages)
+    assert many // 10 <= sent < many
+
+    async def states(archive: object) -> list[State]:
+        return [
+            record.state
+            for n in range(many)
+            if (record := await archive.record(key_of("acme", f"evt_{n}")))  # type: ignore[attr-defined] # an Archive
+        ]
+
+    found = relay.within(states)
+    assert State.CLAIMED not in found
+    assert found.count(State.DELIVERED) == sent
+    ended(relay.start("dead-letters", "replay", "--all"), 0)
+    assert len(svix.simulator.messages) == many
+    assert relay.letters() == []
+
+
+def await_messages(svix: Svix, count: int, process: subprocess.Popen[str]) -> None:
+    """Until Svix has so many."""
+    give_up_at = time.monotonic() + 60
+    while len(svix.simulator.messages) < count:
+        assert process.poll() is None, "it ended before it was interrupted"
+        assert time.monotonic() < give_up_at
+        time.sleep(0.02)
+
+
+def test_a_reconciliation_that_is_interrupted(
+    relay: Relay, svix: Svix, rows: Rows, tmp_path: Path
+) -> None:
+    """It says how far it came, and leaves no file behind."""
+    rows.add(State.DELIVERED, "evt_1")
+    relay.park(letter("evt_2"))
+    svix.inject("hang")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    process = relay.start("reconcile", "--since", "24h", TMPDIR=str(temporary))
+    assert process.stderr is not None
+    while "Dead letters" not in (line := process.stderr.readline()):
+        assert line, "it ended before it was interrupted"
+    process.send_signal(signal.SIGINT)
+    out, _ = ended(process, 130)
+    assert "Not finished: interrupted" in out
+    assert "Not compared to the end: acme." in out
+    assert list(temporary.iterdir()) == []

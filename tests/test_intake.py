@@ -1,0 +1,263 @@
+"""What is read when: small bodies at once, large ones as many as there is room for."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Mapping
+
+import pytest
+from starlette.requests import ClientDisconnect
+
+from relay.envelope import EVENT_LIMIT, PUSH_LIMIT, Event, Refused
+from relay.intake import Intake, NotAdmitted
+from relay.outcome import Outcome
+
+MIB = 2**20
+EVENT = {"id": "evt_1", "type": "user.created", "project": "acme"}
+PUSHED = {"user-agent": "APIs-Google; (+https://developers.google.com/webmasters/APIs-Google.html)"}
+
+
+def sized(size: int) -> dict[str, str]:
+    """The headers of a body of this many bytes."""
+    return {"content-length": str(size)}
+
+
+async def arriving(*chunks: bytes) -> AsyncIterator[bytes]:
+    """A body in these pieces."""
+    for chunk in chunks:
+        yield chunk
+
+
+async def breaking_off(*chunks: bytes) -> AsyncIterator[bytes]:
+    """A body whose sender hangs up."""
+    for chunk in chunks:
+        yield chunk
+    raise ClientDisconnect
+
+
+async def never_ending(*chunks: bytes) -> AsyncIterator[bytes]:
+    """A body whose end never comes."""
+    for chunk in chunks:
+        yield chunk
+    await asyncio.Event().wait()
+
+
+def never() -> float:
+    """A last moment that no test lives to see."""
+    return time.monotonic() + 60
+
+
+class Requests:
+    """Requests that hold what they were admitted until they are answered."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self._answered: dict[str, asyncio.Event] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.admitted: list[str] = []
+
+    async def post(self, name: str, headers: Mapping[str, str], within: float = 60) -> None:
+        """Post one, and let it come as far as it may."""
+        self._answered[name] = asyncio.Event()
+        self._tasks[name] = asyncio.create_task(self._request(name, headers, within))
+        await self.settled()
+
+    async def _request(self, name: str, headers: Mapping[str, str], within: float) -> None:
+        async with self._intake.admit(headers, time.monotonic() + within):
+            self.admitted.append(name)
+            await self._answered[name].wait()
+
+    async def answer(self, name: str) -> None:
+        """Answer it: what it held is free."""
+        self._answered[name].set()
+        await self._tasks[name]
+        await self.settled()
+
+    async def cancel(self, name: str) -> None:
+        """Shut it down, wherever it waits."""
+        self._tasks[name].cancel()
+        with contextlib.suppress(asyncio.CancelledError, NotAdmitted):
+            await self._tasks[name]
+        await self.settled()
+
+    async def end(self, name: str) -> None:
+        """Wait for its end. Raises what it raised."""
+        await self._tasks[name]
+
+    @staticmethod
+    async def settled() -> None:
+        """Let everybody go on who can."""
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def requests() -> AsyncIterator[Requests]:
+    """Requests at an intake of 32 MiB."""
+    requests = Requests(Intake(32 * MIB, time.monotonic))
+    yield requests
+    for name in requests._tasks:
+        await requests.cancel(name)
+
+
+async def test_small_bodies_are_read_however_full_it_is(requests: Requests) -> None:
+    """The pace of small events never depends on large ones."""
+    for number in range(4):
+        await requests.post(f"large {number}", sized(14 * MIB))
+    for number in range(100):
+        await requests.post(f"small {number}", sized(16 * 1024))
+    assert requests.admitted == ["large 0", "large 1", *(f"small {n}" for n in range(100))]
+
+
+async def test_what_is_answered_makes_room_for_the_next(requests: Requests) -> None:
+    """Never more than the limit at one moment."""
+    for number in range(4):
+        await requests.post(f"{number}", sized(14 * MIB))
+    assert requests.admitted == ["0", "1"]
+    await requests.answer("1")
+    assert requests.admitted == ["0", "1", "2"]
+    await requests.answer("0")
+    assert requests.admitted == ["0", "1", "2", "3"]
+
+
+async def test_nobody_is_overtaken_by_a_smaller_one(requests: Requests) -> None:
+    """Else one of 14 MB would wait for as long as others come."""
+    await requests.post("0", sized(14 * MIB))
+    await requests.post("1", sized(14 * MIB))
+    await requests.post("2", sized(14 * MIB))
+    await requests.post("3", sized(1 * MIB))
+    assert requests.admitted == ["0", "1"]
+    await requests.answer("0")
+    assert requests.admitted == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "fits"), [({}, 32 // 2), (PUSHED, 32 // 14), ({"content-length": "x"}, 32 // 2)]
+)
+async def test_a_body_of_unknown_length_is_taken_for_the_longest(
+    requests: Requests, headers: dict[str, str], fits: int
+) -> None:
+    """2 MiB by hand, 14 where Pub/Sub sends it."""
+    for number in range(20):
+        await requests.post(f"{number}", headers)
+    assert len(requests.admitted) == fits
+
+
+async def test_projects_take_turns_where_they_are_known(requests: Requests) -> None:
+    """A flood of one does not keep another's out."""
+    for number in range(6):
+        await requests.post(f"flood {number}", sized(14 * MIB) | {"ce-project": "flood"})
+    await requests.post("quiet", sized(14 * MIB) | {"ce-project": "quiet"})
+    await requests.answer("flood 0")
+    await requests.answer("flood 1")
+    assert requests.admitted == ["flood 0", "flood 1", "flood 2", "quiet"]
+
+
+async def test_who_is_not_admitted_in_time_goes_unread(requests: Requests) -> None:
+    """And those behind it, if there is room for them, do not wait for it."""
+    await requests.post("0", sized(14 * MIB))
+    await requests.post("1", sized(14 * MIB))
+    await requests.post("2", sized(14 * MIB), within=0.05)
+    await requests.post("3", sized(1 * MIB))
+    with pytest.raises(NotAdmitted):
+        await requests.end("2")
+    await requests.settled()
+    assert requests.admitted == ["0", "1", "3"]
+
+
+async def test_a_request_that_is_shut_down_leaves_its_place(requests: Requests) -> None:
+    """Waiting, admitted at the same moment, or admitted: what it held is free."""
+    await requests.post("0", sized(20 * MIB // 2))
+    await requests.post("1", sized(14 * MIB))
+    await requests.post("2", sized(14 * MIB))
+    await requests.post("3", sized(14 * MIB))
+    requests._answered["0"].set()
+    await asyncio.sleep(0)  # 2 is admitted now, and has not gone on yet
+    await requests.cancel("2")
+    await requests.cancel("1")
+    await requests.post("4", sized(14 * MIB))
+    await requests.post("5", sized(4 * MIB))
+    assert requests.admitted == ["0", "1", "3", "4", "5"]
+
+
+async def event_of(
+    chunks: AsyncIterator[bytes], headers: Mapping[str, str], arrival_seconds: float = 20
+) -> Event:
+    """The event that is read of a request."""
+    intake = Intake(32 * MIB, time.monotonic, arrival_seconds)
+    async with intake.admit(headers, never()) as admission:
+        return await admission.event(chunks, ["data.id"])
+
+
+def big(size: int) -> bytes:
+    """An event of this many bytes."""
+    return json.dumps(
+        {**EVENT, "more": "x" * (size - len(json.dumps({**EVENT, "more": ""})))}
+    ).encode()
+
+
+@pytest.mark.parametrize("size", [100, 16 * 1024, 16 * 1024 + 1, 64 * 1024 + 1, EVENT_LIMIT])
+async def test_a_body_is_read_whole_in_whatever_pieces_it_comes(size: int) -> None:
+    """With and without a length."""
+    body = big(size)
+    for headers in (sized(size), {}):
+        pieces = arriving(body[:50], b"", body[50:90], body[90:])
+        assert (await event_of(pieces, headers)).text == body
+
+
+@pytest.mark.parametrize(
+    ("chunks", "headers"),
+    [
+        (arriving(), sized(PUSH_LIMIT + 1)),
+        (arriving(), sized(PUSH_LIMIT + 1) | PUSHED),
+        (arriving(b"x" * EVENT_LIMIT, b"x"), {}),
+        (arriving(b"x" * PUSH_LIMIT, b"x"), PUSHED),
+        (arriving(b"x" * EVENT_LIMIT, b"x"), sized(EVENT_LIMIT + 1)),
+    ],
+)
+async def test_a_body_larger_than_any_is_refused_and_not_parked(
+    chunks: AsyncIterator[bytes], headers: dict[str, str]
+) -> None:
+    """It is not from Pub/Sub; where its length says so, nothing of it is read."""
+    with pytest.raises(Refused) as error:
+        await event_of(chunks, headers)
+    assert (error.value.outcome, error.value.code) == (Outcome.REJECTED, "too_large")
+    assert not error.value.source.pushed
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+@pytest.mark.parametrize("headers", [{}, PUSHED, PUSHED | {"x-goog-pubsub-message-id": "77"}])
+@pytest.mark.parametrize("arrived", [0, 1, 99])
+async def test_a_body_that_is_not_whole_is_incomplete(
+    size: int, headers: dict[str, str], arrived: int
+) -> None:
+    """Whoever sent it, wherever it broke: it says nothing about the event."""
+    body = big(size)[:arrived]
+    for chunks, words in ((breaking_off(body), "broke off"), (never_ending(body), "0.01 s")):
+        with pytest.raises(Refused, match=words) as error:
+            await event_of(chunks, sized(size) | headers, arrival_seconds=0.01)
+        assert error.value.outcome is Outcome.INCOMPLETE
+        assert error.value.source.message_id == headers.get("x-goog-pubsub-message-id")
+        assert error.value.source.data == b""
+
+
+async def test_the_loop_is_free_between_two_bodies_that_take_long() -> None:
+    """Small events go on while large ones are parsed."""
+    intake = Intake(32 * MIB, time.monotonic)
+    parsed: list[str] = []
+
+    async def large() -> None:
+        body = big(100_000)
+        async with intake.admit(sized(len(body)), never()) as admission:
+            await admission.event(arriving(body), [])
+            parsed.append("large")
+
+    async def small() -> None:
+        while parsed.count("large") < 10:
+            parsed.append("small")
+            await asyncio.sleep(0)
+
+    await asyncio.gather(small(), *(large() for _ in range(10)))
+    between = "".join(name[0] for name in parsed).strip("s")
+    assert "ll" not in between
