@@ -145,6 +145,15 @@ def test_an_event_that_a_customer_goes_without_fires_with_its_number() -> None:
     assert not matches(query, filed(json.dumps(RECONCILIATION | {"reconciliation": found})))
 
 
+def test_the_files_begin_as_deploy_sh_takes_them() -> None:
+    """It writes its mark by the line: an alert's after the first, a metric's into the second."""
+    for path in (*ALERTS, DASHBOARD):
+        assert path.read_text().startswith('{\n  "displayName"')
+    for name in METRICS:
+        text = (DEPLOY / "metrics" / f"{name}.json").read_text()
+        assert text.startswith('{\n  "description": "')
+
+
 def test_labels_are_declared_and_extracted() -> None:
     for metric in METRICS.values():
         declared = {label["key"] for label in metric["metricDescriptor"].get("labels", [])}
