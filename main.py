@@ -29,7 +29,10 @@ _worker: Worker | None = None
 
 @functions_framework.aio.http
 async def notifications(request: Request) -> Response:
-    """Take one event, from a Pub/Sub push or posted by hand: `POST /notifications`."""
+    """Take one event, from a Pub/Sub push or posted by hand: `POST /notifications`.
+
+    `POST /reconcile`, called by Cloud Scheduler, compares the ledger with Svix.
+    """
     global _worker  # noqa: PLW0603 - built once per worker process, on its first request
     if request.url.path not in {"/notifications", "/reconcile"}:
         return JSONResponse({"detail": "not found: events go to /notifications"}, 404)
@@ -38,7 +41,7 @@ async def notifications(request: Request) -> Response:
     if _worker is None:
         _worker = Worker(SETTINGS, _open_ledger)
     if request.url.path == "/reconcile":
-        return JSONResponse({})
+        return JSONResponse(await _worker.reconcile())
     return _answer(*await _worker.handle(request.stream(), request.headers))
 
 

@@ -80,8 +80,8 @@ def simulator(*arguments: str) -> Iterator[str]:
         yield server.ready_line.split()[-1]
 
 
-def push(number: int, run: str = "") -> dict[str, object]:
+def push(number: int, run: str = "", project: str = "acme") -> dict[str, object]:
     """A wrapped push of the event of this number; each `run` has events of its own."""
-    event = {"id": f"evt_{run}{number}", "type": "user.created", "project": "acme", "data": {}}
+    event = {"id": f"evt_{run}{number}", "type": "user.created", "project": project, "data": {}}
     data = base64.b64encode(json.dumps(event).encode()).decode()
     return {"message": {"data": data, "messageId": f"{run}{number}"}, "subscription": "s"}

@@ -7,15 +7,12 @@ the obvious function. Times are seconds of the virtual loop.
 """
 
 import asyncio
-import random
-from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
-from local.push import Arrival, Policy, Subscription
-from relay.config import ATTEMPT_SECONDS
+from local.push import Arrival
 from relay.delivery import Delivery
 from relay.envelope import Event, Source
 from relay.ledger import (
@@ -31,7 +28,6 @@ from relay.ledger import (
 )
 from relay.outcome import Answer, Call, Verdict
 from relay.pacing import Pacer
-from tests import virtual_time
 
 BUDGET = 240.0
 """Seconds that a request may take, as `deploy.sh` sets it."""
@@ -101,9 +97,7 @@ class Svix:
             return Answer(Call.SEND, Verdict.UNAVAILABLE, status=500)
         self.calls.append((now(), is_refused))
         if is_refused:
-            return Answer(
-                Call.SEND, Verdict.RATE_LIMITED, status=429, retry_after=self.retry_after
-            )
+            return Answer(Call.SEND, Verdict.RATE_LIMITED, status=429, retry_after=self.retry_after)
         self.taken.setdefault(key, now())
         return Answer(Call.SEND, Verdict.ACCEPTED, status=202, message_id="msg")
 
@@ -136,7 +130,7 @@ class Ledger:
     rows: dict[str, _Row]
     is_cut_off: bool = False
 
-    async def record(self, key: str) -> Record | None:
+    async def record(self, key: str) -> Record | None:  # noqa: ARG002 - the Protocol's
         """No look is modelled: it finds nothing, and costs the time of one."""
         await self._reach()
         return None
@@ -160,7 +154,11 @@ class Ledger:
         return Claim(key, str(version), version, row.attempts, age)
 
     async def complete(
-        self, claim: Claim, svix_message_id: str | None, *, fanout_confirmed: bool
+        self,
+        claim: Claim,
+        svix_message_id: str | None,  # noqa: ARG002 - the Protocol's
+        *,
+        fanout_confirmed: bool,  # noqa: ARG002 - the Protocol's
     ) -> None:
         """Record that the event is delivered."""
         await self._settle(claim, "delivered")

@@ -55,3 +55,18 @@ def show(figures: Sequence[Figure]) -> None:
             f"{figure.name:46}{figure.unit:>6}{against:>9}{median(figure.relay):>9.4g}{ratio:>7}"
             f"  {spread:<12}{target:>8}  {'yes' if figure.is_met else 'NO'}"
         )
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as the documents hold it, its columns aligned for a terminal too."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *others = (
+            cell.ljust(width) if number == 0 else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return f"| {' | '.join([first, *others])} |"
+
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join(map(line, [header, rule, *rows]))

@@ -15,13 +15,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
 
-import aiohttp
+from pyreqwest.client import Client, ClientBuilder
+from pyreqwest.exceptions import PyreqwestError
 
 from local.conduct import Conduct
 from local.endpoints import Endpoints
@@ -34,18 +35,16 @@ SUBSCRIPTION = "projects/local/subscriptions/webhook-relay"
 ACK_DEADLINE = 300.0
 """Seconds after which an unanswered push counts as a nack, as `deploy.sh` sets it."""
 POLICY = Policy(
-    floor=3000,
-    first_window=3000,
-    longest_pause=5,
-    first_retry=2,
-    last_retry=20,
-    dead_letter_after=20,
+    first_window=1000, longest_pause=10, first_retry=2, last_retry=20, dead_letter_after=20
 )
 """A subscription that was busy before. Its times are shorter than Google's and `deploy.sh`'s (60,
 10 and 600 s, 100 attempts), because somebody is watching."""
 _ACKS = {102, 200, 201, 202, 204}  # https://cloud.google.com/pubsub/docs/push#receive_push
 _START_PATIENCE = 10.0  # seconds that Cloud Run holds a request while an instance starts
 _OPEN_FILES = 20_000  # each outstanding push is a connection
+_KEEP_ALIVE = timedelta(seconds=1)
+"""Less than a function keeps an idle connection, which is 2 s or 5: if it closed one just as a push
+was sent on it, that would be a nack."""
 _LOG_INTERVAL = 0.2  # seconds between two looks at an instance's log
 
 
@@ -183,7 +182,7 @@ class Stack:
         self._tasks: set[asyncio.Task[object]] = set()
         self._pushing: asyncio.Task[None] | None = None
         self._around = contextlib.AsyncExitStack()
-        self._client: aiohttp.ClientSession | None = None
+        self._client: Client | None = None
 
     async def __aenter__(self) -> Self:
         _allow_open_files()
@@ -191,12 +190,11 @@ class Stack:
             await stack.enter_async_context(self.endpoints)
             await stack.enter_async_context(self.simulator)
             self._client = await stack.enter_async_context(
-                aiohttp.ClientSession(
-                    # An idle connection is given up before the function does so, after 2 s or 5:
-                    # a push on one that is closed just then would be a nack.
-                    connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=1),
-                    timeout=aiohttp.ClientTimeout(total=ACK_DEADLINE),
-                )
+                ClientBuilder()
+                .no_proxy()
+                .timeout(timedelta(seconds=ACK_DEADLINE))
+                .pool_idle_timeout(_KEEP_ALIVE)
+                .build()
             )
             front = await asyncio.start_server(self._forward, "127.0.0.1", self._port)
             self._port = front.sockets[0].getsockname()[1]
@@ -421,10 +419,10 @@ class Stack:
         url = f"http://127.0.0.1:{instance.port}/notifications"
         headers = {"Content-Type": "application/json", "User-Agent": "APIs-Google; local"}
         try:
-            async with self._client.post(url, data=body, headers=headers) as answer:
-                return answer.status
-        except (aiohttp.ClientError, TimeoutError):
+            answer = await self._client.post(url).headers(headers).body_bytes(body).build().send()
+        except PyreqwestError:
             return None
+        return answer.status
 
     # -- the function's one address
 

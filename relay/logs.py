@@ -80,6 +80,11 @@ class Log:
         }
         _print(line)
 
+    def reconciliation(self, counts: Mapping[str, object], severity: str) -> None:
+        """Log what a reconciliation has found, whatever the level: an alert waits for the line."""
+        line = {"severity": severity, "message": "reconciliation", "reconciliation": counts}
+        _print(line)
+
     def step(self, step: str, event: Event) -> None:
         """Log one step of an event's way, at DEBUG."""
         if self.is_debug:

@@ -15,7 +15,7 @@ from relay.config import ATTEMPT_SECONDS, Settings
 from relay.delivery import Delivery
 from relay.envelope import Names, Refused, Source
 from relay.intake import Intake, NotAdmitted
-from relay.ledger import Archive, Ledger, LedgerMisconfigured
+from relay.ledger import Archive, LedgerMisconfigured
 from relay.logs import Log
 from relay.outcome import PARKED_OUTCOMES, Outcome, Result
 from relay.pacing import Pacer
@@ -56,13 +56,15 @@ def svix_sender(settings: Settings) -> SvixSender:
 class Worker:
     """Handles the requests of one worker process. To be built in the worker's running loop."""
 
-    def __init__(self, settings: Settings, open_ledger: Callable[[], Ledger]) -> None:
+    def __init__(self, settings: Settings, open_ledger: Callable[[], Archive]) -> None:
         self._settings = settings
         self._open_ledger = open_ledger
         self._intake = Intake(settings.bodies_mib * 2**20, time.monotonic)
         self._pacer = Pacer()
         self._log = Log(settings.log_level, settings.google_cloud_project)
         self._sender = svix_sender(settings)
+        self._archive: Archive
+        """Opened on its first use, with the delivery."""
         self._delivery: Delivery | None = None
         self._running: set[asyncio.Task[object] | None] = set()
         self._closing = False
@@ -117,11 +119,35 @@ class Worker:
             return result
         return await self._ready().parking.park(result, refused.source, refused.names, deadline)
 
+    async def reconcile(self) -> dict[str, object]:
+        """Compare the ledger with Svix, beside the deliveries; the report, which is logged too."""
+        # Imported when it is first called: a cold start pays nothing for it.
+        from relay.operate.scheduled import reconcile  # noqa: PLC0415 - see above
+
+        task = asyncio.current_task()
+        self._running.add(task)
+        seconds = self._settings.request_budget - ATTEMPT_SECONDS
+        try:
+            self._ready()
+            report = await reconcile(self._settings, self._archive, self._pacer, seconds)
+            counts, severity = report.as_log(), report.severity
+        except LedgerMisconfigured as failure:
+            counts, severity = {"complete": False, "failure": f"the ledger: {failure}"}, "CRITICAL"
+        except asyncio.CancelledError:
+            if not self._closing:
+                raise
+            counts, severity = {"complete": False, "failure": "shutting down"}, "INFO"
+        finally:
+            self._running.discard(task)
+        self._log.reconciliation(counts, severity)
+        return counts
+
     def _ready(self) -> Delivery:
         """The delivery, with the ledger opened on its first use. Raises `LedgerMisconfigured`."""
         if self._delivery is None:
+            self._archive = self._open_ledger()
             self._delivery = Delivery(
-                ledger=self._open_ledger(),
+                ledger=self._archive,
                 sender=self._sender,
                 pacer=self._pacer,
                 observe=self._log.step,

@@ -17,7 +17,7 @@ from relay import intake
 from relay import worker as worker_module
 from relay.config import ATTEMPT_SECONDS, Settings
 from relay.envelope import Names
-from relay.ledger import Ledger, LedgerMisconfigured
+from relay.ledger import Archive, LedgerMisconfigured
 from relay.ledger.sqlite import SqliteLedger
 from relay.outcome import Remark, Result
 from relay.worker import Worker
@@ -172,7 +172,7 @@ async def test_a_body_that_broke_off_is_nacked_and_never_parked(relay: Worker) -
 async def test_refused_credentials_have_an_outcome(svix: Simulator) -> None:
     """Not a bare 500: the ledger could not even be opened."""
 
-    def open_ledger() -> Ledger:
+    def open_ledger() -> Archive:
         raise LedgerMisconfigured("no credentials")
 
     relay = Worker(settings(svix), open_ledger)
@@ -204,6 +204,32 @@ async def test_every_request_has_one_log_line(
     await handle(relay, b"{")
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["outcome"] for line in lines] == ["delivered", "malformed"]
+
+
+async def test_reconciliation_reports_what_no_customer_gets(
+    relay: Worker, svix: Simulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A parked event is not sent: the report and its log line say so."""
+    await handle(relay, push(event("evt_1")))
+    svix.inject(Fault("status", status=422, body="json", times=1))
+    await handle(relay, push(event("evt_2"), "78"))
+    capsys.readouterr()
+    report = await relay.reconcile()
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert line["reconciliation"] == report
+    assert (report["complete"], report["parked"], report["without"]) == (True, 1, 1)
+    assert line["severity"] == "ERROR"
+
+
+async def test_a_reconciliation_without_a_ledger_says_so(svix: Simulator) -> None:
+    """Cloud Scheduler is answered, and the alert on missing reconciliations will fire."""
+
+    def open_ledger() -> Archive:
+        raise LedgerMisconfigured("no credentials")
+
+    relay = Worker(settings(svix), open_ledger)
+    assert await relay.reconcile() == {"complete": False, "failure": "the ledger: no credentials"}
+    await relay.close()
 
 
 async def test_the_shutdown_answers_all_who_wait_and_lets_attempts_end(

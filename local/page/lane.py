@@ -47,7 +47,7 @@ class Trouble(StrEnum):
 
 _FAULTS = {
     Trouble.REFUSES: Fault("status", status=429, body="json", method="*"),
-    Trouble.FAILS: Fault("status", status=500, method="*"),
+    Trouble.FAILS: Fault("status", status=500, body="json", method="*"),
     Trouble.HANGS: Fault("hang", method="*"),
     Trouble.LOSES_ANSWERS: Fault("lose_answer"),
     Trouble.STORES_AND_HANGS: Fault("drip"),

@@ -14,6 +14,7 @@ from typing import Any
 from local.page.lane import PROJECTS, Lane, Post, Trouble, make_events
 from local.page.verdict import Fate
 
+_SHORTEST_WAIT = 8.0  # seconds that the last events have, however short the story
 _LOOK = 0.1  # seconds between two looks at whether all has arrived
 _NOISY, *_QUIET = PROJECTS
 
@@ -76,7 +77,7 @@ class Stage:
     async def settle(self, seconds: float) -> None:
         """Wait until nothing is on its way in any lane, at most so long."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(max(_SHORTEST_WAIT, seconds * self._scale)):
                 while len(self.settled_at) < len(self.lanes):
                     await asyncio.sleep(_LOOK)
                     for lane in self.lanes:
@@ -109,8 +110,8 @@ class Story:
 
 
 async def _backlog(stage: Stage) -> None:
-    stage.limit(50)
-    stage.publish(2000, PROJECTS)
+    stage.limit(25)
+    stage.publish(1000, PROJECTS)
     await stage.pause(8)
 
 
@@ -142,7 +143,7 @@ async def _back(stage: Stage) -> None:
 
 
 async def _others(stage: Stage) -> None:
-    stage.limit(50)
+    stage.limit(30)
     stage.begin_steady(10, _QUIET)
     await stage.pause(5)
 
@@ -155,7 +156,7 @@ async def _poison(stage: Stage) -> None:
 
 async def _flood(stage: Stage) -> None:
     await stage.trouble(Trouble.NONE)
-    stage.publish(800, [_NOISY])
+    stage.publish(300, [_NOISY])
     await stage.pause(15)
 
 
@@ -192,10 +193,10 @@ STORIES = (
     Story(
         "backlog",
         "A backlog against a limit",
-        "2,000 events at once, and Svix takes 50 calls a second.",
+        "1,000 events at once, and Svix takes 25 calls a second.",
         (
             Step(
-                "Svix takes 50 calls a second from now on. 2,000 events of twenty customers are "
+                "Svix takes 25 calls a second from now on. 1,000 events of twenty customers are "
                 "published at once, for both functions.",
                 _backlog,
             ),
@@ -224,13 +225,13 @@ STORIES = (
         "A noisy customer",
         "One customer's events fail, then flood. What do the others notice?",
         (
-            Step("Nineteen customers, ten events a second, and a limit of 50 a second.", _others),
+            Step("Nineteen customers, ten events a second, and a limit of 30 a second.", _others),
             Step(
                 f"A twentieth, {_NOISY}, publishes 20 events, and Svix answers 500 to each, "
                 "again and again.",
                 _poison,
             ),
-            Step(f"Now {_NOISY}'s events work, and it publishes 800 at once.", _flood),
+            Step(f"Now {_NOISY}'s events work, and it publishes 300 at once.", _flood),
             Step("No more is published; what is left arrives.", _rest),
         ),
         quiet=frozenset(_QUIET),

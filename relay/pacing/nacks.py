@@ -30,7 +30,7 @@ class Nacks:
         self._serve()
 
     async def wait(self, until: float) -> bool:
-        """Wait for a nack until this time of the clock. True: one is ours; False: there was none."""
+        """Wait for a nack until this time of the clock; whether one is ours."""
         ours = asyncio.get_running_loop().create_future()
         self._waiting.append(ours)
         self._serve()

@@ -69,23 +69,23 @@ class Rate:
         elif self._searching:
             self._taken_since += 1
 
-    def refused(self, given_at: float, at: float) -> bool:
-        """Svix refused a call whose turn was given at `given_at`; whether that taught something."""
+    def refused(self, given_at: float, interval: float, at: float) -> bool:
+        """Svix refused the call of this turn; whether that taught something."""
         if given_at <= self._refused_at:
             return False
-        rate = self.now
-        if rate is None:
+        if self._level is None or not interval:
             self._to_second(at)
             self._level = float(max(self._in_second, self._in_last_second))
             self._searching = True
             self.next_at = at + tuning.SILENCE
-        elif self._searching:
-            # What was taken misses what was not asked for, and the rate has overshot: the middle.
-            taken = self._taken_since / (at - self._refused_at)
-            self._level = min(tuning.CUT * rate, (taken + rate) / 2)
-            self._searching = False
         else:
+            rate = 1 / interval  # what was refused is the rate when the turn was given
             self._level = tuning.CUT * rate
+            if self._searching:
+                # What was taken misses what was not asked for, and the rate overshot: the middle.
+                taken = self._taken_since / (at - self._refused_at)
+                self._level = min(self._level, (taken + rate) / 2)
+                self._searching = False
         self._level = max(self._level, tuning.LOWEST_LEVEL)
         self._used = 0.0
         self._refused_at = at

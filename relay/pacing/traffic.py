@@ -124,7 +124,8 @@ class Traffic:
             self.pauses.failed(turn.project, turn.event, turn.at, at)
         elif answer.verdict is Verdict.RATE_LIMITED:
             self.refused += 1
-            fresh = not self.pauses.probing(turn.at) and self.rate.refused(turn.at, at)
+            fresh = not self.pauses.probing(turn.at)
+            fresh = fresh and self.rate.refused(turn.at, turn.interval, at)
             self.pauses.refused(turn.at, at, answer.retry_after, fresh=fresh)
         self._over(turn)
 

@@ -1,25 +1,28 @@
 #!/usr/bin/env bash
-# Stands for gcloud: writes down what it is called with, finds nothing but what it deployed, and
-# fails at the call that $FAIL_AT names by its number among those that change something.
+# Stands for gcloud: writes down what it is called with. A look finds what $LOOKS has for the
+# beginning of its arguments (a line of `ARGUMENTS => OUTPUT`), else nothing but the function that
+# was deployed before. It fails at the first call whose arguments begin with $FAIL_AT.
 printf '%s\x1f' "$@" >>"$CALLS"
 printf '\x1e' >>"$CALLS"
+while read -r look; do
+  if [[ "$* " == "${look%% => *} "* ]]; then
+    printf '%b\n' "${look#* => }"
+    exit
+  fi
+done <<<"${LOOKS-}"
+if [[ ${FAIL_AT-} && $* == "$FAIL_AT"* ]]; then
+  echo 'ERROR: (gcloud) it broke here' >&2
+  exit 1
+fi
 case $* in
-  *' describe '* | *' list '* | *get-iam-policy* | *'versions access'* | *print-access-token*)
-    case $* in
-      'projects describe'*) echo 123456789012 ;;
-      'functions describe'*serviceConfig.uri*)
-        grep -q $'functions\x1fdeploy' "$CALLS" || { echo 'NOT_FOUND' >&2; exit 1; }
-        echo https://relay.example ;;
-      'secrets versions list'*) echo 1 ;;
-      *' list '*) ;;
-      *) echo 'ERROR: NOT_FOUND: there is none' >&2; exit 1 ;;
-    esac
-    ;;
-  *)
-    echo x >>"$CALLS.changes"
-    if [[ ${FAIL_AT-} == $(wc -l <"$CALLS.changes" | tr -d ' ') ]]; then
-      echo "ERROR: (gcloud) it broke here" >&2
-      exit 1
-    fi
-    ;;
+  'projects describe'*) echo 123456789012 ;;
+  'functions describe'*)
+    grep -q $'functions\x1fdeploy' "$CALLS" || { echo 'NOT_FOUND' >&2; exit 1; }
+    echo version ACTIVE https://relay.example today ;;
+  'secrets versions list'*)
+    grep -q $'secrets\x1fversions\x1fadd' "$CALLS" || { echo 'NOT_FOUND' >&2; exit 1; }
+    echo 1 ENABLED ;;
+  *' describe '* | *get-iam-policy* | *'versions access'*)
+    echo 'ERROR: NOT_FOUND: there is none' >&2
+    exit 1 ;;
 esac

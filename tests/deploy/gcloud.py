@@ -59,6 +59,6 @@ def warm_gcloud(folder: Path, environment: Mapping[str, str]) -> Iterator[str]:
     client.parent.mkdir()
     client.write_text(_CLIENT.format(python=sys.executable, socket=str(socket)))
     client.chmod(0o755)
-    command = [python, _SERVER, sdk_root, socket]
+    command: list[str | Path] = [python, _SERVER, sdk_root, socket]
     with running(command, ready=socket.exists, env=environment, cwd=folder, limit=60):
         yield str(client.parent)

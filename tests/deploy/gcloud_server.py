@@ -20,11 +20,11 @@ _REQUEST_BYTES = 1 << 20
 
 
 def _load(sdk_root: str) -> ModuleType:
-    """gcloud's main module, imported as its own launcher does."""
+    """Gcloud's main module, imported as its own launcher does."""
     sys.path.insert(0, f"{sdk_root}/lib")
     launcher = importlib.import_module("gcloud")
     sys.path = launcher.reorder_sys_path(sys.path)
-    launcher._fix_google_module()  # noqa: SLF001 - what the launcher does before its main
+    launcher._fix_google_module()
     return importlib.import_module("googlecloudsdk.gcloud_main")
 
 

@@ -179,7 +179,7 @@ def _make_account(google: Google, request: Request, project: str) -> tuple[int, 
 
 
 def _delete_account(google: Google, request: Request, email: str) -> tuple[int, Any]:
-    project = email.split("@")[1].split(".")[0]
+    project = email.split("@")[1].split(".", maxsplit=1)[0]
     return _delete(google, request, f"projects/{project}/serviceAccounts/{email}")
 
 

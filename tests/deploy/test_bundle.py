@@ -1,6 +1,7 @@
 """What is uploaded is the function and no more, and it serves by itself.
 
-The list is gcloud's own; the environment is made from the bundle's requirements alone.
+The list is gcloud's own; the environment is made from the bundle's requirements alone, by uv: pip
+takes half a minute for the same, and either checks the hashes.
 """
 
 import json
@@ -12,26 +13,19 @@ from pathlib import Path
 
 import httpx
 import pytest
+from uv import find_uv_bin
 
 from local.processes import free_port, listening, running
+from tests.deploy.gcloud import alone, require_gcloud
 from tests.function import JSON, ROOT, TOKEN, event, simulator, wrapped
-
-# gcloud itself, not what it would run on: an empty configuration, and none of this machine's.
-_GCLOUD = ["gcloud", "meta", "list-files-for-upload", str(ROOT)]
 
 
 @pytest.fixture(scope="module")
 def uploaded(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The paths that gcloud would upload, as it lists them."""
-    if shutil.which("gcloud") is None:
-        lacking = "gcloud is missing: https://cloud.google.com/sdk/docs/install"
-        if os.environ.get("REQUIRE_EMULATORS") == "1":
-            pytest.fail(f"REQUIRE_EMULATORS=1, but {lacking}")
-        pytest.skip(f"NOT TESTED: {lacking}")
-    config = str(tmp_path_factory.mktemp("gcloud"))
     listed = subprocess.run(  # noqa: S603 - our own words
-        _GCLOUD,
-        env={**os.environ, "CLOUDSDK_CONFIG": config, "CLOUDSDK_CORE_DISABLE_PROMPTS": "1"},
+        [require_gcloud(), "meta", "list-files-for-upload", str(ROOT)],
+        env=os.environ | alone(tmp_path_factory.mktemp("gcloud")),
         check=True,
         capture_output=True,
         text=True,
@@ -61,12 +55,18 @@ def test_the_function_is_uploaded_and_nothing_else(uploaded: list[str]) -> None:
 def test_the_bundle_installs_by_itself_and_delivers_a_push(bundle: Path, tmp_path: Path) -> None:
     """Its own requirements into a fresh environment, and an event through to Svix."""
     environment = tmp_path / "venv"
-    python = environment / "bin" / "python"
-    install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    install += ["--require-hashes", "-r", str(bundle / "requirements.txt")]
-    for command in ([sys.executable, "-m", "venv", str(environment)], [str(python), *install]):
+    install = ["pip", "install", "--quiet", "--python", str(environment), "--require-hashes"]
+    for command in (
+        ["venv", "--quiet", "--python", sys.executable, str(environment)],
+        [*install, "-r", str(bundle / "requirements.txt")],
+    ):
         made = subprocess.run(  # noqa: S603 - our own words
-            command, check=False, capture_output=True, text=True, timeout=600
+            [find_uv_bin(), *command],
+            env=os.environ | {"UV_CACHE_DIR": str(tmp_path / "uv")},
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=600,
         )
         assert made.returncode == 0, made.stdout + made.stderr
     port = free_port()

@@ -28,6 +28,9 @@ from tests.function import ROOT, TOKEN
 
 Run = subprocess.CompletedProcess[str]
 Deploy = Callable[..., Run]
+
+pytestmark = pytest.mark.time_limit(300)  # the deployment, on a busy machine
+
 HOME = "projects/acme-relay"
 REGION = f"{HOME}/locations/europe-west1"
 DATABASE = f"{HOME}/databases/(default)"

@@ -1,4 +1,9 @@
-"""deploy.sh's steps and options, with a stand-in for gcloud; Pub/Sub's part with the emulator."""
+"""deploy.sh's options, sizes and steps, with a stand-in for gcloud.
+
+Nothing here goes through the real gcloud but Pub/Sub's part, which the emulator takes. The stand-in
+answers a look with what a test says that a project holds, in the words that the real one printed;
+test_deploy.py shows that the real one takes each command and prints in these words.
+"""
 
 import os
 import shlex
@@ -10,10 +15,15 @@ from typing import Any
 import pytest
 
 from relay.config import Settings
+from tests.deploy.gcloud import alone, require_gcloud
 from tests.function import ROOT, TOKEN
 
-CHANGES = 36
+CHANGES = 44
 STAND_IN = Path(__file__).parent / "gcloud-stand-in.sh"
+URL = "https://relay.example"
+PUSH = "webhook-relay-push@acme-relay.iam.gserviceaccount.com"
+
+Run = subprocess.CompletedProcess[str]
 
 
 class Script:
@@ -21,18 +31,22 @@ class Script:
 
     def __init__(self, folder: Path) -> None:
         self.calls_file = folder / "calls"
-        self._path = folder / "bin"
-        self._path.mkdir()
-        (self._path / "gcloud").symlink_to(STAND_IN)
+        self.path = folder / "bin"
+        self.path.mkdir()
+        (self.path / "gcloud").symlink_to(STAND_IN)
 
     def __call__(
-        self, *options: str, fail_at: int | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        """Run it, for a project that has nothing."""
+        self, *options: str, fail_at: str = "", looks: dict[str, str] | None = None
+    ) -> Run:
+        """Run it, for a project that has nothing but what `looks` find."""
         for leftover in self.calls_file.parent.glob("calls*"):
             leftover.unlink()
-        environment = {"PATH": f"{self._path}:{os.environ['PATH']}", "CALLS": str(self.calls_file)}
-        environment["FAIL_AT"] = str(fail_at or "")
+        environment = {
+            "PATH": f"{self.path}:{os.environ['PATH']}",
+            "CALLS": str(self.calls_file),
+            "FAIL_AT": fail_at,
+            "LOOKS": "\n".join(f"{look} => {found}" for look, found in (looks or {}).items()),
+        }
         ended = subprocess.run(  # noqa: S603 - our own command
             [ROOT / "deploy.sh", *options],
             env=os.environ | environment,
@@ -45,17 +59,17 @@ class Script:
         assert TOKEN not in ended.stdout + ended.stderr + " ".join(map(str, self.calls()))
         return ended
 
-    def deploy(self, *options: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    def deploy(self, *options: str, **more: Any) -> Run:
         """The whole, with a token."""
         where = ("--project", "acme-relay", "--region", "europe-west1", "--token-stdin")
         return self(*where, *options, **more)
 
-    def calls(self) -> list[list[str]]:
-        """What gcloud was called with."""
+    def calls(self, *beginning: str) -> list[list[str]]:
+        """What gcloud was called with, of calls that begin so."""
         if not self.calls_file.exists():
             return []
-        calls = self.calls_file.read_text().split("\x1e")[:-1]
-        return [call.split("\x1f")[:-1] for call in calls]
+        calls = [call.split("\x1f")[:-1] for call in self.calls_file.read_text().split("\x1e")]
+        return [call for call in calls[:-1] if tuple(call[: len(beginning)]) == beginning]
 
 
 @pytest.fixture
@@ -71,40 +85,130 @@ def test_a_fresh_project(script: Script) -> None:
     assert all("--project=acme-relay" in call for call in script.calls())
 
 
-@pytest.mark.parametrize("number", range(1, CHANGES + 1))
-def test_each_change_that_fails_ends_it_there(script: Script, number: int) -> None:
-    run = script.deploy(fail_at=number)
+KINDS = (
+    "services enable",
+    "iam service-accounts create",
+    "firestore databases create",
+    "projects add-iam-policy-binding",
+    "firestore indexes fields update",
+    "firestore indexes composite create",
+    "firestore fields ttls update",
+    "secrets create",
+    "secrets versions add",
+    "secrets add-iam-policy-binding",
+    "pubsub topics create",
+    "pubsub subscriptions create webhook-relay-dead-letters",
+    "functions deploy",
+    "functions add-invoker-policy-binding",
+    "pubsub subscriptions create webhook-relay-push",
+    "pubsub topics add-iam-policy-binding",
+    "pubsub subscriptions add-iam-policy-binding",
+    "scheduler jobs create",
+    "logging metrics create",
+    "alpha monitoring policies create",
+    "monitoring dashboards create",
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_change_that_fails_ends_it_there(script: Script, kind: str) -> None:
+    run = script.deploy(fail_at=kind)
     assert run.returncode == 1
     step = run.stdout.split("== ")[-1].splitlines()[0]
     assert f'Failed at the step "{step}"' in run.stderr
     assert "it broke here" in run.stderr
     assert "run the same command" in run.stderr
-    changes = (script.calls_file.parent / "calls.changes").read_text().splitlines()
-    assert len(changes) == number
+    assert " ".join(script.calls()[-1]).startswith(kind)
+
+
+def test_these_are_all_kinds_of_changes(script: Script) -> None:
+    script.deploy()
+    changes = [" ".join(call) for call in script.calls()]
+    looks = (" list ", " describe ", "get-iam-policy", "versions access")
+    others = [c for c in changes if not c.startswith(KINDS) and not any(w in c for w in looks)]
+    assert others == []
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "said"),
     [
-        ["--budget", "24"],
-        ["--budget", "541"],
-        ["--budget", "60.5"],
-        ["--budget", "060"],
-        ["--budget"],
-        ["--concurrency", "0"],
-        ["--min-instances", "6"],
-        ["--name", "A"],
-        ["--topic", "goog-events"],
-        ["--svix-url", "http://svix.example"],
-        ["--svix-url", "https://svix.example,LEDGER=sqlite:/tmp/x"],
-        ["--token", TOKEN[:3]],
+        (["--budget", "29"], "from 30 to 540"),
+        (["--budget", "541"], "from 30 to 540"),
+        (["--budget", "60.5"], "a whole number"),
+        (["--budget", "060"], "a whole number"),
+        (["--budget"], "its value is missing"),
+        (["--concurrency", "0"], "from 1 to 1000"),
+        (["--min-instances", "5"], "from 0 to 4"),
+        (["--name", "A"], "up to 19"),
+        (["--topic", "goog-events"], "Google's"),
+        (["--firestore-location", "Europe"], "eur3"),
+        (["--svix-url", "http://svix.example"], "an https URL"),
+        (["--svix-url", "https://svix.example;LEDGER=sqlite:/tmp/x"], "an https URL"),
+        (["--memory", "512"], "a size"),
+        (["--token", TOKEN[:3]], "There is no option --token"),
+        (["deploy"], "is not an option"),
+        # What cannot hold.
+        (["--svix-rate", "11"], "a worker that pulls"),
+        (["--svix-rate", "20", "--budget", "240"], "the last of 3,000 events needs 320 s"),
+        (["--max-instances", "2"], "no room for the 3,000 events"),
+        (["--concurrency", "700", "--max-instances", "4"], "no room for the 3,000 events"),
+        (["--memory", "256Mi"], "too small for 800 requests: 445Mi or more"),
+        (["--concurrency", "1000", "--memory", "476Mi"], "477Mi or more"),
     ],
 )
-def test_values_that_are_refused(script: Script, options: list[str]) -> None:
+def test_what_is_refused_before_anything_is_looked_at(
+    script: Script, options: list[str], said: str
+) -> None:
     run = script.deploy(*options)
     assert run.returncode == 2
+    assert said in run.stderr
     assert "--help" in run.stderr
     assert script.calls() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "budget", "instances", "concurrency", "bodies"),
+    [
+        ([], 240, 4, 800, 64),
+        (["--svix-rate", "50"], 240, 4, 800, 64),
+        (["--svix-rate", "28"], 240, 4, 800, 64),
+        (["--svix-rate", "27"], 243, 4, 800, 64),
+        (["--svix-rate", "12"], 520, 4, 800, 64),
+        (["--svix-rate", "1000"], 240, 5, 800, 64),
+        (["--svix-rate", "50", "--budget", "140"], 140, 4, 800, 64),
+        (["--concurrency", "1000"], 240, 3, 1000, 56),
+        (["--max-instances", "3"], 240, 3, 1000, 56),
+        (["--max-instances", "20"], 240, 20, 800, 64),
+        (["--concurrency", "500", "--memory", "1Gi"], 240, 6, 500, 204),
+        (["--concurrency", "1000", "--memory", "477Mi"], 240, 3, 1000, 48),
+    ],
+)
+def test_what_is_not_given_is_worked_out(
+    script: Script, options: list[str], budget: int, instances: int, concurrency: int, bodies: int
+) -> None:
+    """Room for 3,000 pushes and time for twice as many at Svix's rate; bodies by the memory."""
+    printed = script.deploy(*options, fail_at="services enable").stdout
+    assert f"{instances} instances x {concurrency} requests" in printed
+    assert f"a request waits up to {budget} s" in printed
+    assert f": {bodies} MiB of large bodies" in printed
+    assert instances * concurrency >= 3000
+
+
+def test_what_was_worked_out_is_deployed(script: Script) -> None:
+    script.deploy("--svix-rate", "12", "--max-instances", "3", "--event-tags", "data.id,data.iccid")
+    (deployed,) = script.calls("functions", "deploy")
+    assert {"--concurrency=1000", "--max-instances=3", "--memory=512Mi"} <= set(deployed)
+    (environment,) = (each for each in deployed if each.startswith("--set-env-vars=^;^"))
+    settings = environment.removeprefix("--set-env-vars=^;^").split(";")
+    assert {"REQUEST_BUDGET_SECONDS=520", "BODIES_MIB=56"} <= set(settings)
+    assert "EVENT_TAGS=data.id,data.iccid" in settings
+
+
+def test_what_is_not_told_of_svix_is_asked_for(script: Script) -> None:
+    ended = script.deploy(fail_at="services enable")
+    assert "Tell --svix-rate" in ended.stdout
+    ended = script.deploy("--svix-rate", "50", fail_at="services enable")
+    assert "Tell --svix-rate" not in ended.stdout
 
 
 def test_project_and_region_are_required(script: Script) -> None:
@@ -115,27 +219,158 @@ def test_project_and_region_are_required(script: Script) -> None:
 def test_help_names_every_option(script: Script) -> None:
     run = script("--help")
     source = (ROOT / "deploy.sh").read_text()
-    options = set(
-        shlex.split(source[source.index("while ((") : source.index("done\n")], posix=False)
-    )
-    options = {option.rstrip(")") for option in options if option.startswith("--")}
+    parsing = source[source.index("while (($#))") : source.index("\ndone\n")]
+    options = {word.rstrip(")") for word in shlex.split(parsing, posix=False)}
+    options = {word for word in options if word.startswith("--") and word != "--*"}
     assert run.returncode == 0
-    assert len(options) > 20
+    assert len(options) > 25
     assert not [option for option in options if option not in run.stdout]
 
 
-@pytest.mark.parametrize("budget", [25, 60, 540])
+@pytest.mark.parametrize("budget", [30, 240, 540])
 def test_its_times_are_those_of_the_settings(script: Script, budget: int) -> None:
     script.deploy("--budget", str(budget))
     settings = Settings(svix_token=TOKEN, request_budget=budget)
-    assert settings.function_timeout < settings.lease < settings.ack_deadline <= 600
-    (deployed,) = (call for call in script.calls() if call[:2] == ["functions", "deploy"])
+    assert budget < settings.function_timeout < settings.ack_deadline <= 600
+    (deployed,) = script.calls("functions", "deploy")
     assert f"--timeout={settings.function_timeout:g}s" in deployed
-    environment = next(each for each in deployed if each.startswith("--set-env-vars="))
-    assert f"REQUEST_BUDGET_SECONDS={budget}" in environment
-    created = [c for c in script.calls() if c[:3] == ["pubsub", "subscriptions", "create"]]
+    created = script.calls("pubsub", "subscriptions", "create")
     assert len(created) == 2
     assert all(f"--ack-deadline={settings.ack_deadline:g}" in call for call in created)
+    (job,) = script.calls("scheduler", "jobs", "create")
+    assert f"--attempt-deadline={settings.function_timeout:g}s" in job
+
+
+def subscriptions(deadline: int, *, redriving: bool = False) -> dict[str, str]:
+    """What `subscriptions list` prints of a deployed project."""
+    push = f"{URL}/notifications;{PUSH};{URL}"
+    dead = push if redriving else ";;"
+    names = "webhook-relay-dead-letters"
+    return {
+        "pubsub subscriptions list": (
+            f"webhook-relay-push;events;{push};{deadline};10s;600s;604800s;{names};100;True\\n"
+            f"{names};{names};{dead};{deadline};10s;600s;2678400s;;;"
+        )
+    }
+
+
+def updates_and_deployment(script: Script) -> list[str]:
+    """The order of the calls that change a subscription or the function."""
+    calls = [*script.calls()]
+    kept = [call for call in calls if call[1] == "deploy" or call[2:3] == ["update"]]
+    return [" ".join(call[1:4] if call[1] != "deploy" else call[1:2]) for call in kept]
+
+
+def test_ack_deadlines_are_raised_before_the_function_changes(script: Script) -> None:
+    """A push that may wait longer must not be given up meanwhile, a redrive's either."""
+    assert script.deploy(looks=subscriptions(120, redriving=True)).returncode == 0
+    order = updates_and_deployment(script)
+    assert order[:3] == [
+        "subscriptions update webhook-relay-push",
+        "subscriptions update webhook-relay-dead-letters",
+        "deploy",
+    ]
+
+
+def test_ack_deadlines_are_lowered_after_the_function_changed(script: Script) -> None:
+    assert script.deploy(looks=subscriptions(600, redriving=True)).returncode == 0
+    assert updates_and_deployment(script) == [
+        "deploy",
+        "subscriptions update webhook-relay-push",
+        "subscriptions update webhook-relay-dead-letters",
+    ]
+    (dead,) = script.calls("pubsub", "subscriptions", "update", "webhook-relay-dead-letters")
+    assert f"--push-endpoint={URL}/notifications" in dead
+
+
+def test_a_dead_letter_subscription_that_pushes_to_nobody_stays_so(script: Script) -> None:
+    assert script.deploy(looks=subscriptions(600)).returncode == 0
+    (dead,) = script.calls("pubsub", "subscriptions", "update", "webhook-relay-dead-letters")
+    assert not [argument for argument in dead if argument.startswith("--push")]
+    assert script.deploy(looks=subscriptions(300)).returncode == 0
+    assert updates_and_deployment(script) == ["deploy"]
+
+
+def test_another_topic_is_refused_for_the_same_subscription(script: Script) -> None:
+    run = script.deploy("--topic", "others", looks=subscriptions(300))
+    assert run.returncode == 1
+    assert "reads the topic events" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("found", "options", "said"),
+    [
+        ("FIRESTORE_NATIVE eur3", [], "as it should be: the database (default), in eur3"),
+        ("FIRESTORE_NATIVE eur3", ["--firestore-location", "eur3"], "as it should be: the da"),
+        ("FIRESTORE_NATIVE eur3", ["--firestore-location", "nam5"], "a database can't be moved"),
+        ("DATASTORE_MODE eur3", [], "is in Datastore mode"),
+    ],
+)
+def test_a_database_that_is_there(
+    script: Script, found: str, options: list[str], said: str
+) -> None:
+    run = script.deploy(*options, looks={"firestore databases describe": found})
+    assert said in run.stdout + run.stderr
+    assert script.calls("firestore", "databases", "create") == []
+    assert run.returncode == (0 if said.startswith("as") else 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "location"), [([], "europe-west1"), (["--firestore-location", "eur3"], "eur3")]
+)
+def test_where_a_database_is_made(script: Script, options: list[str], location: str) -> None:
+    script.deploy(*options)
+    (made,) = script.calls("firestore", "databases", "create")
+    assert f"--location={location}" in made
+
+
+def test_an_index_that_needs_repair_ends_it(script: Script) -> None:
+    found = "events NEEDS_REPAIR state shard touched_at __name__"
+    run = script.deploy(looks={"firestore indexes composite list": found})
+    assert run.returncode == 1
+    assert "events composite state shard touched_at is in the state NEEDS_REPAIR" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("versions", "held", "version", "adds"),
+    [
+        ("2 DISABLED\\n1 ENABLED", TOKEN, "1", 0),
+        ("2 DESTROYED\\n1 ENABLED", "another", "1", 1),
+        ("2 ENABLED\\n1 ENABLED", TOKEN, "2", 0),
+        ("2 DISABLED\\n1 DESTROYED", "", None, 1),
+    ],
+)
+def test_a_token_is_compared_with_the_newest_version_that_is_enabled(
+    script: Script, versions: str, held: str, version: str | None, adds: int
+) -> None:
+    looks = {"secrets versions list": versions, f"secrets versions access {version}": held}
+    run = script.deploy(looks=looks)
+    assert len(script.calls("secrets", "versions", "add")) == adds
+    accessed = [call[3] for call in script.calls("secrets", "versions", "access")]
+    assert accessed == ([version] if version else [])
+    # The stand-in goes on listing the same versions: with none enabled, no deployment.
+    assert run.returncode == (0 if version else 1)
+
+
+def test_without_a_token_an_enabled_version_is_needed(script: Script) -> None:
+    where = ("--project", "acme-relay", "--region", "europe-west1")
+    run = script(*where, looks={"secrets versions list": "1 DISABLED"})
+    assert "has no version that is enabled" in run.stderr
+    run = script(*where, looks={"secrets versions list": "2 DISABLED\\n1 ENABLED"})
+    assert run.returncode == 0
+    (deployed,) = script.calls("functions", "deploy")
+    assert "--set-secrets=SVIX_TOKEN=svix-token:1" in deployed
+
+
+def test_the_channels_that_alerts_have_stay_where_none_is_given(script: Script) -> None:
+    held = "webhook-relay lag 0 projects/acme-relay/alertPolicies/1 projects/acme-relay/c/7"
+    looks = {"alpha monitoring policies list": held}
+    script.deploy(looks=looks)
+    (update,) = script.calls("alpha", "monitoring", "policies", "update")
+    assert "--set-notification-channels=projects/acme-relay/c/7" in update
+    script.deploy("--channel", "projects/acme-relay/c/8", looks=looks)
+    (update,) = script.calls("alpha", "monitoring", "policies", "update")
+    assert "--set-notification-channels=projects/acme-relay/c/8" in update
 
 
 def test_a_dry_run_prints_what_a_run_does(script: Script) -> None:
@@ -148,15 +383,59 @@ def test_a_dry_run_prints_what_a_run_does(script: Script) -> None:
     assert all(shlex.split(line)[:3] in did for line in would)
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "Unable to find the server at serviceusage.googleapis.com",
+        "There was a problem refreshing your current auth tokens: Failed to resolve host",
+    ],
+)
+def test_a_dry_run_without_a_network_looks_once(script: Script, fault: str) -> None:
+    """The next look would fail as well, after a minute perhaps."""
+    (script.path / "gcloud").unlink()
+    gcloud = script.path / "gcloud"
+    gcloud.write_text(f'#!/bin/sh\necho x >>"$CALLS"\necho "ERROR: {fault}" >&2\nexit 1\n')
+    gcloud.chmod(0o755)
+    run = script.deploy("--dry-run")
+    assert run.returncode == 0, run.stderr
+    assert fault in run.stdout
+    assert script.calls_file.read_text() == "x\n"
+    assert "21 thing(s) could not be looked at" in run.stdout
+    assert f"A dry run: {CHANGES} command(s) would change something" in run.stdout
+    run = script.deploy()
+    assert run.returncode == 1
+    assert fault in run.stderr
+
+
+@pytest.mark.parametrize("options", [["--dry-run"], []])
+def test_without_gcloud(script: Script, options: list[str]) -> None:
+    """That it is missing is no sign that a thing is not there."""
+    (script.path / "gcloud").unlink()
+    tools = "bash dirname cat mktemp rm grep tr git find sort xargs sed awk cut basename head"
+    for tool in tools.split():
+        (script.path / tool).symlink_to(str(shutil.which(tool)))
+    where = ("--project", "acme-relay", "--region", "europe-west1")
+    run = subprocess.run(  # noqa: S603 - our own command
+        [ROOT / "deploy.sh", *where, *options],
+        env={"PATH": str(script.path)},
+        input="",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert run.returncode == (0 if options else 1)
+    assert "command not found" in run.stdout + run.stderr
+
+
 def test_pubsub_takes_what_it_is_told(script: Script, pubsub_emulator: str, tmp_path: Path) -> None:
+    gcloud = require_gcloud()
     assert script.deploy().returncode == 0
     environment = {
-        "CLOUDSDK_CONFIG": str(tmp_path / "gcloud"),
+        **alone(tmp_path),
         "CLOUDSDK_AUTH_DISABLE_CREDENTIALS": "true",
         "CLOUDSDK_API_ENDPOINT_OVERRIDES_PUBSUB": f"http://{pubsub_emulator}/",
     }
-    gcloud = shutil.which("gcloud")
-    assert gcloud is not None
 
     def run(*arguments: str) -> str:
         return subprocess.run(  # noqa: S603 - our own command
@@ -168,7 +447,7 @@ def test_pubsub_takes_what_it_is_told(script: Script, pubsub_emulator: str, tmp_
             timeout=60,
         ).stdout
 
-    made = [c for c in script.calls() if c[0] == "pubsub" and c[2] == "create"]
+    made = [c for c in script.calls("pubsub") if c[2] == "create"]
     assert len(made) == 4
     for call in made:
         # The emulator keeps nothing longer than 7 days; Pub/Sub itself up to 31.
@@ -177,4 +456,4 @@ def test_pubsub_takes_what_it_is_told(script: Script, pubsub_emulator: str, tmp_
         "pubsub", "subscriptions", "describe", "webhook-relay-push", "--project=acme-relay",
         "--format=value(ackDeadlineSeconds,retryPolicy.maximumBackoff,pushConfig.pushEndpoint)",
     )  # fmt: skip
-    assert held.split() == ["120", "600s", "https://relay.example/notifications"]
+    assert held.split() == ["300", "600s", f"{URL}/notifications"]

@@ -12,7 +12,7 @@ import relay.ledger.sqlite
 from relay.ledger import Archive, ClaimLost, Duplicate, Ledger, Record, State, key_of
 from tests.ledger.events import claimed, delivered, event
 from tests.ledger.indexes import why_unserved
-from tests.ledger.ledgers import KEY, Open
+from tests.ledger.ledgers import Open
 
 SOME_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -217,8 +217,3 @@ def test_a_query_that_no_index_serves_is_noticed() -> None:
         query("dead_letter_parts", project="acme"),
     ):
         assert why_unserved(unserved) is not None
-
-
-def test_every_key_has_a_record_of_its_own() -> None:
-    """The operator's prefix is that of the key: its hash is fixed for good."""
-    assert KEY == "a82d352942f706d6d917c76c4da0d0e0b6633d294ca6af603ef54af0b4c20e41"

@@ -3,60 +3,39 @@
 import asyncio
 import contextlib
 import signal
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
-from google.api_core.exceptions import Aborted
-from google.cloud.firestore import AsyncClient
-from google.cloud.firestore_v1.services.firestore import FirestoreAsyncClient
+from google.cloud.firestore_v1.types import WriteResult
 
 from local import emulators
 from local.processes import free_port
 from relay.ledger import (
-    DeadLetter,
+    Claim,
     Duplicate,
     Ledger,
+    LedgerMisconfigured,
     LedgerUnavailable,
-    key_of,
 )
 from relay.ledger.firestore import FirestoreLedger
-from tests.ledger.events import claimed, event
+from tests.ledger.events import claimed, event, letter
+from tests.ledger.ledgers import KEY
 from tests.wire import serving
 
-T = TypeVar("T")
 Call = Callable[[], Awaitable[Any]]
+Connect = Callable[[str], FirestoreLedger]
 
-HOUR = timedelta(hours=1)
-RECORD = "events/" + key_of("acme", "evt_1")
-LETTER = DeadLetter(data=b"{", reason="malformed", detail="no JSON")
+LETTER = letter()
 
-CUT_SHORT = ("relay.ledger.firestore.LEDGER_TIMEOUT", timedelta(seconds=0.5))
+CUT_SHORT = ("relay.ledger.firestore_calls.LEDGER_TIMEOUT", timedelta(seconds=0.5))
 """The ledger's time limit: what is shown is that there is one, not how long it is."""
 
 NEVER = 60.0
 """Seconds after which a call that should have given up is said to hang."""
-
-
-@pytest.fixture
-async def connect(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[[str], Ledger]]:
-    """Opens ledgers on the Firestore at an address, under one project of this test's own."""
-    project = f"test-{uuid.uuid4().hex[:12]}"
-    opened = []
-
-    def connect_to(address: str) -> Ledger:
-        monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", address)
-        monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", project)
-        opened.append(FirestoreLedger.connect(project, "(default)", HOUR))
-        return opened[-1]
-
-    yield connect_to
-    for ledger in opened:
-        await ledger.close()
 
 
 @pytest.fixture
@@ -71,7 +50,7 @@ async def _hang(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_server_that_never_answers_is_given_up(connect: Callable[[str], Ledger]) -> None:
+async def test_a_server_that_never_answers_is_given_up(connect: Connect) -> None:
     """It accepts connections and says nothing: the request must not hang with it."""
     async with serving(_hang) as url:
         ledger = connect(url.removeprefix("http://"))
@@ -80,14 +59,14 @@ async def test_a_server_that_never_answers_is_given_up(connect: Callable[[str], 
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_closed_port_is_given_up(connect: Callable[[str], Ledger]) -> None:
+async def test_a_closed_port_is_given_up(connect: Connect) -> None:
     """The client library would go on trying for a minute."""
     ledger = connect(f"127.0.0.1:{free_port()}")
     with pytest.raises(LedgerUnavailable):
         await asyncio.wait_for(ledger.claim(event()), NEVER)
 
 
-async def test_a_cancellation_passes_through(connect: Callable[[str], Ledger]) -> None:
+async def test_a_cancellation_passes_through(connect: Connect) -> None:
     """A shutdown is not a failing ledger."""
     asked = asyncio.Event()
 
@@ -105,16 +84,17 @@ async def test_a_cancellation_passes_through(connect: Callable[[str], Ledger]) -
 
 @pytest.mark.usefixtures("firestore_emulator")
 async def test_a_suspended_firestore_is_given_up_and_no_harm_is_done(
-    connect: Callable[[str], Ledger], monkeypatch: pytest.MonkeyPatch
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What timed out may have landed; asked again, it succeeds either way."""
     with emulators.firestore_emulator() as (address, server):
         ledger = connect(address)
-        delivered = await claimed(ledger, event("evt_delivered"))
-        released = await claimed(ledger, event("evt_released"))
+        await _warm(ledger)
+        to_complete = await claimed(ledger, event("evt_delivered"))
+        to_release = await claimed(ledger, event("evt_released"))
         settling: list[Call] = [
-            lambda: ledger.complete(delivered, "msg_1"),
-            lambda: ledger.release(released),
+            lambda: ledger.complete(to_complete, "msg_1", fanout_confirmed=True),
+            lambda: ledger.release(to_release),
             lambda: ledger.park(LETTER),
         ]
         calls: list[Call] = [*settling, lambda: ledger.claim(event("evt_new"))]
@@ -131,37 +111,96 @@ async def test_a_suspended_firestore_is_given_up_and_no_harm_is_done(
         assert (await claimed(ledger, event("evt_released"))).attempts == 2
 
 
-async def test_a_letter_too_large_to_be_stored_is_refused(
-    connect: Callable[[str], Ledger], firestore_emulator: str
-) -> None:
-    """It is nacked then, rather than lost."""
-    letter = DeadLetter(data=b"x" * 2 * 1024 * 1024, reason="rejected", detail="too large")
-    with pytest.raises(LedgerUnavailable, match="larger than a document"):
-        await connect(firestore_emulator).park(letter)
-
-
 @pytest.mark.parametrize(
-    ("code", "advice"),
+    ("code", "says", "advice"),
     [
-        (grpc.StatusCode.PERMISSION_DENIED, "roles/datastore.user"),
-        (grpc.StatusCode.UNAUTHENTICATED, "credentials"),
-        (grpc.StatusCode.NOT_FOUND, "FIRESTORE_DATABASE"),
-        (grpc.StatusCode.INVALID_ARGUMENT, "larger"),
-        (grpc.StatusCode.INTERNAL, "again"),
+        (grpc.StatusCode.PERMISSION_DENIED, "payload hunter2", "roles/datastore.user"),
+        (grpc.StatusCode.UNAUTHENTICATED, "payload hunter2", "credentials"),
+        (grpc.StatusCode.NOT_FOUND, "payload hunter2", "FIRESTORE_DATABASE"),
+        (grpc.StatusCode.FAILED_PRECONDITION, "payload hunter2", "native mode"),
+        # What gRPC itself says where Google's credentials are refused a token.
+        (
+            grpc.StatusCode.UNAVAILABLE,
+            "Getting metadata from plugin failed: hunter2",
+            "credentials",
+        ),
+        (grpc.StatusCode.INVALID_ARGUMENT, "payload hunter2", None),
+        (grpc.StatusCode.INTERNAL, "payload hunter2", None),
     ],
 )
+@pytest.mark.usefixtures("impatient")
 async def test_a_refusal_says_what_to_check(
-    connect: Callable[[str], Ledger], code: grpc.StatusCode, advice: str
+    connect: Connect, code: grpc.StatusCode, says: str, advice: str | None
 ) -> None:
     """In words of our own: Firestore's may quote what was written."""
-    async with _refusing(code, "payload hunter2") as address:
+    async with _refusing(code, says) as address:
         ledger = connect(address)
-        for call in (ledger.claim(event()), ledger.park(LETTER)):
-            with pytest.raises(LedgerUnavailable, match=advice) as failure:
+        claim = Claim(KEY, "token", WriteResult.pb()().update_time, 1, timedelta(0))
+        calls: list[Awaitable[Any]] = [
+            ledger.claim(event()),
+            ledger.claim(event(), previous=claim),
+            ledger.record(KEY),
+            ledger.release(claim),
+            ledger.complete(claim, "msg_1", fanout_confirmed=True),
+        ]
+        for call in calls:
+            with pytest.raises(LedgerUnavailable) as failure:
                 await asyncio.wait_for(call, NEVER)
             assert code.name in str(failure.value)
             assert "hunter2" not in str(failure.value)
             assert failure.value.__suppress_context__
+            # Trying again helps where nothing is to be mended.
+            assert isinstance(failure.value, LedgerMisconfigured) is (advice is not None)
+            assert (advice or "Firestore") in str(failure.value)
+
+
+async def test_a_letter_that_is_refused_says_what_to_check(connect: Connect) -> None:
+    """As an event does; and a page that the operator asks for does not take two minutes."""
+    async with _refusing(grpc.StatusCode.PERMISSION_DENIED, "payload hunter2") as address:
+        ledger = connect(address)
+        for call in (
+            ledger.park(LETTER),
+            ledger.dead_letter(LETTER.id),
+            anext(ledger.undelivered()),
+        ):
+            with pytest.raises(LedgerMisconfigured, match=r"roles/datastore\.user"):
+                await asyncio.wait_for(call, NEVER)
+
+
+@pytest.mark.parametrize("fault", ["missing", "no file", "not JSON"])
+async def test_credentials_that_are_missing_are_said_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fault: str
+) -> None:
+    """At once, and not as a traceback."""
+    for name in ("FIRESTORE_EMULATOR_HOST", "GOOGLE_APPLICATION_CREDENTIALS", "APPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_GCE_CHECK", "true")  # else Google's library looks for its cloud
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    if fault != "missing":
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
+    if fault == "not JSON":
+        (tmp_path / "key.json").write_text("{")
+    with pytest.raises(LedgerMisconfigured, match="credentials are missing or can't be read"):
+        FirestoreLedger.connect("p", "(default)")
+
+
+async def test_a_project_that_nothing_names_is_said_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where the credentials are there."""
+    for name in ("FIRESTORE_EMULATOR_HOST", "GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))  # else gcloud is asked for its project
+    key = tmp_path / "key.json"
+    key.write_text(
+        '{"type": "authorized_user", "client_id": "c", "client_secret": "s", "refresh_token": "t"}'
+    )
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key))
+    with pytest.raises(LedgerMisconfigured, match="GOOGLE_CLOUD_PROJECT"):
+        FirestoreLedger.connect(None, "(default)")
 
 
 @contextlib.asynccontextmanager
@@ -185,162 +224,29 @@ async def _refusing(code: grpc.StatusCode, details: str) -> AsyncIterator[str]:
         await server.stop(None)
 
 
-class Link:
-    """A connection to the emulator that can lose answers: they are withheld, then it breaks."""
+async def test_closing_ends_a_call_under_way(connect: Connect) -> None:
+    """As a failure of the ledger, which the protocol knows, and not as a cancellation."""
+    asked = asyncio.Event()
 
-    def __init__(self, address: str) -> None:
-        self._host, _, self._port = address.partition(":")
-        self._withholding = False
-        self._connections: set[asyncio.StreamWriter] = set()
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await _hang(reader, writer)
 
-    def withhold(self) -> None:
-        """From here on no answer comes through."""
-        self._withholding = True
-
-    def break_off(self) -> None:
-        """The client sees its connection end, and may connect anew."""
-        self._withholding = False
-        for connection in self._connections:
-            connection.transport.abort()
-
-    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry one client's connection."""
-        answers, questions = await asyncio.open_connection(self._host, int(self._port))
-        self._connections.add(writer)
-
-        async def forward() -> None:
-            while data := await reader.read(65536):
-                questions.write(data)
-            questions.close()
-
-        async def back() -> None:
-            while data := await answers.read(65536):
-                if not self._withholding:
-                    writer.write(data)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(forward())
-                group.create_task(back())
-        except* ConnectionError:
-            pass
-        finally:
-            self._connections.discard(writer)
-            questions.transport.abort()
-
-
-def kind(commit: Any) -> str:
-    """Whether a commit is to create a document or to update one."""
-    (write,) = commit["writes"] if isinstance(commit, dict) else commit.writes
-    return "update" if "update_time" in write.current_document else "create"
-
-
-@dataclass
-class Unanswered:
-    """A ledger, and a way to make a call to it whose write lands and is never answered."""
-
-    ledger: Ledger
-    link: Link
-    records: AsyncClient
-    monkeypatch: pytest.MonkeyPatch
-
-    async def make(self, call: Awaitable[T], write: str, path: str) -> T:
-        """Withhold answers from this write on; break off when the document has changed."""
-        commit = FirestoreAsyncClient.commit
-        document = self.records.document(path)
-        before = (await document.get()).update_time
-
-        async def unheard(client: FirestoreAsyncClient, request: Any, **kwargs: Any) -> Any:
-            if kind(request) == write:
-                self.monkeypatch.setattr(FirestoreAsyncClient, "commit", commit)
-                self.link.withhold()
-            return await commit(client, request, **kwargs)
-
-        self.monkeypatch.setattr(FirestoreAsyncClient, "commit", unheard)
-        answer = asyncio.ensure_future(call)
-        async with asyncio.timeout(NEVER):
-            while (await document.get()).update_time == before:
-                assert not answer.done()
-        assert not answer.done()
-        self.link.break_off()
-        return await answer
-
-
-@pytest.fixture
-async def unanswered(
-    connect: Callable[[str], Ledger], firestore_emulator: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Unanswered]:
-    """See `Unanswered`; its connection is open already."""
-    link = Link(firestore_emulator)
-    connect(firestore_emulator)
-    records = AsyncClient()
-    async with serving(link.carry) as url:
+    async with serving(hang) as url:
         ledger = connect(url.removeprefix("http://"))
-        await claimed(ledger, event("evt_to_connect"))
-        yield Unanswered(ledger, link, records, monkeypatch)
+        calls = [asyncio.ensure_future(ledger.claim(event(f"evt_{n}"))) for n in range(3)]
+        looking = asyncio.ensure_future(ledger.record(KEY))
+        await asyncio.wait_for(asked.wait(), NEVER)
+        await ledger.close()
+        ended = await asyncio.gather(*calls, looking, return_exceptions=True)
+        assert [str(failure) for failure in ended] == ["the ledger was closed"] * 4
+        assert {type(failure) for failure in ended} == {LedgerUnavailable}
 
 
-async def test_a_first_claim_that_landed_unanswered_is_ours(unanswered: Unanswered) -> None:
-    """The library creates it again and is told that it is there."""
-    ledger = unanswered.ledger
-    claim = await unanswered.make(claimed(ledger, event()), "create", RECORD)
-    assert claim.attempts == 1
-    await ledger.complete(claim, "msg_1")
-    assert await ledger.claim(event()) == Duplicate("msg_1", payload_changed=False, attempts=1)
-
-
-async def test_a_takeover_that_landed_unanswered_is_ours(unanswered: Unanswered) -> None:
-    """The library writes it again and is told that the record has changed."""
-    ledger = unanswered.ledger
-    await ledger.release(await claimed(ledger, event()))
-    claim = await unanswered.make(claimed(ledger, event()), "update", RECORD)
-    assert claim.attempts == 2
-    await ledger.complete(claim, "msg_1")
-    assert await ledger.claim(event()) == Duplicate("msg_1", payload_changed=False, attempts=2)
-
-
-async def test_a_completion_that_landed_unanswered_is_ours(unanswered: Unanswered) -> None:
-    """The event is delivered, not lost to another."""
-    ledger = unanswered.ledger
-    claim = await claimed(ledger, event())
-    await unanswered.make(ledger.complete(claim, "msg_1"), "update", RECORD)
-    assert await ledger.claim(event()) == Duplicate("msg_1", payload_changed=False, attempts=1)
-
-
-async def test_a_release_that_landed_unanswered_is_ours(unanswered: Unanswered) -> None:
-    """And the next claim succeeds at once."""
-    ledger = unanswered.ledger
-    claim = await claimed(ledger, event())
-    await unanswered.make(ledger.release(claim), "update", RECORD)
-    assert (await claimed(ledger, event())).attempts == 2
-
-
-async def test_a_letter_that_landed_unanswered_is_parked(unanswered: Unanswered) -> None:
-    """As if it had been parked before."""
-    parking = unanswered.ledger.park(LETTER)
-    await unanswered.make(parking, "create", f"dead_letters/{LETTER.id}")
-
-
-@pytest.mark.parametrize("method", ["create", "update"])
-async def test_a_write_that_was_crowded_out_is_repeated(
-    connect: Callable[[str], Ledger],
-    firestore_emulator: str,
-    monkeypatch: pytest.MonkeyPatch,
-    method: str,
-) -> None:
-    """Firestore aborts what meets another writer: nothing was written, and nobody has the claim."""
-    commit = FirestoreAsyncClient.commit
-    failures: list[Exception] = [
-        Aborted("contention")  # type: ignore[no-untyped-call]  # as published
-    ]
-
-    async def crowded_out(self: FirestoreAsyncClient, request: Any, **kwargs: Any) -> Any:
-        if failures and kind(request) == method:
-            raise failures.pop()
-        return await commit(self, request, **kwargs)
-
-    monkeypatch.setattr(FirestoreAsyncClient, "commit", crowded_out)
-    ledger = connect(firestore_emulator)
-    await ledger.complete(await claimed(ledger, event()), "msg_1")
-    assert not failures
-    assert await ledger.claim(event()) == Duplicate("msg_1", payload_changed=False, attempts=1)
+async def _warm(ledger: Ledger) -> None:
+    """An emulator that was just started takes its time for the first answers."""
+    async with asyncio.timeout(NEVER):
+        while True:
+            with contextlib.suppress(LedgerUnavailable):
+                await ledger.claim(event("evt_to_warm_up"))
+                return

@@ -11,14 +11,19 @@ def limited(taken: int = 40, at: float = 10.0) -> Rate:
     rate = Rate()
     for _ in range(taken):
         rate.taken(at - 0.1)
-    assert rate.refused(given_at=at - 0.1, at=at)
+    assert rate.refused(given_at=at - 0.1, interval=0.0, at=at)
     return rate
+
+
+def refuse(rate: Rate, at: float) -> bool:
+    """A refusal of a turn given now, a moment ago."""
+    return rate.refused(given_at=at - 0.05, interval=rate.give(at), at=at)
 
 
 def climbing(at: float = 10.0) -> Rate:
     """A rate whose search has ended at this time."""
     rate = limited(at=at - 1)
-    assert rate.refused(given_at=at - 0.1, at=at)
+    assert refuse(rate, at)
     return rate
 
 
@@ -52,7 +57,7 @@ def test_of_the_running_and_the_last_second_the_larger_counts(
         rate.taken(8.5)
     for _ in range(running):
         rate.taken(9.2)
-    rate.refused(given_at=9.2, at=9.3)
+    rate.refused(given_at=9.2, interval=0.0, at=9.3)
     assert rate.now == level
 
 
@@ -60,7 +65,7 @@ def test_what_was_taken_long_ago_does_not_count() -> None:
     rate = Rate()
     for _ in range(40):
         rate.taken(1.5)
-    rate.refused(given_at=9.2, at=9.3)
+    rate.refused(given_at=9.2, interval=0.0, at=9.3)
     assert rate.now == tuning.LOWEST_LEVEL
 
 
@@ -88,7 +93,7 @@ def test_a_refusal_of_a_call_given_before_the_last_refusal_teaches_nothing() -> 
     """A burst is refused many times for one reason."""
     rate = limited(at=10.0)
     before = rate.now
-    assert not rate.refused(given_at=9.95, at=10.2)
+    assert not rate.refused(given_at=9.95, interval=1 / 40, at=10.2)
     assert rate.now == before
 
 
@@ -97,7 +102,7 @@ def test_the_search_ends_between_what_was_taken_and_what_was_tried() -> None:
     rate.use(2.0)  # 80 a second by now
     for _ in range(100):
         rate.taken(11.0)
-    rate.refused(given_at=11.9, at=12.0)  # 50 were taken each second
+    refuse(rate, 12.0)  # 50 were taken each second
     assert rate.now == pytest.approx((50 + 80) / 2)
 
 
@@ -106,7 +111,7 @@ def test_the_search_ends_with_a_cut_at_least() -> None:
     rate = limited(taken=40, at=10.0)
     for _ in range(1000):
         rate.taken(11.0)
-    rate.refused(given_at=11.9, at=12.0)
+    refuse(rate, 12.0)
     assert rate.now == pytest.approx(0.9 * 40)
 
 
@@ -114,8 +119,17 @@ def test_each_refusal_then_cuts_a_tenth() -> None:
     rate = climbing(at=10.0)
     before = rate.now
     assert before is not None
-    rate.refused(given_at=10.1, at=10.2)
+    refuse(rate, 10.2)
     assert rate.now == pytest.approx(0.9 * before)
+
+
+def test_what_is_cut_is_the_rate_when_the_refused_turn_was_given() -> None:
+    """The answer of a slow Svix comes late, and the rate has climbed on meanwhile."""
+    rate = climbing(at=10.0)
+    interval = rate.give(10.5)
+    rate.use(30.0)
+    rate.refused(given_at=10.5, interval=interval, at=12.0)
+    assert rate.now == pytest.approx(0.9 / interval)
 
 
 def test_the_climb_is_flat_at_first_and_has_doubled_after_twenty_seconds() -> None:
@@ -131,7 +145,7 @@ def test_the_climb_is_flat_at_first_and_has_doubled_after_twenty_seconds() -> No
 def test_the_rate_never_falls_so_low_that_it_could_not_recover() -> None:
     rate = limited(taken=0)
     for number in range(50):
-        rate.refused(given_at=11.0 + number, at=11.5 + number)
+        refuse(rate, 11.5 + number)
     assert rate.now == tuning.LOWEST_LEVEL
 
 

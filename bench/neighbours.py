@@ -1,0 +1,416 @@
+"""What customers do to each other: poison, floods, hanging calls, outages.
+
+`python -m bench.neighbours` runs in virtual time, through the relay's own delivery and pacer
+(`bench/model.py`) and the obvious function beside it, then the main rows over HTTP (`bench/beside.py`). It prints the tables that
+docs/measurements.md holds and writes them to bench/results/. "From push" is from the push's arrival
+at the function to its acknowledgement: the others have a subscription of their own. "From
+publishing" includes what Pub/Sub holds back: in a second run all share one subscription.
+"""
+
+import argparse
+import asyncio
+import random
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+
+from bench import model
+from bench.functions import RESULTS
+from bench.table import markdown
+from local.push import Arrival, Policy, Subscription
+from relay.envelope import Event
+from tests import virtual_time
+
+BUSY = Policy(floor=3000, first_window=3000)
+"""A subscription that was busy before, and keeps its window."""
+NEW = Policy(floor=3000)
+"""A subscription that has just begun: at 1/s its window is 13 when the poison comes."""
+BURST = 50.0
+POISON, FLOOD = 1_000_000, 2_000_000
+"""Messages from these numbers on are the poison's and the flood's; the others' are below."""
+OUTAGE_BEGINS, OUTAGE_ENDS = 10.0, 55.0
+"""Seconds."""
+OTHERS = 20
+"""Projects that share the rest of the events, where a row does not say otherwise."""
+
+Wrong = Callable[[Event, float], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What happens in one run. Times are in seconds."""
+
+    arrivals: tuple[Arrival, ...]
+    goes_wrong: str = "nothing"
+    """A key of `WRONGS`."""
+    rate: float = 50.0
+    """Calls a second that Svix allows."""
+    projects: int = OTHERS
+    instances: int = 4
+    policy: Policy = BUSY
+    beside: bool = False
+    """Whether the others have a subscription of their own in one run, and share one in another."""
+    counts_from: float = 0.0
+    """When the use of the limit begins to count."""
+    ends_at: float | None = None
+    """None: when everything is acknowledged."""
+
+    def project_of(self, message: int) -> str:
+        """Whose event a message is."""
+        if message >= FLOOD:
+            return "flood"
+        return "poison" if message >= POISON else f"project-{message % self.projects}"
+
+
+@dataclass(slots=True)
+class Run:
+    """What became of one run."""
+
+    published: dict[int, float]
+    pushed: dict[int, list[float]] = field(default_factory=dict)
+    """When each message was pushed, each time."""
+    acked: dict[int, float] = field(default_factory=dict)
+    nacked: list[tuple[float, int]] = field(default_factory=list)
+    taken: int = 0
+    """Messages in Svix."""
+    refused: float = 0.0
+    """Of the calls."""
+    used: float = 0.0
+    """Of the limit."""
+
+    def others(self) -> list[int]:
+        """The messages of neither poison nor flood."""
+        return [message for message in self.published if message < POISON]
+
+    def from_push(self, messages: Iterable[int]) -> list[float]:
+        """Seconds of each, from its last push to its acknowledgement."""
+        return [self.acked[m] - self.pushed[m][-1] for m in messages if m in self.acked]
+
+    def from_publishing(self) -> list[float]:
+        """Seconds of the others, from publishing to acknowledgement; until the end without one."""
+        ends = max(self.acked.values())
+        return [self.acked.get(m, ends) - self.published[m] for m in self.others()]
+
+    def nacks(self, messages: Iterable[int]) -> int:
+        """Nacks of these."""
+        wanted = set(messages)
+        return sum(message in wanted for _, message in self.nacked)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that this share is not above."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+
+def _of_poison(wrong: Callable[[Event], str]) -> Wrong:
+    return lambda event, _at: wrong(event) if event.project == "poison" else None
+
+
+def _outage(kind: str) -> Wrong:
+    return lambda _event, at: kind if OUTAGE_BEGINS <= at < OUTAGE_ENDS else None
+
+
+def _at_random(share: float, kind: str, until: float) -> Wrong:
+    chance = random.Random(1)  # noqa: S311 - reproducible, not secret
+    return lambda _event, at: kind if at < until and chance.random() < share else None
+
+
+WRONGS: dict[str, Callable[[], Wrong]] = {
+    "nothing": lambda: lambda _event, _at: None,
+    "poison: 500": lambda: _of_poison(lambda _: "500"),
+    "poison: hanging": lambda: _of_poison(lambda _: "hang"),
+    "poison: in turn": lambda: _of_poison(lambda event: "500" if int(event.id) % 2 else "hang"),
+    "2 in 1,000 hang": lambda: _at_random(0.002, "hang", 1e9),
+    "half fail for 5 min": lambda: _at_random(0.5, "500", 300.0),
+    "down, 500": lambda: _outage("500"),
+    "down, hanging": lambda: _outage("hang"),
+}
+"""What goes wrong at Svix; each made anew for a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The others with a subscription of their own, and all sharing one: two runs, or the same."""
+
+    apart: Run
+    shared: Run
+
+
+def observe(world: World, *, obvious: bool = False, seed: int = 1) -> Seen:
+    """All runs of a world, of the relay or of the obvious function."""
+    shared = run(world, obvious=obvious, seed=seed, shared=True)
+    apart = run(world, obvious=obvious, seed=seed, shared=False) if world.beside else shared
+    return Seen(apart, shared)
+
+
+def run(world: World, *, obvious: bool, seed: int, shared: bool) -> Run:
+    """One run; `shared`: everything is in one subscription."""
+
+    async def main() -> Run:
+        uniform = random.Random(seed).uniform  # noqa: S311 - reproducible, not secret
+        goes_wrong = WRONGS[world.goes_wrong]()
+        svix = model.Svix(uniform, lambda _: world.rate, burst=BURST, goes_wrong=goes_wrong)
+        function: model.Function = (
+            model.Obvious(svix, world.project_of)
+            if obvious
+            else model.Relay(svix, uniform, instances=world.instances, project_of=world.project_of)
+        )
+        seen = Run({arrival.message: arrival.at for arrival in world.arrivals})
+
+        async def deliver(message: int) -> bool:
+            seen.pushed.setdefault(message, []).append(model.now())
+            return await function.deliver(message)
+
+        async def subscribe(arrivals: Iterable[Arrival]) -> None:
+            subscription = Subscription(deliver, world.policy)
+            await subscription.run(list(arrivals), world.ends_at)
+            seen.acked |= subscription.acked
+            seen.nacked += subscription.nacked
+
+        apart = [a for a in world.arrivals if a.message < POISON and not shared]
+        together = [a for a in world.arrivals if a.message >= POISON or shared]
+        await asyncio.gather(subscribe(apart), subscribe(together))
+        seen.taken = len(svix.taken)
+        seen.refused = sum(refused for _, refused in svix.calls) / len(svix.calls)
+        seconds = svix.calls[-1][0] - world.counts_from
+        taken = sum(not refused for at, refused in svix.calls if at >= world.counts_from)
+        seen.used = taken / (BURST + world.rate * seconds)
+        return seen
+
+    return virtual_time.run(main())
+
+
+def poison(kind: str, others: float, projects: int = OTHERS, minutes: float = 15.0) -> World:
+    """Twenty poison events of one project after 10 s, the others at so many a second."""
+    seconds = 60 * minutes
+    bad = [Arrival(10.0, POISON + number) for number in range(20)]
+    return World(
+        (*model.steady(others, seconds - 30), *bad),
+        f"poison: {kind}",
+        projects=projects,
+        beside=True,
+        ends_at=seconds,
+    )
+
+
+def flood(events: int, ends_at: float | None = None) -> World:
+    """A flood of one project after 10 s, another project at 1 a second."""
+    quiet = model.steady(1.0, ends_at or 10 + events / 50)
+    bad = [Arrival(10.0, FLOOD + number) for number in range(events)]
+    return World((*quiet, *bad), projects=1, beside=True, counts_from=10.0, ends_at=ends_at)
+
+
+def outage(kind: str, projects: int) -> World:
+    """45 s in which Svix answers nobody, at a steady 20 a second."""
+    return World(tuple(model.steady(20.0, 85.0)), f"down, {kind}", rate=200.0, projects=projects)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One number, and its goal."""
+
+    name: str
+    of: Callable[[Seen], float]
+    goal: float | None = None
+    at_least: bool = False
+    shown: str = "{:.2f}"
+
+    def is_met(self, value: float) -> bool:
+        """Whether the goal is."""
+        if self.goal is None:
+            return True
+        return value >= self.goal if self.at_least else value <= self.goal
+
+
+def _over_a_second(seen: Seen) -> float:
+    """Of the others, in percent, from publishing."""
+    seconds = seen.shared.from_publishing()
+    return 100 * sum(each > 1 for each in seconds) / len(seconds)
+
+
+def _nacks_of_late(seen: Seen) -> float:
+    """Nacks of what was published in the last 30 s of the outage."""
+    run = seen.shared
+    return run.nacks(m for m, at in run.published.items() if OUTAGE_ENDS - 30 <= at < OUTAGE_ENDS)
+
+
+def _back_at_full_rate(seen: Seen) -> float:
+    """Acknowledged a second, of 20 published, between 10 and 20 s after the outage."""
+    since = OUTAGE_ENDS + 10
+    return sum(since <= at < since + 10 for at in seen.shared.acked.values()) / 10
+
+
+def _missing(seen: Seen) -> float:
+    return len(seen.shared.published) - seen.shared.taken
+
+
+P99_FROM_PUSH = Figure(
+    "others' p99 from push, s",
+    lambda seen: percentile(seen.apart.from_push(seen.apart.others()), 0.99),
+    1.0,
+)
+P99_FROM_PUBLISHING = Figure(
+    "p99 from publishing, s", lambda seen: percentile(seen.shared.from_publishing(), 0.99)
+)
+NACKS = Figure("nacks", lambda seen: len(seen.shared.nacked), 0, shown="{:,.0f}")
+MISSING = Figure("missing in Svix", _missing, 0, shown="{:.0f}")
+
+OF_POISON = (
+    P99_FROM_PUSH,
+    Figure(
+        "their nacks",
+        lambda seen: (
+            seen.apart.nacks(seen.apart.others()) + seen.shared.nacks(seen.shared.others())
+        ),
+        0,
+        shown="{:.0f}",
+    ),
+    P99_FROM_PUBLISHING,
+    Figure("over 1 s from publishing, %", _over_a_second),
+    replace(NACKS, name="nacks of the poison", goal=None),
+)
+OF_A_FLOOD = (
+    replace(P99_FROM_PUSH, goal=2.0),
+    Figure(
+        "limit used, %", lambda seen: 100 * seen.apart.used, 97.0, at_least=True, shown="{:.1f}"
+    ),
+)
+OF_ITS_TAIL = (
+    replace(P99_FROM_PUSH, goal=2.0),
+    replace(P99_FROM_PUBLISHING, shown="{:.1f}"),
+    Figure(
+        "last of the flood, s from publishing",
+        lambda seen: max(seen.shared.acked.values()) - 10,
+        shown="{:.0f}",
+    ),
+    NACKS,
+)
+OF_A_DRAIN = (
+    Figure("seconds", lambda seen: max(seen.shared.acked.values()), shown="{:.1f}"),
+    NACKS,
+)
+OF_FAILURES = (NACKS, replace(P99_FROM_PUBLISHING, name="p99, s"), MISSING)
+OF_AN_OUTAGE = (
+    MISSING,
+    Figure("nacks of its last 30 s", _nacks_of_late, 0, shown="{:,.0f}"),
+    Figure("a second, 10 to 20 s later", _back_at_full_rate, 20.0, at_least=True, shown="{:.1f}"),
+    replace(NACKS, name="all nacks", goal=None),
+)
+
+Table = tuple[str, tuple[Figure, ...], dict[str, World]]
+
+TABLES: list[Table] = [
+    (
+        "20 poison events of one project, for 15 minutes",
+        OF_POISON,
+        {
+            f"{kind}; the others {load}": poison(kind, rate, projects)
+            for kind in ("500", "hanging", "in turn")
+            for load, rate, projects in (
+                ("at 10/s", 10.0, OTHERS),
+                ("at 1/s", 1.0, OTHERS),
+                ("are one project, at 1/s", 1.0, 1),
+            )
+        }
+        | {"500; the others at 1/s, new": replace(poison("500", 1.0), policy=NEW)},
+    ),
+    (
+        "A flood of one project, another one at 1/s; Svix allows 50/s",
+        OF_A_FLOOD,
+        {"more than the window holds, all the time": flood(30_000, ends_at=310.0)},
+    ),
+    (
+        "The tail of a flood, another project at 1/s",
+        OF_ITS_TAIL,
+        {"3,000 (fits the window)": flood(3000), "10,000": flood(10_000)},
+    ),
+    (
+        "20,000 events at 50/s, one of many projects each",
+        OF_A_DRAIN,
+        {
+            "nothing goes wrong": World(tuple(model.backlog(20_000))),
+            "2 calls in 1,000 hang for 10 s": World(
+                tuple(model.backlog(20_000)), "2 in 1,000 hang"
+            ),
+        },
+    ),
+    (
+        "Half of all calls fail for five minutes, at 10/s",
+        OF_FAILURES,
+        {"500": World(tuple(model.steady(10.0, 330.0)), "half fail for 5 min")},
+    ),
+    (
+        "Svix down for everybody for 45 s, at 20/s",
+        OF_AN_OUTAGE,
+        {
+            f"{kind}, {projects} project{'s' * (projects > 1)}": outage(kind, projects)
+            for kind in ("500", "hanging")
+            for projects in (1, OTHERS)
+        },
+    ),
+]
+
+
+def rows(table: Table, ours: Sequence[Seen], theirs: Sequence[Seen]) -> tuple[str, bool]:
+    """One table, the obvious function's figures in brackets; and whether its goals are met."""
+    title, figures, worlds = table
+    header = [title]
+    for figure in figures:
+        sign = ">=" if figure.at_least else "<="
+        header.append(
+            figure.name + (f" ({sign} {figure.goal:g})" if figure.goal is not None else "")
+        )
+    lines, is_met = [], True
+    for name, seen, obvious in zip(worlds, ours, theirs, strict=True):
+        cells = [name]
+        for figure in figures:
+            value, beside = figure.of(seen), figure.of(obvious)
+            met = figure.is_met(value)
+            is_met &= met
+            shown = figure.shown.format(value) + ("" if met else " NO")
+            cells.append(f"{shown} [{figure.shown.format(beside)}]")
+        lines.append(cells)
+    return markdown(header, lines), is_met
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.neighbours", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the short rows alone")
+    parser.add_argument("--virtual", action="store_true", help="nothing over HTTP")
+    arguments = parser.parse_args(argv)
+    tables = TABLES[4:] if arguments.quick else TABLES
+    print("In virtual time; the goal in (), the obvious function in []:", flush=True)
+    shown, is_met = [], True
+    with ProcessPoolExecutor(2) as processes:
+        running = [
+            (
+                [processes.submit(observe, world) for world in worlds.values()],
+                [
+                    processes.submit(observe, _bounded(world), obvious=True)
+                    for world in worlds.values()
+                ],
+            )
+            for _, _, worlds in tables
+        ]
+        for table, (ours, theirs) in zip(tables, running, strict=True):
+            text, met = rows(
+                table, [each.result() for each in ours], [each.result() for each in theirs]
+            )
+            shown.append(text)
+            is_met &= met
+            print(f"\n{text}", flush=True)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "neighbours.md").write_text("\n\n".join(shown) + "\n")
+    return 0 if is_met else 1
+
+
+def _bounded(world: World) -> World:
+    """The obvious function may never be done: it is given twenty minutes."""
+    return world if world.ends_at else replace(world, ends_at=1200.0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""Pushing over HTTP: real functions, the push simulator, the Svix simulator; and the drain so.
+
+A tenth of what `bench/drain.py` does in virtual time: 2,000 events against 50 calls a second.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+
+import aiohttp
+
+from bench import load
+from bench.functions import NAIVE, RELAY, TOKEN, function, push
+from local.push import Arrival, Policy, Subscription
+from local.simulator import Simulator
+
+RATE, BURST, LATENCY = 50.0, 50.0, 0.1
+EVENTS = 2000
+GIVEN_UP = 120.0
+"""Seconds after which the obvious function is stopped."""
+IN_FLIGHT = 200
+"""Requests at once where the start of an instance is measured."""
+
+Start = Callable[[str, contextlib.ExitStack], list[str]]
+"""Starts functions that call the Svix of this URL; their own URLs."""
+
+_directories = itertools.count()
+
+
+def relays(directory: Path, count: int = 1) -> Start:
+    """So many instances of the relay, with one embedded ledger as they would share Firestore."""
+
+    def start(svix_url: str, stack: contextlib.ExitStack) -> list[str]:
+        ledger = directory / f"ledger-{next(_directories)}.db"
+        environment = {"LEDGER": f"sqlite:{ledger}"}
+        return [
+            stack.enter_context(function(RELAY, svix_url, environment)).url for _ in range(count)
+        ]
+
+    return start
+
+
+def obvious(threads: int | None = None) -> Start:
+    """The obvious function, with its framework's default threads or so many."""
+    environment = {"NAIVE_LEDGER": "memory"}
+    if threads is not None:
+        environment["THREADS"] = str(threads)
+    return lambda svix_url, stack: [stack.enter_context(function(NAIVE, svix_url, environment)).url]
+
+
+@contextlib.asynccontextmanager
+async def pushing_to(
+    urls: Sequence[str], project_of: Callable[[int], str] = lambda _: "acme"
+) -> AsyncIterator[Callable[[int], Awaitable[bool]]]:
+    """Delivers a message by its number, to the instance that has the fewest at work."""
+    busy = dict.fromkeys(urls, 0)
+    # Longer than the ack deadline: the function always answers first.
+    # And connections are given up before the server, which keeps them for 5 s, does so.
+    connector = aiohttp.TCPConnector(limit=4000, keepalive_timeout=2)
+    async with aiohttp.ClientSession(
+        connector=connector,
+        timeout=aiohttp.ClientTimeout(total=300),
+        headers={
+            "User-Agent": "APIs-Google; (+https://developers.google.com/webmasters/APIs-Google.html)"
+        },
+    ) as client:
+
+        async def deliver(number: int) -> bool:
+            url = min(busy, key=busy.__getitem__)
+            busy[url] += 1
+            body = push(number, project=project_of(number))
+            try:
+                async with client.post(f"{url}/notifications", json=body) as answer:
+                    return answer.status in {200, 204}
+            except (aiohttp.ClientError, TimeoutError) as failure:
+                print(f"    a push was not answered: {failure}", flush=True)
+                return False  # as Pub/Sub sees it: a nack
+            finally:
+                busy[url] -= 1
+
+        yield deliver
+
+
+@dataclass(slots=True)
+class Figures:
+    """What one drain came to; where there is no goal, it is there to compare with."""
+
+    name: str
+    used: float
+    refused: float
+    nacks: int
+    seconds: float
+    delivered: int
+    twice: int
+    goal: float | None = None
+    """At least this share of the limit."""
+    most_refused: float = 0.02
+
+    @property
+    def is_met(self) -> bool:
+        """Whether every goal is."""
+        return self.goal is None or (
+            self.used >= self.goal
+            and self.refused <= self.most_refused
+            and not self.nacks
+            and not self.twice
+            and self.delivered == EVENTS
+        )
+
+    def row(self) -> list[str]:
+        """A line of the table."""
+        goal = "" if self.goal is None else f">= {self.goal:.0%}"
+        met = "" if self.goal is None else "yes" if self.is_met else "NO"
+        return [
+            self.name,
+            f"{self.used:.1%}",
+            goal,
+            f"{self.refused:.2%}",
+            f"{self.nacks:,}",
+            f"{self.seconds:.0f}",
+            f"{self.delivered:,}",
+            str(self.twice),
+            met,
+        ]
+
+
+HEADER = [
+    "2,000 events over HTTP",
+    "limit used",
+    "goal",
+    "refused",
+    "nacks",
+    "seconds",
+    "delivered",
+    "twice",
+    "met",
+]
+
+
+async def drain(name: str, start: Start, goal: float | None = None) -> Figures:
+    """A backlog, until it is delivered or given up."""
+    print(f"  {name} ...", flush=True)
+    async with Simulator(
+        token=TOKEN, latency=LATENCY, rate=RATE, burst=BURST, retry_after="seconds"
+    ) as simulator:
+        with contextlib.ExitStack() as stack:
+            urls = await asyncio.to_thread(start, simulator.url, stack)
+            async with pushing_to(urls) as deliver:
+                subscription = Subscription(deliver, Policy(floor=3000))
+                await subscription.run([Arrival(0.0, number) for number in range(EVENTS)], GIVEN_UP)
+        seconds = max(subscription.acked.values()) if subscription.is_done else GIVEN_UP
+        statuses = Counter(call.status for call in simulator.calls)
+        held = Counter(message.event_id for message in simulator.messages)
+        return Figures(
+            name=name,
+            used=len(held) / (BURST + RATE * seconds),
+            refused=statuses[HTTPStatus.TOO_MANY_REQUESTS] / max(1, statuses.total()),
+            nacks=len(subscription.nacked),
+            seconds=seconds,
+            delivered=len(held),
+            twice=sum(count > 1 for count in held.values()),
+            goal=goal,
+        )
+
+
+async def cold_start(start: Start) -> tuple[float, float]:
+    """Seconds for 1,000 events, 200 at a time, of a new instance and of the same when warm."""
+    async with Simulator(token=TOKEN, latency=LATENCY) as simulator:
+        with contextlib.ExitStack() as stack:
+            (url,) = await asyncio.to_thread(start, simulator.url, stack)
+            seconds = []
+            for run in ("cold", "warm", "warm2"):
+                async with load.client() as session:
+                    bodies = load.events(run, 1000)
+                    result = await load.closed(session, f"{url}/notifications", bodies, IN_FLIGHT)
+                seconds.append(result.seconds)
+            return seconds[0], min(seconds[1:])
+
+
+async def measure(*, quick: bool) -> list[Figures]:
+    """All drains, one after the other."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        directory = Path(name)
+        cold, warm = await cold_start(relays(directory))
+        print(
+            f"\n1,000 events at {IN_FLIGHT} in flight, Svix without a limit: {cold:.1f} s cold, "
+            f"{warm:.1f} s warm: {warm / cold:.2f} of it (goal: 0.9)\n"
+        )
+        results = [await drain("relay", relays(directory), 0.95)]
+        if not quick:
+            results += [
+                await drain("relay, two instances", relays(directory, 2), 0.9),
+                await drain("obvious function", obvious()),
+                await drain("obvious function, 200 threads", obvious(200)),
+            ]
+        return results

@@ -1,0 +1,165 @@
+"""The PromQL alerts over synthetic series, by Prometheus's own `promtool`: they fire, or must not.
+
+Google reads PromQL as Prometheus 2.44 does, and takes a metric's name as the label `__name__`,
+which Debian's promtool (2.42) reads too; the shorter `{"name", ...}` it does not. A log-based
+metric is a delta: one value a minute is how many lines there were, and a zero may stand where there
+were none. What this can't show is how Google turns its metrics into series.
+
+Sources: https://cloud.google.com/monitoring/promql,
+https://prometheus.io/docs/prometheus/latest/configuration/unit_testing_rules/
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import pytest
+
+from tests.function import ROOT
+
+PUBLISHED = (
+    'pubsub.googleapis.com/topic/send_message_operation_count", monitored_resource="pubsub_topic", '
+    'topic_id="events'
+)
+DELIVERED = (
+    'logging.googleapis.com/user/relay-deliveries", monitored_resource="cloud_run_revision", '
+    'outcome="delivered'
+)
+DUPLICATE = DELIVERED.replace("delivered", "duplicate")
+UNAVAILABLE = DELIVERED.replace("delivered", "unavailable")
+COMPLETE = (
+    'logging.googleapis.com/user/relay-reconciliations", '
+    'monitored_resource="cloud_run_revision", complete="true'
+)
+CUT_OFF = COMPLETE.replace("true", "false")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is counted each minute, in promtool's notation, and at which minutes the alert fires."""
+
+    alert: str
+    series: dict[str, str]
+    silent: tuple[int, ...]
+    fires: tuple[int, ...] = ()
+
+
+CASES = {
+    "published and delivered": Case(
+        "silence", {PUBLISHED: "5x100", DELIVERED: "5x100"}, silent=(5, 20, 60, 100)
+    ),
+    "nothing is delivered any more": Case(
+        "silence", {PUBLISHED: "5x100", DELIVERED: "5x30 _x70"}, silent=(20, 44), fires=(48, 90)
+    ),
+    "nothing is delivered, and zeros are written": Case(
+        "silence", {PUBLISHED: "5x100", DELIVERED: "5x30 0x70"}, silent=(44,), fires=(48, 90)
+    ),
+    "all is nacked": Case(
+        "silence", {PUBLISHED: "5x100", UNAVAILABLE: "5x100"}, silent=(9,), fires=(20, 90)
+    ),
+    "only duplicates": Case(
+        "silence", {PUBLISHED: "5x100", DUPLICATE: "5x100"}, silent=(20, 90)
+    ),
+    "a quiet night": Case("silence", {PUBLISHED: "0x100", DELIVERED: "0x100"}, silent=(20, 90)),
+    "one event alone, delivered within 5 minutes": Case(
+        "silence", {PUBLISHED: "_x4 1 _x95", DELIVERED: "_x9 1 _x90"}, silent=(14, 16, 18, 20, 60)
+    ),
+    "one event alone, never delivered": Case(
+        "silence", {PUBLISHED: "_x4 1 _x95"}, silent=(13, 60), fires=(18,)
+    ),
+    "a reconciliation each hour": Case(
+        "no_reconciliation",
+        {COMPLETE: "0x16 1 0x59 1 0x59 1 0x59 1 0x59 1 0x59 1 0x59"},
+        silent=(15, 80, 100, 140, 200, 260, 320, 380),
+    ),
+    "the last one was three hours ago": Case(
+        "no_reconciliation",
+        {COMPLETE: "_x16 1 _x59 1 _x500"},
+        silent=(80, 170, 250),
+        fires=(260, 400),
+    ),
+    "all are cut off": Case(
+        "no_reconciliation",
+        {COMPLETE: "_x16 1 _x500", CUT_OFF: "_x16 0 _x59 1 _x59 1 _x59 1 _x59 1 _x59"},
+        silent=(100, 190),
+        fires=(200, 300),
+    ),
+    "there was never one": Case("no_reconciliation", {}, silent=(60, 85), fires=(95, 300)),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def promtool() -> str:
+    """Where it is; without it the test is skipped, or fails where it has to be there."""
+    if (found := shutil.which(os.environ.get("PROMTOOL", "promtool"))) is None:
+        lacking = "promtool is not installed: it is in Debian's package prometheus"
+        if os.environ.get("REQUIRE_PROMTOOL") == "1":
+            pytest.fail(f"REQUIRE_PROMTOOL=1, but {lacking}")
+        pytest.skip(f"NOT TESTED: {lacking}")
+    return found
+
+
+def condition(alert: str) -> dict[str, Any]:
+    """The PromQL of a policy."""
+    text = (ROOT / "deploy" / "alerts" / f"{alert}.json").read_text()
+    policy = json.loads(Template(text).safe_substitute(FUNCTION="relay", TOPIC="events"))
+    (found,) = policy["conditions"]
+    promql: dict[str, Any] = found["conditionPrometheusQueryLanguage"]
+    return promql
+
+
+def judged(promtool: str, folder: Path, case: Case) -> subprocess.CompletedProcess[str]:
+    """What promtool says of it; JSON is YAML."""
+    promql = condition(case.alert)
+    rule = {"alert": case.alert, "expr": promql["query"], "for": promql["duration"]}
+    rules = {"groups": [{"name": "relay", "rules": [rule]}]}
+    (folder / "rules.json").write_text(json.dumps(rules))
+    series = [
+        {"series": f'{{__name__="{name}"}}', "values": values}
+        for name, values in case.series.items()
+    ]
+    expected: list[dict[str, Any]] = [
+        {
+            "eval_time": f"{minute}m",
+            "alertname": case.alert,
+            "exp_alerts": [{"exp_labels": {}}] if minute in case.fires else [],
+        }
+        for minute in (*case.silent, *case.fires)
+    ]
+    test = {"interval": "1m", "input_series": series, "alert_rule_test": expected}
+    tests = {"rule_files": ["rules.json"], "evaluation_interval": "1m", "tests": [test]}
+    (folder / "tests.json").write_text(json.dumps(tests))
+    return subprocess.run(  # noqa: S603 - our own command
+        [promtool, "test", "rules", "tests.json"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_alert_fires_when_it_should_and_not_before(
+    promtool: str, tmp_path: Path, name: str
+) -> None:
+    ended = judged(promtool, tmp_path, CASES[name])
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_what_is_judged_could_fail(promtool: str, tmp_path: Path) -> None:
+    """A case that is wrong on purpose: promtool has read the series and the rule."""
+    case = Case("silence", {PUBLISHED: "5x100"}, silent=(60,))
+    assert judged(promtool, tmp_path, case).returncode == 1
+
+
+def test_every_promql_alert_has_cases_of_both_kinds() -> None:
+    files = (ROOT / "deploy" / "alerts").glob("*.json")
+    promql = {path.stem for path in files if "PrometheusQueryLanguage" in path.read_text()}
+    assert {case.alert for case in CASES.values() if case.fires} == promql
+    assert {case.alert for case in CASES.values() if not case.fires} == promql

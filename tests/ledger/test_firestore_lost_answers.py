@@ -1,0 +1,237 @@
+"""Answers of Firestore that are lost: a write that landed is ours, whoever asks for it again."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pytest
+from google.cloud.firestore import AsyncClient
+from google.cloud.firestore_v1.services.firestore import FirestoreAsyncClient
+
+from relay.ledger import (
+    Claim,
+    Duplicate,
+    State,
+    batches,
+    key_of,
+)
+from relay.ledger.firestore import FirestoreLedger
+from tests.ledger.events import claimed, delivered, event, letter
+from tests.ledger.ledgers import KEY
+from tests.wire import serving
+
+T = TypeVar("T")
+
+RECORD = f"events/{KEY}"
+LETTER = letter()
+
+NEVER = 60.0
+"""Seconds after which a call that should have been answered is said to hang."""
+
+
+class Link:
+    """A connection to the emulator that can lose answers: they are withheld, then it breaks."""
+
+    def __init__(self, address: str) -> None:
+        self._host, _, self._port = address.partition(":")
+        self._withholding = False
+        self._connections: set[asyncio.StreamWriter] = set()
+
+    def withhold(self) -> None:
+        """From here on no answer comes through."""
+        self._withholding = True
+
+    def let_through(self) -> None:
+        """From here on answers come through; what was withheld is lost with its call."""
+        self._withholding = False
+
+    def break_off(self) -> None:
+        """The client sees its connection end, and may connect anew."""
+        self._withholding = False
+        for connection in self._connections:
+            connection.transport.abort()
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry one client's connection."""
+        answers, questions = await asyncio.open_connection(self._host, int(self._port))
+        self._connections.add(writer)
+
+        async def forward() -> None:
+            while data := await reader.read(65536):
+                questions.write(data)
+            questions.close()
+
+        async def back() -> None:
+            while data := await answers.read(65536):
+                if not self._withholding:
+                    writer.write(data)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(forward())
+                group.create_task(back())
+        except* ConnectionError:
+            pass
+        finally:
+            self._connections.discard(writer)
+            questions.transport.abort()
+
+
+def condition(write: Any) -> str:
+    """Whether a write is to create a document or to update one."""
+    return "update" if "update_time" in write.current_document else "create"
+
+
+@dataclass
+class Unanswered:
+    """A ledger, and a way to make a call to it whose write lands and is never answered."""
+
+    ledger: FirestoreLedger
+    link: Link
+    records: AsyncClient
+    monkeypatch: pytest.MonkeyPatch
+
+    async def make(self, call: Awaitable[T], write: str, *paths: str) -> T:
+        """Withhold answers from this write on; break off when the documents have changed."""
+        method = "batch_write" if paths[0].startswith("events/") else "commit"
+        send = getattr(FirestoreAsyncClient, method)
+        documents = [self.records.document(path) for path in paths]
+        unchanged = {each.path: (await each.get()).update_time for each in documents}
+
+        async def unheard(client: FirestoreAsyncClient, request: Any, **kwargs: Any) -> Any:
+            writes = request["writes"] if isinstance(request, dict) else request.writes
+            if condition(writes[0]) == write:
+                self.monkeypatch.setattr(FirestoreAsyncClient, method, send)
+                self.link.withhold()
+            return await send(client, request, **kwargs)
+
+        self.monkeypatch.setattr(FirestoreAsyncClient, method, unheard)
+        answer = asyncio.ensure_future(call)
+        async with asyncio.timeout(NEVER):
+            for document in documents:
+                while (await document.get()).update_time == unchanged[document.path]:
+                    assert not answer.done()
+        assert not answer.done()
+        self.link.break_off()
+        return await answer
+
+
+@pytest.fixture
+async def unanswered(
+    connect: Callable[[str], FirestoreLedger], warm_emulator: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Unanswered]:
+    """See `Unanswered`; its connection is open already."""
+    link = Link(warm_emulator)
+    connect(warm_emulator)
+    records = AsyncClient()
+    async with serving(link.carry) as url:
+        ledger = connect(url.removeprefix("http://"))
+        await claimed(ledger, event("evt_to_connect"))
+        yield Unanswered(ledger, link, records, monkeypatch)
+    await records._firestore_api.transport.close()
+
+
+async def test_a_first_claim_that_landed_unanswered_is_ours(unanswered: Unanswered) -> None:
+    """It is created again, and Firestore says that it is there."""
+    ledger = unanswered.ledger
+    claim = await unanswered.make(claimed(ledger, event()), "create", RECORD)
+    assert claim.attempts == 1
+    await ledger.complete(claim, "msg_1", fanout_confirmed=True)
+    assert await ledger.claim(event()) == Duplicate("msg_1", payload_changed=False, attempts=1)
+
+
+@pytest.mark.parametrize("by_ourselves", [True, False])
+async def test_a_takeover_that_landed_unanswered_is_ours(
+    unanswered: Unanswered, *, by_ourselves: bool
+) -> None:
+    """It is written again, and Firestore says that the record has changed."""
+    ledger = unanswered.ledger
+    released = await ledger.release(await claimed(ledger, event()))
+    claiming = claimed(ledger, event(), released if by_ourselves else None)
+    claim = await unanswered.make(claiming, "update", RECORD)
+    assert claim.attempts == 2
+    await ledger.complete(claim, "msg_1", fanout_confirmed=True)
+    assert await ledger.claim(event()) == Duplicate("msg_1", payload_changed=False, attempts=2)
+
+
+async def test_a_completion_that_landed_unanswered_is_ours(unanswered: Unanswered) -> None:
+    """The event is delivered, not lost to another."""
+    ledger = unanswered.ledger
+    claim = await claimed(ledger, event())
+    completing = ledger.complete(claim, "msg_1", fanout_confirmed=True)
+    await unanswered.make(completing, "update", RECORD)
+    assert await ledger.claim(event()) == Duplicate("msg_1", payload_changed=False, attempts=1)
+
+
+async def test_a_release_that_landed_unanswered_is_ours(unanswered: Unanswered) -> None:
+    """And the next claim succeeds at once."""
+    ledger = unanswered.ledger
+    claim = await claimed(ledger, event())
+    released = await unanswered.make(ledger.release(claim), "update", RECORD)
+    assert (await claimed(ledger, event(), released)).attempts == 2
+
+
+async def test_a_mending_that_landed_unanswered_is_ours(unanswered: Unanswered) -> None:
+    """It is not reported as lost to another."""
+    ledger = unanswered.ledger
+    await claimed(ledger, event())
+    record = await ledger.record(KEY)
+    assert record is not None
+    mending = ledger.mend(record, State.DELIVERED, "msg_1", fanout_confirmed=True)
+    await unanswered.make(mending, "update", RECORD)
+    assert await ledger.claim(event()) == Duplicate("msg_1", payload_changed=False, attempts=1)
+
+
+async def test_a_letter_that_landed_unanswered_is_parked(unanswered: Unanswered) -> None:
+    """As if it had been parked before."""
+    parking = unanswered.ledger.park(LETTER)
+    await unanswered.make(parking, "create", f"dead_letters/{LETTER.id}")
+
+
+async def test_a_whole_batch_that_landed_unanswered_is_ours(unanswered: Unanswered) -> None:
+    """Each claim of it is asked for alone, and found."""
+    ledger = unanswered.ledger
+    events = [event(), *(event(f"evt_{number}") for number in range(2, 21))]
+    records = [f"events/{key_of('acme', each.id)}" for each in events]
+
+    async def claim_all() -> list[Claim]:
+        return await asyncio.gather(*(claimed(ledger, each) for each in events))
+
+    claims = await unanswered.make(claim_all(), "create", *records)
+    assert {claim.attempts for claim in claims} == {1}
+    assert ledger.batches.sizes["writes"][20] == 1
+    await asyncio.gather(
+        *(ledger.complete(claim, "msg_1", fanout_confirmed=True) for claim in claims)
+    )
+    assert {type(await ledger.claim(each)) for each in events} == {Duplicate}
+
+
+async def test_one_contested_claim_of_twenty_does_not_disturb_the_others(
+    connect: Callable[[str], FirestoreLedger], warm_emulator: str
+) -> None:
+    """They travel in one batch, and each has its own answer."""
+    ledger = connect(warm_emulator)
+    events = [event(f"evt_{number}") for number in range(20)]
+    await delivered(ledger, events[7])
+    answers = await asyncio.gather(*map(ledger.claim, events))
+    assert ledger.batches.sizes["writes"][20] == 1
+    assert [number for number, a in enumerate(answers) if not isinstance(a, Claim)] == [7]
+    assert answers[7] == Duplicate("msg_1", payload_changed=False, attempts=1)
+
+
+async def test_a_call_that_hangs_is_given_up_in_time_to_ask_again(
+    unanswered: Unanswered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stall of two seconds costs an event two seconds, not its claim."""
+    monkeypatch.setattr(batches, "CALL_SECONDS", 0.3)
+    ledger = unanswered.ledger
+    unanswered.link.withhold()
+    claiming = asyncio.ensure_future(claimed(ledger, event()))
+    # Its answer is lost for good; the next comes through.
+    document = unanswered.records.document(RECORD)
+    async with asyncio.timeout(NEVER):
+        while not (await document.get()).exists:
+            assert not claiming.done()
+    unanswered.link.let_through()
+    assert (await claiming).attempts == 1

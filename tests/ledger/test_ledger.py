@@ -1,0 +1,69 @@
+"""The ledgers' times, each with what it must outlast."""
+
+from datetime import timedelta
+
+import pytest
+
+from relay.config import ATTEMPT_SECONDS, CLAIM_SECONDS, SETTLE_SECONDS, Settings
+from relay.ledger import (
+    DEAD_LETTER_LIFETIME,
+    LEASE,
+    LEDGER_TIMEOUT,
+    PARK_TIMEOUT,
+    RECORD_LIFETIME,
+    batches,
+    key_of,
+)
+
+SUBSCRIPTION_RETENTION = timedelta(days=7)
+DEAD_LETTER_RETENTION = timedelta(days=31)
+"""Of the subscription and of the dead-letter subscription, as `deploy.sh` makes them; 31 days are
+the longest that Pub/Sub keeps a message (https://cloud.google.com/pubsub/quotas)."""
+
+
+def test_a_call_to_the_ledger_is_what_an_attempt_allows_for() -> None:
+    """Claim and settle are one call each."""
+    assert LEDGER_TIMEOUT.total_seconds() == CLAIM_SECONDS == SETTLE_SECONDS
+
+
+def test_a_call_to_firestore_leaves_its_caller_time_to_ask_again() -> None:
+    """Twice, as it may be a write that is lost and then one that waits for a connection."""
+    assert 2 * batches.CALL_SECONDS < LEDGER_TIMEOUT.total_seconds()
+
+
+def test_no_attempt_outlasts_its_lease() -> None:
+    """With time for clocks and for what is late: two workers must not call for one event."""
+    assert LEASE == timedelta(seconds=30)
+    assert 1.5 * ATTEMPT_SECONDS <= LEASE.total_seconds()
+
+
+@pytest.mark.parametrize("budget", [30.0, 240.0, 540.0])
+def test_the_budget_changes_no_lease(budget: float) -> None:
+    """A crash costs its events half a minute, however long requests may wait."""
+    assert not hasattr(Settings("token", request_budget=budget), "lease")
+
+
+@pytest.mark.parametrize("budget", [30.0, 240.0, 540.0])
+def test_a_letter_is_stored_before_the_request_is_ended(budget: float) -> None:
+    """Also one that was begun when the budget was over."""
+    settings = Settings("token", request_budget=budget)
+    assert budget + PARK_TIMEOUT.total_seconds() < settings.function_timeout
+
+
+def test_a_record_outlives_every_message_that_can_come_back() -> None:
+    """From the subscription, and then from its dead-letter subscription; with a week to spare."""
+    slack = timedelta(days=7)
+    assert SUBSCRIPTION_RETENTION + DEAD_LETTER_RETENTION + slack <= RECORD_LIFETIME
+
+
+def test_a_dead_letter_outlives_its_record() -> None:
+    """So that an event is never forgotten while its letter may be replayed into a gap."""
+    assert DEAD_LETTER_LIFETIME > RECORD_LIFETIME
+
+
+def test_every_event_has_a_key_of_its_own() -> None:
+    """It is Svix's idempotency key as well: its hash is fixed for good."""
+    assert key_of("acme", "evt_1") == (
+        "a82d352942f706d6d917c76c4da0d0e0b6633d294ca6af603ef54af0b4c20e41"
+    )
+    assert len({key_of("a", "b.c"), key_of("a.b", "c"), key_of("b.c", "a")}) == 3
