@@ -246,7 +246,7 @@ async def firestore_calls(bench: Bench, client: Client) -> None:
         )
     )
     bench.notes.append(
-        f"{IN_FLIGHT} in flight, writes that travel together: {2 * events / together:.1f} on average"
+        f"{IN_FLIGHT} in flight, writes in one batch: {2 * events / together:.1f} on average"
     )
     bench.say("Firestore calls")
 
