@@ -1,11 +1,16 @@
-"""All benches, or the one that is named: `python -m bench [cost|drain|neighbours] [--quick]`."""
+"""All benches, or one: `python -m bench [cost|crash|drain|neighbours] [--quick]`."""
 
 import argparse
 import sys
 
-from bench import cost, drain, neighbours
+from bench import cost, crash, drain, neighbours
 
-BENCHES = {"cost": cost.main, "drain": drain.main, "neighbours": neighbours.main}
+BENCHES = {
+    "cost": cost.main,
+    "crash": crash.main,
+    "drain": drain.main,
+    "neighbours": neighbours.main,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
