@@ -210,6 +210,14 @@ def test_an_alert_says_what_to_look_at_first(alert: str) -> None:
     assert named
 
 
+def test_the_runbook_has_each_alert_by_its_title() -> None:
+    """Whoever is woken searches for what the alert is called."""
+    runbook = (ROOT / "docs" / "operating.md").read_text()
+    for alert, policy in POLICIES.items():
+        title = policy["displayName"].removeprefix("${FUNCTION}: ")
+        assert f"\n### {title[0].upper()}{title[1:]} (`{alert}`)\n" in runbook
+
+
 def test_the_error_alert_counts_and_explains_every_outcome_that_is_one() -> None:
     condition = POLICIES["errors"]["conditions"][0]["conditionThreshold"]
     counted = re.findall(r'"(\w+)"', condition["filter"].partition("one_of")[2])
