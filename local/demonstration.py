@@ -90,7 +90,7 @@ def posts(events: Mapping[str, Mapping[str, Any]], *, with_faults: bool) -> Iter
         too_many = Fault("status", status=429, headers={"Retry-After": "1"}, times=2)
         yield by_hand("while Svix refuses all", json.dumps(late).encode(), faults=(too_many,))
         refused = {"id": REFUSED, "type": "user.updated", "project": project, "data": {}}
-        never = Fault("status", status=422, body="json", times=1)
+        never = Fault("status", status=422, body="invalid", times=1)
         yield wrapped(
             "an event that Svix refuses", json.dumps(refused).encode(), "200 rejected", (never,)
         )
