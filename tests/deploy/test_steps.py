@@ -407,6 +407,19 @@ def test_a_dry_run_without_a_network_looks_once(script: Script, fault: str) -> N
     assert fault in run.stderr
 
 
+def test_a_dry_run_goes_on_looking_where_one_thing_is_not_allowed(script: Script) -> None:
+    """As in a project whose APIs are not enabled yet."""
+    (script.path / "gcloud").unlink()
+    gcloud = script.path / "gcloud"
+    gcloud.write_text('#!/bin/sh\necho "$*" >>"$CALLS"\necho "PERMISSION_DENIED: no" >&2\nexit 1\n')
+    gcloud.chmod(0o755)
+    run = script.deploy("--dry-run")
+    assert run.returncode == 0, run.stderr
+    assert script.calls_file.read_text().count(" --quiet\n") == 21
+    assert "   not looked at: gcloud pubsub topics list\n" in run.stdout
+    assert "21 thing(s) could not be looked at" in run.stdout
+
+
 @pytest.mark.parametrize("options", [["--dry-run"], []])
 def test_without_gcloud(script: Script, options: list[str]) -> None:
     """That it is missing is no sign that a thing is not there."""
