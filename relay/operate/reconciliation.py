@@ -17,7 +17,7 @@ import itertools
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -186,7 +186,7 @@ class Reconciliation:
 
     `patience` is how long a question to the ledger is asked again while it fails, in seconds; the
     view has its own. `look_again`: whether to wait, and look again at messages without an attempt.
-    `project`: look at no other.
+    `projects`: look at no others; empty: at all.
     `every_attempt`: look at the fan-out of every message, not only where it is unconfirmed.
     """
 
@@ -200,7 +200,7 @@ class Reconciliation:
         mend: Mend,
         patience: float,
         look_again: bool,
-        project: str | None = None,
+        projects: Collection[str] = (),
         every_attempt: bool = False,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -212,7 +212,7 @@ class Reconciliation:
         self._mend = mend
         self._patience = patience
         self._look_again = look_again
-        self._only = project
+        self._only = frozenset(projects)
         self._every_attempt = every_attempt
         self._now = now
         self._sleep = sleep
@@ -253,12 +253,13 @@ class Reconciliation:
             if not late and record.state is State.DELIVERED:
                 self._add(worklist, record)
         self._progress.begin("Dead letters")
-        async for letter in self._archive.dead_letters(project=self._only):
-            worklist.add_letter(letter)
-            self._progress.step()
+        async for letter in self._archive.dead_letters():
+            if not self._only or letter.project in self._only:
+                worklist.add_letter(letter)
+                self._progress.step()
 
     def _add(self, worklist: Worklist, record: Record) -> None:
-        if self._only not in {None, record.project}:
+        if self._only and record.project not in self._only:
             return
         # A message is not older than its event's first claim.
         listed = record.first_claimed_at - _CLOCKS_APART >= self.report.since
