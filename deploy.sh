@@ -221,7 +221,7 @@ look() { # ARGUMENTS OF GCLOUD...
     fi
   fi
   UNSEEN=$((UNSEEN + 1))
-  printf '   not looked at: gcloud %s\n' "${*%%--format*}"
+  printf '   not looked at: gcloud %s\n' "${*%% --format*}"
   return 1
 }
 
