@@ -8,7 +8,7 @@ import textwrap
 from datetime import UTC, datetime, timedelta
 
 from relay.operate.inspection import Inspection
-from relay.operate.reconciliation import Report
+from relay.operate.report import Report
 from relay.operate.whereabouts import (
     EndpointStanding,
     Fanout,
