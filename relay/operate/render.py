@@ -164,8 +164,7 @@ def _advice(remedy: Remedy, found: Inspection) -> str:
         case Remedy.REPLAY:
             letter = next(each for each in evidence.letters if each.discarded is None)
             return (
-                "mend what the reason says, then `python -m relay dead-letters replay "
-                f"{letter.id[:12]}`"
+                f"`python -m relay dead-letters replay {letter.id[:12]}`, once the cause is mended"
             )
         case Remedy.FIX:
             return f"`{_fix(found)}`"
