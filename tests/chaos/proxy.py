@@ -20,6 +20,8 @@ class Proxy:
         self._host, _, self._port = address.partition(":")
         self._connections: set[asyncio.Task[None]] = set()
         self._is_up = True
+        self._flows = asyncio.Event()
+        self._flows.set()
         self.port = 0
 
     async def listen(self) -> asyncio.Server:
@@ -31,6 +33,14 @@ class Proxy:
     def up(self) -> None:
         """Pass connections on."""
         self._is_up = True
+
+    def stall(self) -> None:
+        """Keep the connections, and pass nothing on."""
+        self._flows.clear()
+
+    def flow(self) -> None:
+        """Pass on again, what was kept back first."""
+        self._flows.set()
 
     async def down(self) -> None:
         """Drop the connections there are, and those that come."""
@@ -48,8 +58,8 @@ class Proxy:
             if self._is_up:
                 far, onward = await asyncio.open_connection(self._host, int(self._port))
                 async with asyncio.TaskGroup() as both:
-                    both.create_task(_pass_on(near, onward))
-                    both.create_task(_pass_on(far, answer))
+                    both.create_task(self._pass_on(near, onward))
+                    both.create_task(self._pass_on(far, answer))
         except (OSError, ExceptionGroup, asyncio.CancelledError):
             pass  # either side has gone, or we are down
         finally:
@@ -58,12 +68,12 @@ class Proxy:
                 if writer is not None:
                     writer.transport.abort()
 
-
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
-    raise ConnectionResetError("one side has closed, so both are")
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await self._flows.wait()
+            writer.write(data)
+            await writer.drain()
+        raise ConnectionResetError("one side has closed, so both are")
 
 
 @contextlib.asynccontextmanager

@@ -291,7 +291,7 @@ async def test_what_svix_stored_and_never_sent_on(
     mended = mend is not Mend.NOTHING
     assert (report.resent, report.without) == (int(mended), int(not mended))
     if mended:
-        assert [arrival.id for arrival in customer.wait(1)] == [stored.id]
+        assert [arrival.message_id for arrival in customer.wait(1)] == [stored.id]
         svix.wait_for_attempt(stored, endpoint)
         again = await reconcile(archive, view, mend=mend)
         assert (again.never_sent_on, again.resent, again.everything_sent) == (0, 0, True)

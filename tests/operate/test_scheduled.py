@@ -88,7 +88,7 @@ async def test_two_at_once_do_no_harm(
         reports = await asyncio.gather(run(relay, archive), run(relay, archive))
         customer.wait(1)
     assert [report.places for report in reports] == [reports[0].places] * 2
-    assert len({arrival.id for arrival in customer.arrived}) == 1
+    assert len({arrival.message_id for arrival in customer.arrived}) == 1
 
 
 async def test_cut_off_by_its_time(relay: Relay, svix: Svix, rows: Rows, archive: Archive) -> None:

@@ -44,7 +44,8 @@ class Book:
         self.stack.simulator.calls.append(Call(time.monotonic(), "POST", "/x/msg", 202))
 
     def customer_gets(self, message_id: str, status: int = 204) -> None:
-        self.stack.endpoints.received.append(Webhook(message_id, time.time(), status))
+        webhook = Webhook("/acme", message_id, b"{}", {}, time.time(), status)
+        self.stack.endpoints.received.append(webhook)
 
     def judge(self) -> Fate:
         self.journal.poll(self.stack, self.letters)
