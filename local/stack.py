@@ -182,6 +182,7 @@ class Stack:
             self.simulator.reset()
             self.simulator.conduct = Conduct(**self._conduct)
             self.endpoints.answer = HTTPStatus.NO_CONTENT
+            self.endpoints.answers.clear()
             self.endpoints.received = []
             await self.bring_svix_back()
             self.messages, self.answered = [], []
