@@ -17,7 +17,8 @@ from pyreqwest.client import Client, ClientBuilder
 
 from local.conduct import Fault
 from local.endpoints import Endpoints
-from local.stack import ROOT, SUBSCRIPTION
+from local.messages import SUBSCRIPTION
+from local.stack import ROOT
 from local.tenants import Tenants
 
 EVENTS = sorted((Path(__file__).parent / "events").glob("*.json"))
