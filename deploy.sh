@@ -3,6 +3,10 @@
 # Every step looks first, says what it did, and can be run again after a failure half-way.
 
 set -euo pipefail
+((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || {
+  echo "deploy.sh needs bash 4.4 or newer, this is $BASH_VERSION." >&2
+  exit 2
+}
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 usage() {
@@ -217,7 +221,7 @@ look() { # ARGUMENTS OF GCLOUD...
     fi
   fi
   UNSEEN=$((UNSEEN + 1))
-  printf '   not looked at: gcloud %s\n' "${*%%--format*}"
+  printf '   not looked at: gcloud %s\n' "${*%% --format*}"
   return 1
 }
 
@@ -344,25 +348,26 @@ wanted_indexes() { sed -E '/^#/d; s/ +/ /g' deploy/firestore-indexes.txt; }
 # Firestore builds an index and makes a TTL policy by itself, in minutes: nobody waits for it here.
 make_indexes() {
   step 'Indexes and expiry'
-  local group kind fields words state where config
+  local group kind fields words state command
   look_at_indexes
   while read -r group kind fields; do
-    words="$group $kind $fields" where=(--collection-group="$group" --database="$DATABASE" --async)
+    words="$group $kind $fields"
     state=$(sed -n "s/^${words//\*/\\*}: //p" <<<"$FOUND")
-    case $kind/$state in
-      */READY | */ACTIVE) same "$words" ;;
-      */CREATING) printf '   being built: %s\n' "$words" ;;
-      */?*) failed "$words is in the state $state: https://console.cloud.google.com/firestore" ;;
-      unindexed/)
-        change "asked for: $words" firestore indexes fields update "$fields" "${where[@]}" --disable-indexes ;;
-      indexed/)
-        change "asked for: $words" firestore indexes fields update "$fields" "${where[@]}" --index=order=ascending ;;
-      ttl/)
-        change "asked for: $words" firestore fields ttls update "$fields" "${where[@]}" --enable-ttl ;;
-      composite/)
-        config=()
-        for field in $fields; do config+=(--field-config="field-path=$field,order=ascending"); done
-        change "asked for: $words" firestore indexes composite create "${where[@]}" "${config[@]}" ;;
+    case $state in
+      READY | ACTIVE) same "$words" ;;
+      CREATING) printf '   being built: %s\n' "$words" ;;
+      ?*) failed "$words is in the state $state: https://console.cloud.google.com/firestore" ;;
+      '')
+        case $kind in
+          unindexed) command=(indexes fields update "$fields" --disable-indexes) ;;
+          indexed) command=(indexes fields update "$fields" --index=order=ascending) ;;
+          ttl) command=(fields ttls update "$fields" --enable-ttl) ;;
+          composite)
+            # shellcheck disable=SC2086 # one flag for each field
+            read -ra command <<<"indexes composite create $(printf -- '--field-config=field-path=%s,order=ascending ' $fields)" ;;
+        esac
+        change "asked for: $words" firestore "${command[@]}" --collection-group="$group" \
+          --database="$DATABASE" --async ;;
     esac
   done < <(wanted_indexes)
 }
@@ -545,8 +550,8 @@ fill_in() { # FILE
   HASH=$(git hash-object "$WORK/filled.json")
 }
 
-insert() { # TEXT: after the first { of the file, as $WORK/file.json
-  sed "0,/{/s//{\n  $1,/" "$WORK/filled.json" >"$WORK/file.json"
+insert() { # FIELD: the first of the file, as $WORK/file.json
+  printf '{\n  %s,\n' "$1" | cat - <(tail -n +2 "$WORK/filled.json") >"$WORK/file.json"
 }
 
 # Ours are known by a mark with the relay's name: a metric by the beginning of its description, an
@@ -574,7 +579,7 @@ watch() {
   for file in deploy/metrics/*.json; do
     name=$FUNCTION-$(basename "$file" .json)
     fill_in "$file"
-    sed "0,/\"description\": \"/s//&[$FUNCTION ${HASH:0:12}] /" "$WORK/filled.json" >"$WORK/file.json"
+    sed "2s/\"description\": \"/&[$FUNCTION ${HASH:0:12}] /" "$WORK/filled.json" >"$WORK/file.json"
     case $'\n'$METRICS in
       *$'\n'"$name"$'\t'"[$FUNCTION ${HASH:0:12}]"*) same "the metric $name" ;;
       *$'\n'"$name"$'\t'*)
@@ -681,7 +686,7 @@ status() {
   done
   step 'What is parked?'
   row 'dead letters' "$(ask FIRESTORE "v1/projects/$PROJECT/databases/$DATABASE/documents:runAggregationQuery" \
-    --json '{"structuredAggregationQuery": {"structuredQuery": {"from": [{"collectionId": "dead_letters"}]}, "aggregations": [{"count": {}}]}}'), discarded ones included"
+    --header 'Content-Type: application/json' --data '{"structuredAggregationQuery": {"structuredQuery": {"from": [{"collectionId": "dead_letters"}]}, "aggregations": [{"count": {}}]}}'), discarded ones included"
   step 'When was it reconciled?'
   last_line 'jsonPayload.reconciliation:*' jsonPayload.reconciliation.complete,jsonPayload.reconciliation.without
   read -r run complete without <<<"$FOUND"
@@ -705,7 +710,7 @@ redrive() {
   look_at_function || [[ $DRY_RUN ]] || failed "There is no function $FUNCTION: deploy it first."
   # Under the dead-letter subscription's own delay: what fails again stays there, and slows nobody.
   change 'the dead-letter subscription pushes to the function: --status shows its backlog' \
-    pubsub subscriptions update "$DEAD_LETTER_SUBSCRIPTION" "${PUSH[@]}" "${RETRY[@]}"
+    pubsub subscriptions update "$DEAD_LETTER_SUBSCRIPTION" "${PUSH[@]}"
   grant roles/run.invoker 'run services' "$FUNCTION" "$PUSH_ACCOUNT"
 }
 

@@ -1,17 +1,22 @@
-"""All benches, or the one that is named: `python -m bench [cost|drain] [--quick]`."""
+"""All benches, or one: `python -m bench [cost|crash|drain|neighbours] [--quick]`."""
 
 import argparse
 import sys
 
-from bench import cost, drain
+from bench import cost, crash, drain, neighbours
 
-BENCHES = {"cost": cost.main, "drain": drain.main}
+BENCHES = {
+    "cost": cost.main,
+    "crash": crash.main,
+    "drain": drain.main,
+    "neighbours": neighbours.main,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("name", nargs="?", choices=BENCHES, help="only this one (default: both)")
+    parser.add_argument("name", nargs="?", choices=BENCHES, help="only this one (default: all)")
     parser.add_argument("--quick", action="store_true", help="shorter, and rougher")
     arguments = parser.parse_args(argv)
     chosen = [arguments.name] if arguments.name else list(BENCHES)

@@ -19,6 +19,8 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 RELAY, NAIVE = ROOT / "main.py", ROOT / "bench" / "naive.py"
 TOKEN = "testsk_bench"
+PROJECTS = 20
+"""How many projects the events are of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,10 @@ class Function:
         """What all of it has used so far, in user and in system mode."""
         spent = (process.cpu_times() for process in self.processes())
         return sum(times.user + times.system for times in spent)
+
+    def resident_megabytes(self) -> float:
+        """Memory, pages shared between its processes counted in each (RSS)."""
+        return sum(process.memory_info().rss for process in self.processes()) / 2**20
 
     def megabytes(self) -> float:
         """Memory, pages shared between its processes counted once, where the system tells (PSS)."""
@@ -80,8 +86,16 @@ def simulator(*arguments: str) -> Iterator[str]:
         yield server.ready_line.split()[-1]
 
 
-def push(number: int, run: str = "", project: str = "acme") -> dict[str, object]:
-    """A wrapped push of the event of this number; each `run` has events of its own."""
-    event = {"id": f"evt_{run}{number}", "type": "user.created", "project": project, "data": {}}
+def push(number: int, run: str = "", project: str | None = None) -> dict[str, object]:
+    """A wrapped push of the event of this number; each `run` has events of its own.
+
+    They are of 20 projects, unless one is named.
+    """
+    event = {
+        "id": f"evt_{run}{number}",
+        "type": "user.created",
+        "project": project or f"project_{number % PROJECTS}",
+        "data": {"id": f"sim_{number}"},
+    }
     data = base64.b64encode(json.dumps(event).encode()).decode()
     return {"message": {"data": data, "messageId": f"{run}{number}"}, "subscription": "s"}

@@ -28,6 +28,7 @@ from relay.ledger import (
 )
 from relay.outcome import Answer, Call, Verdict
 from relay.pacing import Pacer
+from relay.waits import Waits
 
 BUDGET = 240.0
 """Seconds that a request may take, as `deploy.sh` sets it."""
@@ -59,8 +60,8 @@ class Svix:
     goes_wrong: Callable[[Event, float], str | None] = lambda _event, _at: None
     taken: dict[str, float] = field(default_factory=dict)
     """When each event's message was created, by idempotency key."""
-    twice: int = 0
-    """Messages that another one repeats: of calls whose keys differ."""
+    failed: int = 0
+    """Calls that went wrong."""
     calls: list[tuple[float, bool]] = field(default_factory=list)
     """Each call that the limit was asked about: when, and whether it was refused."""
     allowed: float = 0.0
@@ -74,6 +75,7 @@ class Svix:
     async def send(self, event: Event, idempotency_key: str) -> Answer:
         """Create the event's message."""
         wrong = self.goes_wrong(event, now())
+        self.failed += wrong is not None
         if wrong == "hang":
             await asyncio.sleep(CALL_SECONDS)
             return Answer(Call.SEND, Verdict.UNAVAILABLE, failure="no answer in 10 s")
@@ -210,7 +212,10 @@ class Instance:
         self.places = places
         self.running: set[asyncio.Task[bool]] = set()
         self._delivery = Delivery(
-            ledger=self.ledger, sender=svix, pacer=self.pacer, clock=now, uniform=svix.uniform
+            ledger=self.ledger,
+            sender=svix,
+            pacer=self.pacer,
+            waits=Waits(now, asyncio.sleep, svix.uniform),
         )
         self._budget = budget
 

@@ -1,10 +1,11 @@
 """What customers do to each other: poison, floods, hanging calls, outages.
 
 `python -m bench.neighbours` runs in virtual time, through the relay's own delivery and pacer
-(`bench/model.py`) and the obvious function beside it, then the main rows over HTTP (`bench/beside.py`). It prints the tables that
-docs/measurements.md holds and writes them to bench/results/. "From push" is from the push's arrival
-at the function to its acknowledgement: the others have a subscription of their own. "From
-publishing" includes what Pub/Sub holds back: in a second run all share one subscription.
+(`bench/model.py`), the obvious function beside it; then the main rows over HTTP
+(`bench/beside.py`). It prints the tables that docs/measurements.md holds and writes them to
+bench/results/. "From push" is from the push's arrival at the function to its acknowledgement: the
+others have a subscription of their own. "From publishing" includes what Pub/Sub holds back: in a
+second run all share one subscription.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 
-from bench import model
+from bench import beside, model
 from bench.functions import RESULTS
 from bench.table import markdown
 from local.push import Arrival, Policy, Subscription
@@ -74,6 +75,8 @@ class Run:
     nacked: list[tuple[float, int]] = field(default_factory=list)
     taken: int = 0
     """Messages in Svix."""
+    failed: int = 0
+    """Calls that went wrong."""
     refused: float = 0.0
     """Of the calls."""
     used: float = 0.0
@@ -172,7 +175,7 @@ def run(world: World, *, obvious: bool, seed: int, shared: bool) -> Run:
         apart = [a for a in world.arrivals if a.message < POISON and not shared]
         together = [a for a in world.arrivals if a.message >= POISON or shared]
         await asyncio.gather(subscribe(apart), subscribe(together))
-        seen.taken = len(svix.taken)
+        seen.taken, seen.failed = len(svix.taken), svix.failed
         seen.refused = sum(refused for _, refused in svix.calls) / len(svix.calls)
         seconds = svix.calls[-1][0] - world.counts_from
         taken = sum(not refused for at, refused in svix.calls if at >= world.counts_from)
@@ -402,6 +405,11 @@ def main(argv: list[str] | None = None) -> int:
             shown.append(text)
             is_met &= met
             print(f"\n{text}", flush=True)
+    if not (arguments.virtual or arguments.quick):
+        over_http = asyncio.run(beside.measure())
+        shown.append(markdown(beside.HEADER, [row.cells() for row in over_http]))
+        is_met &= all(row.is_met for row in over_http)
+        print(f"\n{shown[-1]}", flush=True)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "neighbours.md").write_text("\n\n".join(shown) + "\n")
     return 0 if is_met else 1

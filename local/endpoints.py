@@ -1,15 +1,18 @@
-"""The customers' webhook endpoints, in the running loop: they take what Svix sends on.
+"""The customers' webhook endpoints: a server that takes what Svix sends on, and remembers it.
 
-`local/customer.py` is the same for tests without a loop. Its threads are too slow for two thousand
-webhooks beside a busy loop.
+`local/customer.py` runs it in a thread, for tests that have no event loop.
 """
 
+import asyncio
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Self
 
 from starlette.types import Receive, Scope, Send
+from svix.webhooks import Webhook as Signature
+from svix.webhooks import WebhookVerificationError
 
 from local.svix.server import Server
 
@@ -18,7 +21,11 @@ from local.svix.server import Server
 class Webhook:
     """One request that reached an endpoint. `at` is in seconds since 1970."""
 
+    path: str
     message_id: str
+    """Svix's, by which a receiver recognises a repeated message."""
+    body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
     at: float
     status: int
 
@@ -27,17 +34,28 @@ class Webhook:
         """Whether the customer has it now."""
         return HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
 
+    def is_signed(self, secret: str) -> bool:
+        """Whether the signature is that of the endpoint's secret, as a customer would check it."""
+        try:
+            Signature(secret).verify(self.body, dict(self.headers))
+        except WebhookVerificationError:
+            return False
+        return True
+
 
 class Endpoints:
     """All customers' endpoints on one port of loopback; an async context manager.
 
-    Every path is an endpoint. `answer` is the status of each answer, and may be changed.
+    Every path is an endpoint. `answer` is the status of each answer, but for the paths in
+    `answers`; both may be changed.
     """
 
     def __init__(self, answer: int = HTTPStatus.NO_CONTENT) -> None:
         self.answer = answer
+        self.answers: dict[str, int] = {}
         self.received: list[Webhook] = []
         self._server = Server(self._take, 0)
+        self._changed = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         await self._server.start()
@@ -51,11 +69,29 @@ class Endpoints:
         """Where Svix should send to; any path may be added."""
         return f"http://127.0.0.1:{self._server.port}"
 
+    async def wait(self, count: int, path: str | None = None, limit: float = 30.0) -> list[Webhook]:
+        """What has arrived (on this path) once there are `count` of them.
+
+        Raises TimeoutError after `limit` seconds.
+        """
+        async with asyncio.timeout(limit):
+            while len(arrived := [w for w in self.received if path in {None, w.path}]) < count:
+                await self._changed.wait()
+        return arrived
+
     async def _take(self, scope: Scope, receive: Receive, send: Send) -> None:
-        while (await receive()).get("more_body"):
-            pass
-        message_id = dict(scope["headers"]).get(b"svix-id", b"").decode()
-        status = self.answer
-        self.received.append(Webhook(message_id, time.time(), status))
+        body, more = bytearray(), True
+        while more:
+            part = await receive()
+            body += part.get("body", b"")
+            more = part.get("more_body", False)
+        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        status = self.answers.get(scope["path"], self.answer)
+        webhook = Webhook(
+            scope["path"], headers.get("svix-id", ""), bytes(body), headers, time.time(), status
+        )
+        self.received.append(webhook)
+        self._changed.set()
+        self._changed = asyncio.Event()
         await send({"type": "http.response.start", "status": status, "headers": []})
         await send({"type": "http.response.body"})

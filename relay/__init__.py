@@ -3,15 +3,16 @@
 The way of one event, through one room each:
 
     main.py        an HTTP request comes in
-    worker.py     the worker's clients, built once; hands the request on, logs what became of it
-    envelope.py    body and headers -> Event; what is no event is Malformed
-    delivery.py    claim, send, settle; what can never succeed is parked
-      ledger/        claim: one worker at a time, and none once it is delivered; settle: say so
-      pacing.py      the turn to call Svix: waits out a rate limit rather than refusing the push
+    worker.py      one worker process: its clients, its requests, its end
+    intake.py      which body may be read when
+    envelope.py    body and headers -> Event; anything that is not a valid event is refused
+    delivery.py    the protocol, and the table of what comes next after each answer of Svix
+      pacing/        a turn to call Svix; requests wait for theirs rather than being refused
+      ledger/        claim: one worker at a time; settle: delivered, or released for the next
       sender.py      one call to Svix, its answer classified
-    outcome.py     what became of it -> HTTP status (2xx: ack; 409, 429, 500: Pub/Sub retries)
+    parking.py     what can never succeed is stored as a dead letter
+    results.py     how the delivery ended, in words; outcome.py has the tables of statuses
     logs.py        one JSON line
 
-`config.py` reads the settings, and derives every time limit from one of them. Imports run
-downwards only.
+`config.py` reads the settings. `operate/` holds the operator's commands. Imports run downwards.
 """

@@ -72,17 +72,27 @@ class Relay:
         assert not svix.answers
         return result.outcome, self.calls.take()
 
-    async def begin_calls(self, most: int) -> tuple[contextlib.AsyncExitStack, list[Turn]]:
-        """Let calls for other events, of two projects, be under way: so many, or all that may."""
-        stack, turns = contextlib.AsyncExitStack(), list[Turn]()
-        while len(turns) < most:
-            now, number = time.monotonic(), len(turns)
-            waiter = Waiter(f"other_{number % 2}", f"key_{number}", now, now + LIMIT)
-            if self.pacer.must_wait(waiter):
-                break
-            turns.append(await stack.enter_async_context(self.pacer.turn(waiter)))
-            turns[-1].begin()
-        return stack, turns
+    @contextlib.asynccontextmanager
+    async def busy(self, most: int) -> AsyncIterator[list[Turn]]:
+        """Calls for other events, of two projects, are under way: so many, or all that may be."""
+        async with contextlib.AsyncExitStack() as stack:
+            turns: list[Turn] = []
+            while len(turns) < most:
+                now, number = time.monotonic(), len(turns)
+                waiter = Waiter(f"other_{number % 2}", f"key_{number}", now, now + LIMIT)
+                if self.pacer.must_wait(waiter):
+                    break
+                turns.append(await stack.enter_async_context(self.pacer.turn(waiter)))
+                turns[-1].begin()
+            yield turns
+
+    @contextlib.asynccontextmanager
+    async def full(self) -> AsyncIterator[None]:
+        """As many calls are under way as may be; at the end Svix takes them all."""
+        async with self.busy(1000) as turns:
+            yield
+            for turn in turns:
+                turn.report(ACCEPTED)
 
 
 @pytest.fixture
@@ -111,16 +121,16 @@ async def test_a_duplicate_is_a_refused_write_and_a_read(relay: Relay) -> None:
 
 async def test_a_delivery_that_waits_looks_first(relay: Relay) -> None:
     """One read; for a duplicate that is all."""
-    others, _ = await relay.begin_calls(1000)
     steps = asyncio.Queue[str]()
-    delivering = relay.deliver(event(), ACCEPTED, observe=lambda step, _: steps.put_nowait(step))
-    first = asyncio.ensure_future(delivering)
-    assert await asyncio.wait_for(steps.get(), LIMIT) == "waiting"
-    await others.aclose()
+    async with relay.full():
+        delivering = relay.deliver(
+            event(), ACCEPTED, observe=lambda step, _: steps.put_nowait(step)
+        )
+        first = asyncio.ensure_future(delivering)
+        assert await asyncio.wait_for(steps.get(), LIMIT) == "waiting"
     assert await first == (Outcome.DELIVERED, {READ: 1, WRITE: 2})
-    others, _ = await relay.begin_calls(1000)
-    assert await relay.deliver(event()) == (Outcome.DUPLICATE, {READ: 1})
-    await others.aclose()
+    async with relay.full():
+        assert await relay.deliver(event()) == (Outcome.DUPLICATE, {READ: 1})
 
 
 @pytest.mark.parametrize(
@@ -140,16 +150,15 @@ async def test_asking_is_an_attempt_of_its_own(relay: Relay) -> None:
 
 async def test_a_pause_that_stops_a_call_after_its_claim_is_two_writes_more(relay: Relay) -> None:
     """The claim is released, and made again when the pause is over."""
-    others, turns = await relay.begin_calls(5)
-    outage = iter(turns)
+    async with relay.busy(5) as turns:
+        outage = iter(turns)
 
-    def begin_outage(step: str, _: Event) -> None:
-        if step == "claimed":
-            for turn in outage:
-                turn.report(BROKEN)
+        def begin_outage(step: str, _: Event) -> None:
+            if step == "claimed":
+                for turn in outage:
+                    turn.report(BROKEN)
 
-    cost = await relay.deliver(event(), ACCEPTED, observe=begin_outage)
-    await others.aclose()
+        cost = await relay.deliver(event(), ACCEPTED, observe=begin_outage)
     assert cost == (Outcome.DELIVERED, {WRITE: 4})
 
 

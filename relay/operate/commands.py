@@ -25,7 +25,8 @@ from relay.operate.cli import (
 )
 from relay.operate.dead_letters import dead_letters
 from relay.operate.inspection import inspect as inspect_event
-from relay.operate.reconciliation import Mend, Reconciliation, Report
+from relay.operate.reconciliation import Mend, Reconciliation
+from relay.operate.report import Report
 from relay.operate.whereabouts import Fanout
 
 CHECK_PATIENCE = 5.0  # seconds: a fault is what a check is to find
@@ -64,7 +65,13 @@ async def inspect(event_id: str, project: str, *, as_json: bool) -> int:
 
 @main.command()
 @click.option("--since", type=Since(), required=True, help="90m, 24h, 7d, or ISO 8601.")
-@click.option("--project", type=Name(), help="Only this project's events.")
+@click.option(
+    "--project",
+    "projects",
+    type=Name(),
+    multiple=True,
+    help="Only this project's events. May be repeated, to finish what a run left out.",
+)
 @click.option("--fix", is_flag=True, help="Mend what can be mended without a new delivery.")
 @click.option(
     "--attempts",
@@ -83,7 +90,7 @@ async def inspect(event_id: str, project: str, *, as_json: bool) -> int:
 async def reconcile(
     *,
     since: datetime,
-    project: str | None,
+    projects: tuple[str, ...],
     fix: bool,
     attempts: bool,
     rate: float,
@@ -114,7 +121,7 @@ async def reconcile(
             mend=Mend.EVERYTHING if fix else Mend.NOTHING,
             patience=PATIENCE,
             look_again=True,
-            project=project,
+            projects=projects,
             every_attempt=attempts,
         )
         interrupted = False

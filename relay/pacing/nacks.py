@@ -42,11 +42,7 @@ class Nacks:
     async def space(self, deadline: float) -> None:
         """Wait until a push may be nacked, or for its deadline: then it is nacked all the same."""
         if not await self.wait(deadline):
-            self.forced()
-
-    def forced(self) -> None:
-        """A push is nacked without waiting any longer, as its deadline has come."""
-        self._acks, self._last = 0, self._clock()
+            self._nacked()
 
     def _serve(self) -> None:
         """Let the first of those who wait nack, if one may; or look again when one may."""
@@ -57,10 +53,13 @@ class Nacks:
         remaining = self._last + tuning.BETWEEN_NACKS - self._clock()
         if remaining <= 0:
             self._waiting.popleft().set_result(None)
-            self.forced()
+            self._nacked()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(remaining, self._on_time)
 
     def _on_time(self) -> None:
         self._timer = None
         self._serve()
+
+    def _nacked(self) -> None:
+        self._acks, self._last = 0, self._clock()

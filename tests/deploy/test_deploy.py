@@ -289,7 +289,8 @@ def test_all_that_differs_is_brought_back_and_nothing_else(
     metric = f"{HOME}/metrics/webhook-relay-lag"
     cloud.resources[metric]["description"] = "[webhook-relay 0123] by hand"
     cloud.resources[alerts[0]]["userLabels"]["relay_hash"] = "another"
-    cloud.resources[alerts[0]]["notificationChannels"] = [f"{HOME}/notificationChannels/7"]
+    channels = [f"{HOME}/notificationChannels/{number}" for number in (7, 8)]
+    cloud.resources[alerts[0]]["notificationChannels"] = channels
     cloud.resources[dashboard]["labels"] = {}
     # One that we made once and no longer know, and another relay's of the same kind.
     for relay, number in (("webhook-relay", 1), ("webhook-relay-eu", 2)):
@@ -324,8 +325,7 @@ def test_all_that_differs_is_brought_back_and_nothing_else(
     assert push["pushConfig"]["oidcToken"]["audience"] == URL
     (version,) = cloud.resources[FUNCTION]["serviceConfig"]["secretEnvironmentVariables"]
     assert version["version"] == "2"
-    channels = cloud.resources[alerts[0]]["notificationChannels"]
-    assert channels == [f"{HOME}/notificationChannels/7"]
+    assert cloud.resources[alerts[0]]["notificationChannels"] == channels
 
 
 def test_status_says_on_one_page_what_an_operator_asks(cloud: Google, deployed: Deployed) -> None:
@@ -368,10 +368,12 @@ def test_status_says_on_one_page_what_an_operator_asks(cloud: Google, deployed: 
 def test_redrive_pushes_the_dead_letters_with_the_same_credentials(
     cloud: Google, deployed: Deployed
 ) -> None:
-    ended = deployed.deploy("--redrive")
+    ended = deployed.deploy("--redrive", "--budget", "30")
     assert ended.returncode == 0, ended.stderr
     pushed = cloud.resources[PUSH_SUBSCRIPTION]["pushConfig"]
     assert cloud.resources[DEAD_SUBSCRIPTION]["pushConfig"] == pushed
+    # Its times are the deployment's, whatever options this run lacks.
+    assert cloud.resources[DEAD_SUBSCRIPTION]["ackDeadlineSeconds"] == 300
     ended = deployed.deploy("--redrive-stop")
     assert ended.returncode == 0, ended.stderr
     assert not (cloud.resources[DEAD_SUBSCRIPTION]["pushConfig"] or {}).get("pushEndpoint")

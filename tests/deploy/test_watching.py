@@ -145,6 +145,15 @@ def test_an_event_that_a_customer_goes_without_fires_with_its_number() -> None:
     assert not matches(query, filed(json.dumps(RECONCILIATION | {"reconciliation": found})))
 
 
+def test_the_files_begin_as_deploy_sh_takes_them() -> None:
+    """It writes its mark by the line: an alert's after the first, a metric's into the second."""
+    for path in (*ALERTS, DASHBOARD):
+        assert path.read_text().startswith('{\n  "displayName"')
+    for name in METRICS:
+        text = (DEPLOY / "metrics" / f"{name}.json").read_text()
+        assert text.startswith('{\n  "description": "')
+
+
 def test_labels_are_declared_and_extracted() -> None:
     for metric in METRICS.values():
         declared = {label["key"] for label in metric["metricDescriptor"].get("labels", [])}
@@ -199,6 +208,14 @@ def text_of(alert: str) -> str:
 def test_an_alert_says_what_to_look_at_first(alert: str) -> None:
     named = re.findall(r"`(?:python -m relay|\./deploy\.sh|reconcile)[^`]*`", text_of(alert))
     assert named
+
+
+def test_the_runbook_has_each_alert_by_its_title() -> None:
+    """Whoever is woken searches for what the alert is called."""
+    runbook = (ROOT / "docs" / "operating.md").read_text()
+    for alert, policy in POLICIES.items():
+        title = policy["displayName"].removeprefix("${FUNCTION}: ")
+        assert f"\n### {title[0].upper()}{title[1:]} (`{alert}`)\n" in runbook
 
 
 def test_the_error_alert_counts_and_explains_every_outcome_that_is_one() -> None:

@@ -1,7 +1,8 @@
 """Requests that nobody should send, from a seed: the same seed, the same requests.
 
 Structure-aware: most begin as one of the three bodies with a good event, and have a few things
-broken; some are raw bytes. Nothing is asserted here.
+broken; some are raw bytes, some break off, a few are about as large as a limit. Nothing is
+asserted here.
 """
 
 import base64
@@ -11,7 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-_LONGEST = 60_000  # bytes; under 64 KiB, so that memory can be compared
+_LONGEST = 60_000  # bytes of most; under 64 KiB, so that memory can be compared
+_LIMITS = [2**14, 2**16, 2**20, 2**21, 14 * 2**20]
+"""Sizes at which something changes: read at once, parsed alone, Svix's, ours, a push's."""
 
 _SCALARS: list[Any] = [
     *(None, True, False, 0, -1, 1.5, 1e308, 10**30, "", " ", "x", "é", "\u0000", "\n", "\ud800"),
@@ -66,8 +69,16 @@ class Request:
     number: int
     method: str
     path: str
-    headers: dict[str, str]
+    headers: list[tuple[str, str]]
+    """A name may stand twice."""
     body: bytes
+    sent: int
+    """How many bytes of the body are sent before the sender hangs up: of most, all."""
+
+    @property
+    def breaks_off(self) -> bool:
+        """Whether the sender hangs up before the body's end."""
+        return self.sent < len(self.body)
 
 
 def requests(seed: int, count: int) -> Iterator[Request]:
@@ -90,7 +101,15 @@ def request(seed: int, number: int) -> Request:
         method = rng.choice(["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"])
     if rng.random() < 0.02:
         path = rng.choice(["/", "/notifications/", "/notifications?x=1", "/%00", "/..%2f", "/a b"])
-    return Request(number, method, path.replace(" ", "%20"), headers, _body(rng, number)[:_LONGEST])
+    pairs = list(headers.items())
+    if rng.random() < 0.05:
+        name, value = rng.choice(pairs)
+        pairs.append((name, rng.choice([value, "other"])))
+    body = _body(rng, number)
+    sent = len(body)
+    if (method, path) == ("POST", "/notifications") and rng.random() < 0.02:
+        sent = rng.randrange(len(body) + 1)
+    return Request(number, method, path.replace(" ", "%20"), pairs, body, sent)
 
 
 def _body(rng: random.Random, number: int) -> bytes:
@@ -98,12 +117,26 @@ def _body(rng: random.Random, number: int) -> bytes:
         return rng.randbytes(rng.choice([0, 1, 7, 300, 5000]))
     event = _event(rng, number)
     body = _encoded(rng, event)
+    if rng.random() < 0.002:
+        return _sized(rng, body)
     shape = rng.random()
     if shape < 0.5:
         body = _encoded(rng, _push(rng, body))
     if rng.random() < 0.3:
         body = _damaged(rng, body)
-    return body
+    return body[:_LONGEST]
+
+
+def _sized(rng: random.Random, body: bytes) -> bytes:
+    """About as large as one of the limits: in a push, or as it is."""
+    size = rng.choice(_LIMITS)
+    filler = rng.choice([b"x", b"\\n", b"[]", b'{"a":[]},', b"\xff"])
+    padded = (body[:-1] + b',"more":"' + filler * (size // len(filler)))[: size - 2]
+    padded += b'"}' + b" " * rng.randint(-1, 1)
+    if rng.random() < 0.5:
+        data = base64.b64encode(padded).decode()
+        return json.dumps({"message": {"data": data, "messageId": "1"}}).encode()
+    return padded
 
 
 def _binary(rng: random.Random) -> dict[str, str]:
@@ -154,6 +187,9 @@ def _value(rng: random.Random, depth: int) -> Any:
 
 
 def _encoded(rng: random.Random, value: Any) -> bytes:
+    if rng.random() < 0.05 and isinstance(value, dict) and value:
+        twice = json.dumps({rng.choice(list(value)): rng.choice(_SCALARS)})
+        return f"{json.dumps(value)[:-1]}, {twice[1:]}".encode()
     if rng.random() < 0.8:
         return json.dumps(value).encode()
     codec = rng.choice(["utf-8", "utf-16", "utf-32", "utf-8-sig"])

@@ -12,11 +12,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from urllib.parse import urlsplit
 
-import aiohttp
 import psutil
 import pytest
-import yarl
+from starlette.datastructures import Headers
 
 from relay.envelope import Refused, read
 from relay.outcome import Outcome
@@ -32,7 +32,7 @@ WARM_UP = SENT // 4
 IN_FLIGHT = 16
 BUDGET = 30.0  # seconds
 GROWTH = 20 * 1024 * 1024  # bytes
-ANSWERS = {200, 400, 404, 405, 409, 413, 415}
+ANSWERS = {200, 400, 404, 405, 409, 413, 415, 422}
 
 
 def test_the_same_seed_makes_the_same_requests() -> None:
@@ -46,11 +46,11 @@ def test_every_request_is_an_event_or_refused(figures: Callable[[str], None]) ->
     """No other exception; an event's text is JSON that has the event's names."""
     kinds: Counter[str] = Counter()
     for one in requests(SEED, READ):
-        headers = {name.lower(): value for name, value in one.headers.items()}
+        headers = Headers(raw=[(name.encode(), value.encode()) for name, value in one.headers])
         try:
             event = read(one.body, headers, ("data.id",))
         except Refused as refused:
-            assert refused.outcome is Outcome.MALFORMED, one.number
+            assert refused.outcome in {Outcome.MALFORMED, Outcome.REJECTED}, one.number
             kinds["refused"] += 1
         except Exception as failure:
             raise AssertionError(f"request({SEED}, {one.number}) raised {failure!r}") from failure
@@ -77,23 +77,24 @@ async def test_no_request_breaks_the_function(
         ) as relay,
     ):
         stream = requests(SEED, SENT)
-        async with aiohttp.ClientSession() as client:
 
-            async def send_on(part: Iterable[Request]) -> None:
-                nonlocal slowest
-                for one in part:
-                    status, seconds = await _send(client, relay, one)
-                    statuses[status] += 1
-                    slowest = max(slowest, seconds)
+        async def send_on(part: Iterable[Request]) -> None:
+            nonlocal slowest
+            for one in part:
+                began = time.monotonic()
+                async with asyncio.timeout(BUDGET):
+                    statuses[await _send(relay, one)] += 1
+                slowest = max(slowest, time.monotonic() - began)
 
-            await send_on(itertools.islice(stream, 1))
-            [worker] = psutil.Process(relay.server.pid).children()
-            warm_up = itertools.islice(stream, WARM_UP)
-            await asyncio.gather(*[send_on(warm_up) for _ in range(IN_FLIGHT)])
-            warm = worker.memory_info().rss
-            rest = itertools.islice(stream, SENT)
-            await asyncio.gather(*[send_on(rest) for _ in range(IN_FLIGHT)])
-            growth = worker.memory_info().rss - warm
+        await send_on(itertools.islice(stream, 1))
+        [worker] = psutil.Process(relay.server.pid).children()
+        warm_up = itertools.islice(stream, WARM_UP)
+        await asyncio.gather(*[send_on(warm_up) for _ in range(IN_FLIGHT)])
+        warm = worker.memory_info().rss
+        rest = itertools.islice(stream, SENT)
+        await asyncio.gather(*[send_on(rest) for _ in range(IN_FLIGHT)])
+        growth = worker.memory_info().rss - warm
+        await _send(relay, Request(-1, "GET", "/", [], b"", 0))  # those that broke off are logged
         [still] = psutil.Process(relay.server.pid).children()
         logged = len(relay.lines())
     figures(
@@ -106,15 +107,25 @@ async def test_no_request_breaks_the_function(
     assert growth <= GROWTH
 
 
-async def _send(client: aiohttp.ClientSession, relay: Function, one: Request) -> tuple[int, float]:
-    """The answer's status, and the seconds it took."""
-    url = yarl.URL(f"{relay.url}{one.path}", encoded=True)
-    began = time.monotonic()
-    async with asyncio.timeout(BUDGET):
-        answer = await client.request(one.method, url, headers=one.headers, data=one.body)
-        body = await answer.read()
+async def _send(relay: Function, one: Request) -> int:
+    """The answer's status, where the sender waits for it: 408 is what others are answered."""
+    at = urlsplit(relay.url)
+    reader, writer = await asyncio.open_connection(at.hostname, at.port)
+    head = [f"{one.method} {one.path} HTTP/1.1", "Host: relay", "Connection: close"]
+    head += [f"Content-Length: {len(one.body)}", *(f"{n}: {v}" for n, v in one.headers)]
+    writer.write("\r\n".join([*head, "", ""]).encode() + one.body[: one.sent])
+    try:
+        if one.breaks_off:
+            writer.write_eof()
+            await reader.read()
+            return 408
+        answer = await reader.read()
+    finally:
+        writer.close()
     where = f"request({SEED}, {one.number})"
-    assert answer.status in ANSWERS, f"{where} was answered {answer.status}"
+    answer_head, _, body = answer.partition(b"\r\n\r\n")
+    status = int(answer_head.split()[1])
+    assert status in ANSWERS, f"{where} was answered {status}"
     if one.method != "HEAD":
         assert isinstance(json.loads(body), dict), where
-    return answer.status, time.monotonic() - began
+    return status

@@ -340,7 +340,7 @@ async def test_what_is_stored_and_not_queued_is_never_sent_on(
     assert not (await svix.message_attempt.list_by_msg("acme", stored.id)).data
     await svix.message_attempt.resend("acme", stored.id, there)
     arrived = await asyncio.to_thread(customer.wait, 2)
-    assert arrived[1].id == stored.id
+    assert arrived[1].message_id == stored.id
 
 
 async def test_each_new_application_can_have_an_endpoint(customer: Customer) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ import pytest
 from local.customer import Customer
 from relay.ledger import Archive, LedgerUnavailable, Record, State, key_of
 from relay.operate import reconciliation as module
-from relay.operate.reconciliation import Mend, Reconciliation, Report
+from relay.operate.reconciliation import Mend, Reconciliation
+from relay.operate.report import Report
 from relay.operate.svix import SvixView
 from relay.operate.whereabouts import Fanout, Place
 from tests.operate.conftest import Rows, Svix, letter
@@ -136,6 +137,15 @@ async def test_parked_events_are_not_sent(
     assert not any("evt" in path for path in svix.paths), "Svix was asked for parked events"
 
 
+async def test_two_letters_of_one_event_are_one_event(archive: Archive, view: SvixView) -> None:
+    """Published twice, it is parked twice."""
+    await archive.park(letter("evt_1"))
+    await archive.park(replace(letter("evt_1"), id="f" * 64, reason="malformed"))
+    report = await reconcile(archive, view)
+    assert found(report) == {Place.PARKED: 1}
+    assert report.reasons == {"rejected": 1, "malformed": 1}
+
+
 async def test_a_letter_of_an_event_that_was_delivered_since(
     svix: Svix, rows: Rows, archive: Archive, view: SvixView
 ) -> None:
@@ -173,8 +183,12 @@ async def test_each_project_is_asked_for_its_own(
     report = await reconcile(archive, view)
     assert (report.projects, report.events, report.everything_sent) == (2, 2, True)
     assert sorted(svix.paths) == ["GET /api/v1/app/acme/msg", "GET /api/v1/app/globex/msg"]
-    report = await reconcile(archive, view, project="acme")
-    assert (report.projects, report.events) == (1, 1)
+    await archive.park(letter("evt_2", "globex"))
+    await archive.park(letter(None, None))
+    report = await reconcile(archive, view, projects=["acme"])
+    assert (report.projects, report.events, report.without) == (1, 1, 0)
+    report = await reconcile(archive, view, projects=["acme", "globex"])
+    assert (report.projects, report.events, report.without) == (2, 2, 1)
 
 
 async def test_a_window_that_ended_before_now(
@@ -277,7 +291,7 @@ async def test_what_svix_stored_and_never_sent_on(
     mended = mend is not Mend.NOTHING
     assert (report.resent, report.without) == (int(mended), int(not mended))
     if mended:
-        assert [arrival.id for arrival in customer.wait(1)] == [stored.id]
+        assert [arrival.message_id for arrival in customer.wait(1)] == [stored.id]
         svix.wait_for_attempt(stored, endpoint)
         again = await reconcile(archive, view, mend=mend)
         assert (again.never_sent_on, again.resent, again.everything_sent) == (0, 0, True)
@@ -358,11 +372,13 @@ async def test_a_young_message_is_looked_at_twice(
 
 
 class Faulty:
-    """An archive of which some calls fail; it counts what it reads."""
+    """An archive of which some calls fail, or take so many seconds; it counts its reads."""
 
-    def __init__(self, archive: Archive, failures: int = 0) -> None:
+    def __init__(self, archive: Archive, failures: int = 0, delay: float = 0.0) -> None:
         self._archive = archive
         self.failures = failures
+        self.delay = delay
+        self.at_once = self.most_at_once = 0
         self.reads = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -370,6 +386,10 @@ class Faulty:
 
     async def record(self, key: str) -> Record | None:
         self.reads += 1
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await asyncio.sleep(self.delay)
+        self.at_once -= 1
         if self.failures > 0:
             self.failures -= 1
             raise LedgerUnavailable("503")
@@ -398,6 +418,14 @@ async def test_a_ledger_that_fails_for_a_moment(
     rows.add(State.RELEASED, "evt_1")
     report = await reconcile(Faulty(archive, failures=4), view, patience=10.0)
     assert (found(report), report.complete) == ({Place.WAITING: 1}, True)
+
+
+async def test_a_slow_ledger(rows: Rows, archive: Archive, view: SvixView) -> None:
+    """A few events are judged at once, and never more."""
+    rows.add(State.RELEASED, *(f"evt_{n}" for n in range(100)))
+    slow = Faulty(archive, delay=0.02)
+    report = await reconcile(slow, view)
+    assert (found(report), slow.most_at_once) == ({Place.WAITING: 100}, 16)
 
 
 async def test_a_ledger_that_fails_for_long(rows: Rows, archive: Archive, view: SvixView) -> None:

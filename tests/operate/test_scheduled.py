@@ -10,7 +10,7 @@ from local.customer import Customer
 from relay.config import Settings
 from relay.ledger import Archive, LedgerMisconfigured, State
 from relay.operate import scheduled
-from relay.operate.reconciliation import Report
+from relay.operate.report import Report
 from relay.operate.scheduled import PacerTurns, reconcile
 from relay.operate.svix import SvixUnavailable
 from relay.outcome import Answer, Call, Verdict
@@ -88,7 +88,7 @@ async def test_two_at_once_do_no_harm(
         reports = await asyncio.gather(run(relay, archive), run(relay, archive))
         customer.wait(1)
     assert [report.places for report in reports] == [reports[0].places] * 2
-    assert len({arrival.id for arrival in customer.arrived}) == 1
+    assert len({arrival.message_id for arrival in customer.arrived}) == 1
 
 
 async def test_cut_off_by_its_time(relay: Relay, svix: Svix, rows: Rows, archive: Archive) -> None:

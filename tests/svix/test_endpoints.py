@@ -59,7 +59,7 @@ async def test_a_message_arrives_signed(svix: Environment, customer: Customer) -
     assert attempt.endpoint_id == name
     if svix.target.reaches_loopback:
         [arrival] = await asyncio.to_thread(customer.wait, 1)
-        assert (arrival.path, arrival.id) == ("/hook", created.message_id)
+        assert (arrival.path, arrival.message_id) == ("/hook", created.message_id)
         expected = MINIFIED if svix.target.is_hosted else TEXT
         assert arrival.body.decode() == expected
         assert json.loads(arrival.body) == json.loads(TEXT)
@@ -146,7 +146,7 @@ async def test_a_message_can_be_sent_to_an_endpoint_again(
     assert attempt.endpoint_id == name
     if svix.target.reaches_loopback:
         [arrival] = await asyncio.to_thread(customer.wait, 1)
-        assert arrival.id == created.message_id
+        assert arrival.message_id == created.message_id
 
 
 @pytest.mark.parametrize(("message", "name"), [("evt_none", None), (None, "ep_none")])

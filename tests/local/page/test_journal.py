@@ -8,10 +8,11 @@ import pytest
 
 from local.conduct import Call
 from local.endpoints import Webhook
+from local.messages import Message, Push
 from local.page.journal import CHART_SECONDS, SERIES, Journal, Letters
 from local.page.lane import RELAY
 from local.page.verdict import Fate
-from local.stack import Instance, Message, Push, Stack
+from local.stack import Instance, Stack
 from local.svix.store import StoredMessage
 
 KEY = ("acme", "evt_1")
@@ -44,7 +45,8 @@ class Book:
         self.stack.simulator.calls.append(Call(time.monotonic(), "POST", "/x/msg", 202))
 
     def customer_gets(self, message_id: str, status: int = 204) -> None:
-        self.stack.endpoints.received.append(Webhook(message_id, time.time(), status))
+        webhook = Webhook("/acme", message_id, b"{}", {}, time.time(), status)
+        self.stack.endpoints.received.append(webhook)
 
     def judge(self) -> Fate:
         self.journal.poll(self.stack, self.letters)

@@ -1,0 +1,186 @@
+"""What customers do to each other, over HTTP: real functions, the obvious one in the same run.
+
+A part of what `bench/neighbours.py` does in virtual time. The others' events are posted beside the
+push simulator, so that they are timed from their push. Times are in seconds.
+"""
+
+import asyncio
+import contextlib
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.functions import TOKEN
+from bench.pushed import Start, obvious, pushing_to, relays
+from local.conduct import Fault
+from local.push import Arrival, Policy, Subscription
+from local.simulator import Simulator
+
+BAD = 1_000_000
+"""Messages from this number on are of the project that fails, or floods."""
+BUSY = Policy(floor=3000, first_window=3000)
+SECONDS = 60.0
+"""Of poison, and of a flood."""
+OUTAGE = 45.0
+
+HEADER = ["Over HTTP", "relay", "obvious function", "goal", "met"]
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure of both functions."""
+
+    name: str
+    relay: float
+    obvious: float
+    goal: float | None
+    at_least: bool = False
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the goal is."""
+        if self.goal is None:
+            return True
+        return self.relay >= self.goal if self.at_least else self.relay <= self.goal
+
+    def cells(self) -> list[str]:
+        """A line of the table."""
+        sign = ">=" if self.at_least else "<="
+        goal = "" if self.goal is None else f"{sign} {self.goal:g}"
+        met = "" if self.goal is None else "yes" if self.is_met else "NO"
+        return [self.name, f"{self.relay:.2f}", f"{self.obvious:.2f}", goal, met]
+
+
+def project_of(message: int) -> str:
+    """Twenty projects, and the one that fails or floods."""
+    return "bad" if message >= BAD else f"project-{message % 20}"
+
+
+async def beside(
+    start: Start,
+    bad: int,
+    a_second: float,
+    conduct: Callable[[Simulator], Coroutine[Any, Any, None]],
+    rate: float | None = None,
+) -> Figures:
+    """So many events of one project at once, and the others at so many a second beside them."""
+    async with Simulator(token=TOKEN, latency=0.1, rate=rate, retry_after="seconds") as simulator:
+        with contextlib.ExitStack() as stack:
+            urls = await asyncio.to_thread(start, simulator.url, stack)
+            async with pushing_to(urls, project_of) as deliver:
+                loop = asyncio.get_running_loop()
+                seconds: list[float] = []
+                nacks = 0
+
+                async def post(message: int) -> None:
+                    nonlocal nacks
+                    started = loop.time()
+                    nacks += not await deliver(message)
+                    seconds.append(loop.time() - started)
+
+                conducting = asyncio.create_task(conduct(simulator))
+                flood = Subscription(deliver, BUSY)
+                bads = [Arrival(0.0, BAD + number) for number in range(bad)]
+                pushing = asyncio.create_task(flood.run(bads, SECONDS))
+                started = loop.time()
+                async with asyncio.TaskGroup() as posts:
+                    for number in range(int(a_second * SECONDS)):
+                        await asyncio.sleep(started + number / a_second - loop.time())
+                        posts.create_task(post(number))
+                await pushing
+                await conducting
+        ordered = sorted(seconds)
+        taken = len({message.event_id for message in simulator.messages})
+        return {
+            "p99": ordered[int(0.99 * len(ordered))],
+            "nacks": nacks,
+            "used": taken / (50 + (rate or 0) * (loop.time() - started)),
+        }
+
+
+async def poison(start: Start, kind: str) -> Figures:
+    """Twenty events of one project that always fail; the others at 10 a second."""
+
+    async def conduct(simulator: Simulator) -> None:
+        simulator.inject(Fault(kind, app="bad"))
+
+    return await beside(start, 20, 10.0, conduct)
+
+
+async def flood(start: Start) -> Figures:
+    """More than Svix allows in a minute of one project; the others at 1 a second."""
+
+    async def conduct(_simulator: Simulator) -> None:
+        pass
+
+    return await beside(start, 4000, 1.0, conduct, rate=50.0)
+
+
+async def outage(start: Start) -> Figures:
+    """45 s in which Svix answers nobody, in three ways in turn, under a steady 20 a second."""
+    begins, a_second = 10.0, 20
+    ends = begins + OUTAGE
+    async with Simulator(token=TOKEN, latency=0.1) as simulator:
+        with contextlib.ExitStack() as stack:
+            urls = await asyncio.to_thread(start, simulator.url, stack)
+            async with pushing_to(urls, project_of) as deliver:
+                subscription = Subscription(deliver, BUSY)
+
+                async def fail() -> None:
+                    await asyncio.sleep(begins)
+                    for kind in ("status", "hang"):
+                        simulator.inject(Fault(kind, method="*"))
+                        await asyncio.sleep(OUTAGE / 3)
+                        simulator.clear_faults()
+                    await simulator.stop_listening()
+                    await asyncio.sleep(OUTAGE / 3)
+                    await simulator.start_listening()
+
+                failing = asyncio.create_task(fail())
+                count = int((ends + 20) * a_second)
+                arrivals = [Arrival(number / a_second, number) for number in range(count)]
+                await subscription.run(arrivals, 300.0)
+                await failing
+        late = {each.message for each in arrivals if ends - 30 <= each.at < ends}
+        held = Counter((message.app, message.event_id) for message in simulator.messages)
+        acked = subscription.acked.values()
+        return {
+            "missing": count - len(held),
+            "twice": sum(times > 1 for times in held.values()),
+            "late nacks": sum(message in late for _, message in subscription.nacked),
+            "nacks": len(subscription.nacked),
+            "full rate": sum(ends + 10 <= at < ends + 20 for at in acked) / 10,
+        }
+
+
+async def measure() -> list[Row]:
+    """All rows, one after the other: about ten minutes."""
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        functions: Sequence[Start] = (relays(Path(name)), obvious(200))
+        for kind, title in (("status", "500"), ("hang", "hanging")):
+            ours, theirs = [await poison(start, kind) for start in functions]
+            what = f"20 poison events ({title}), the others at 10/s"
+            rows += [
+                Row(f"{what}: p99 from push, s", ours["p99"], theirs["p99"], 1.0),
+                Row(f"{what}: their nacks", ours["nacks"], theirs["nacks"], 0),
+            ]
+        ours, theirs = [await flood(start) for start in functions]
+        what = "a flood of one project, the others at 1/s"
+        rows += [
+            Row(f"{what}: p99 from push, s", ours["p99"], theirs["p99"], 2.0),
+            Row(f"{what}: limit used", ours["used"], theirs["used"], 0.95, at_least=True),
+        ]
+        ours, theirs = [await outage(start) for start in functions]
+        goals: dict[str, float | None] = {"missing": 0, "twice": 0, "late nacks": 0, "nacks": None}
+        what = "45 s of outage at 20/s"
+        rows += [
+            Row(f"{what}: {each}", ours[each], theirs[each], goal) for each, goal in goals.items()
+        ]
+        title = f"{what}: acknowledged a second, 10 to 20 s later"
+        rows.append(Row(title, ours["full rate"], theirs["full rate"], 19.0, at_least=True))
+    return rows

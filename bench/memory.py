@@ -1,0 +1,264 @@
+"""What large bodies and slow senders do to the function: its memory, and the small events beside.
+
+`python -m bench.memory` starts the function as a real process, with the settings that `deploy.sh`
+gives 512 MiB, on the Firestore emulator and a Svix simulator:
+
+- 300 bodies of 1 MiB at once while Svix refuses everything for 15 s, with and without small events
+  beside them;
+- 1,000 connections that send a byte a second, beside healthy traffic.
+
+Memory is sampled, of all the function's processes: with shared pages counted once (PSS, which is
+what a container is charged for) and in each process (RSS).
+"""
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import json
+import sys
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import uvloop
+from pyreqwest.client import Client
+
+from bench import load
+from bench.functions import RELAY, Function, function, simulator
+from bench.table import Figure, show
+from local import emulators
+from local.control import Control
+
+BODIES, MIB = 300, 2**20
+REFUSED_SECONDS = 15.0
+SMALL_RATE = 20.0  # a second: far below what the machine can do
+SLOW = 1000
+LIMIT_MB = 450
+SETTINGS = {"BODIES_MIB": "48", "REQUEST_BUDGET_SECONDS": "240"}
+
+
+@dataclass(slots=True)
+class Peak:
+    """The most memory that was seen, in MB."""
+
+    shared_once: float = 0.0
+    resident: float = 0.0
+
+    def sample(self, started: Function) -> None:
+        """Look once."""
+        self.shared_once = max(self.shared_once, started.megabytes())
+        self.resident = max(self.resident, started.resident_megabytes())
+
+
+@dataclass(slots=True)
+class Bench:
+    """What was measured."""
+
+    emulator: str
+    figures: list[Figure] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def start(self) -> Iterator[tuple[Function, Control]]:
+        """The function and its Svix."""
+        settings = {
+            "FIRESTORE_EMULATOR_HOST": self.emulator,
+            "GOOGLE_CLOUD_PROJECT": f"memory-{uuid.uuid4().hex[:8]}",
+            **SETTINGS,
+        }
+        with (
+            simulator("--latency-ms", "20") as svix_url,
+            function(RELAY, svix_url, settings) as started,
+            contextlib.closing(Control(svix_url)) as svix,
+        ):
+            yield started, svix
+
+
+@contextlib.asynccontextmanager
+async def sampled(started: Function) -> AsyncIterator[Peak]:
+    """The most memory until the block's end."""
+    peak = Peak()
+
+    async def look() -> None:
+        while True:
+            await asyncio.to_thread(peak.sample, started)
+            await asyncio.sleep(0.1)
+
+    looking = asyncio.create_task(look())
+    try:
+        yield peak
+    finally:
+        looking.cancel()
+
+
+def large(number: int, run: str) -> bytes:
+    """A wrapped push of an event of 1 MiB, less what Svix's limit counts besides."""
+    event = {
+        "id": f"evt_{run}{number}",
+        "type": "user.created",
+        "project": f"project_{number % 20}",
+        "data": {"id": "sim_1", "more": "x" * (MIB - 1000)},
+    }
+    data = base64.b64encode(json.dumps(event).encode()).decode()
+    return json.dumps({"message": {"data": data, "messageId": f"{run}{number}"}}).encode()
+
+
+async def small_events(client: Client, started: Function, run: str, seconds: float) -> load.Load:
+    """Events of the usual size, at a steady rate."""
+    bodies = load.events(run, int(SMALL_RATE * seconds))
+    return await load.steady(client, started.notifications, bodies, SMALL_RATE)
+
+
+async def many_large(bench: Bench, client: Client) -> None:
+    """300 bodies of 1 MiB at once while Svix refuses; and small events beside them."""
+    with bench.start() as (started, svix):
+        await load.closed(client, started.notifications, load.events("warm_", 200), 16)
+        idle = started.megabytes()
+        worker = [process.pid for process in started.processes()]
+        alone = await small_events(client, started, "alone_", 10)
+        bodies = [large(number, "large_") for number in range(BODIES)]
+        await asyncio.to_thread(svix.refuse, REFUSED_SECONDS)
+        async with sampled(started) as peak:
+            posted, small = await asyncio.gather(
+                load.closed(client, started.notifications, bodies, BODIES),
+                small_events(client, started, "beside_", REFUSED_SECONDS),
+            )
+        del bodies
+        messages = Counter(m["event_id"] for m in await asyncio.to_thread(svix.messages))
+        await asyncio.to_thread(svix.reset)
+        async with sampled(started) as unrefused_peak:
+            unrefused, beside = await asyncio.gather(
+                load.closed(
+                    client,
+                    started.notifications,
+                    [large(number, "again_") for number in range(BODIES)],
+                    BODIES,
+                ),
+                small_events(client, started, "beside_again_", 10),
+            )
+        same = worker == [process.pid for process in started.processes()]
+    once = sum(messages[f"evt_large_{number}"] == 1 for number in range(BODIES))
+    restarts = 0.0 if same else 1.0
+    bench.figures += [
+        Figure(
+            "300 of 1 MiB, Svix refusing 15 s: not delivered once", "", 0, [float(BODIES - once)]
+        ),
+        Figure("  answered otherwise than 200", "", 0, [float(BODIES - posted.statuses[200])]),
+        Figure("  the worker started anew", "", 0, [restarts]),
+        Figure("  memory at most (PSS)", "MB", LIMIT_MB, [peak.shared_once]),
+        Figure(
+            "300 of 1 MiB, Svix taking them: memory (PSS)",
+            "MB",
+            LIMIT_MB,
+            [unrefused_peak.shared_once],
+        ),
+        Figure(
+            "  small ones beside them, 99 % within; alone",
+            "ms",
+            3,
+            [1000 * beside.latency(0.99)],
+            [1000 * alone.latency(0.99)],
+        ),
+    ]
+    bench.notes.append(
+        f"idle {idle:.0f} MB; RSS at most {peak.resident:.0f} MB while refused,"
+        f" {unrefused_peak.resident:.0f} MB while not"
+    )
+    bench.notes.append(
+        f"the 300 took {posted.seconds:.1f} s refused, {unrefused.seconds:.1f} s not; small events"
+        f" beside them, while refused: {dict(small.statuses)}, not: {dict(beside.statuses)}"
+    )
+    bench.notes.append(
+        f"small events alone: 50 % {1000 * alone.latency(0.5):.0f} ms, 99 %"
+        f" {1000 * alone.latency(0.99):.0f} ms; beside the 300: 50 %"
+        f" {1000 * beside.latency(0.5):.0f} ms, 99 % {1000 * beside.latency(0.99):.0f} ms"
+    )
+
+
+async def many_slow(bench: Bench, client: Client) -> None:
+    """1,000 connections that send a byte a second, beside healthy traffic."""
+    with bench.start() as (started, _):
+        await load.closed(client, started.notifications, load.events("warm_", 200), 16)
+        alone = await small_events(client, started, "alone_", 10)
+        dripping = asyncio.Event()
+        opened: Counter[str] = Counter()
+        slow = [
+            asyncio.create_task(_drip(started.url, length, dripping, opened))
+            for length in (2000, 1_000_000)
+            for _ in range(SLOW // 2)
+        ]
+        await dripping.wait()
+        async with sampled(started) as peak:
+            healthy = await small_events(client, started, "beside_", 15)
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+    bench.figures += [
+        Figure(
+            "1,000 that send a byte a second: others, 99 % within",
+            "ms",
+            1000,
+            [1000 * healthy.latency(0.99)],
+        ),
+        Figure("  memory at most (PSS)", "MB", LIMIT_MB, [peak.shared_once]),
+    ]
+    bench.notes.append(
+        f"beside {opened['opened']} slow senders the others were answered"
+        f" {dict(healthy.statuses)}, 50 % in {1000 * healthy.latency(0.5):.0f} ms; without them"
+        f" 99 % in {1000 * alone.latency(0.99):.0f} ms; RSS at most {peak.resident:.0f} MB"
+    )
+
+
+async def _drip(url: str, length: int, dripping: asyncio.Event, opened: Counter[str]) -> None:
+    """One connection that sends a byte a second, and begins anew when it is cut off."""
+    at = urlsplit(url)
+    while True:
+        reader, writer = await asyncio.open_connection(at.hostname, at.port)
+        opened["opened"] += 1
+        if opened["opened"] >= SLOW:
+            dripping.set()
+        head = f"POST /notifications HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
+        writer.write(head.encode())
+        answered = asyncio.create_task(reader.read(1))
+        try:
+            while not answered.done():
+                writer.write(b" ")
+                await asyncio.wait([answered], timeout=1)
+        finally:
+            answered.cancel()
+            writer.close()
+
+
+async def measure(emulator: str) -> Bench:
+    """All of it."""
+    bench = Bench(emulator)
+    async with load.client() as client:
+        await many_large(bench, client)
+        await many_slow(bench, client)
+    return bench
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.memory", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="as the other benches have it")
+    parser.parse_args(argv)
+    if lacking := emulators.missing():
+        print(lacking, file=sys.stderr)
+        return 1
+    print("About two minutes:")
+    with (
+        emulators.firestore_emulator() as (address, _),
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        bench = runner.run(measure(address))
+    show(bench.figures)
+    print("\n" + "\n".join(bench.notes))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

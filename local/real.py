@@ -1,0 +1,120 @@
+"""`make run ARGS=--svix`: the demonstration on a real Svix, in an application of its own.
+
+The function runs here, with the embedded ledger; Svix is where SVIX_SERVER_URL and SVIX_TOKEN say.
+A Svix on this machine sends on to a customer's endpoints here. Another can't reach them: there the
+events are seen in Svix's own portal, where it has one.
+"""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from local import demonstration
+from local.endpoints import Endpoints
+from local.processes import Server, listening, running
+from local.stack import ROOT
+from local.tenants import Address, Tenants
+
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+_FAILING = "/failing"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One run on a real Svix."""
+
+    url: str
+    """The function's."""
+    server: Server
+    ledger: Path
+    tenants: Tenants
+    endpoints: Endpoints | None
+    """None: Svix can't reach this machine."""
+    application: str
+
+    async def demonstrate(self) -> bool:
+        """Post the sample events, show what became of them; whether all is right."""
+        events = demonstration.sample_events(lambda _project: self.application)
+        url = None
+        if self.endpoints:
+            url = f"{self.endpoints.url}/{self.application}"
+            self.endpoints.answers[_FAILING] = 500
+            await self.tenants.add(self.application)
+            await self.tenants.add_endpoint(self.application, url)
+            await self.tenants.add_endpoint(self.application, f"{self.endpoints.url}{_FAILING}")
+        sent = demonstration.posts(events, with_faults=False)
+        right = await demonstration.demonstrate(self.url, sent)
+        expected = {(self.application, str(event["id"])) for event in events.values()}
+        right &= await demonstration.show_messages(self.tenants, expected)
+        if self.endpoints and url:
+            secret = await self.tenants.secret(self.application, url)
+            path = f"/{self.application}"
+            right &= await demonstration.show_arrivals(self.endpoints, path, secret, len(expected))
+            print(f"Its other endpoint, {_FAILING}, answers 500: Svix will try it again.")
+        return right
+
+    async def show_what_can_be_tried(self) -> None:
+        """What to look at and to type next."""
+        if link := await self.tenants.portal(self.application):
+            print(f"\nWhat the customer sees, in Svix's own portal:\n\n  {link}")
+        event_id = next(iter(demonstration.sample_events(str).values()))["id"]
+        settings = f"LEDGER=sqlite:{self.ledger}  # and SVIX_TOKEN, SVIX_SERVER_URL as here"
+        demonstration.show_commands(settings, self.application, event_id)
+        print(f"The function's log: {self.server.log}")
+
+    async def offer_removal(self) -> None:
+        """Remove what was made, unless somebody at a terminal says no."""
+        question = f"Remove the application {self.application} from Svix? [Y/n] "
+        answer = await asyncio.to_thread(input, question) if sys.stdin.isatty() else ""
+        if answer.strip().lower() in {"", "y", "yes"}:
+            await self.tenants.remove(self.application)
+            print(f"Removed {self.application}.")
+        else:
+            print(f"{self.application} stays.")
+
+
+async def run(port: int, *, once: bool, stay_up: Callable[[], Awaitable[None]]) -> int:
+    """Start, demonstrate, stay up unless told not to, and clean up."""
+    async with _started(port) as trial:
+        right = await trial.demonstrate()
+        if once:
+            print("All as it should be." if right else "Not all came out as it should.")
+        else:
+            await trial.show_what_can_be_tried()
+            await stay_up()
+        await trial.offer_removal()
+        return 0 if right else 1
+
+
+@contextlib.asynccontextmanager
+async def _started(port: int) -> AsyncIterator[Trial]:
+    address = Address(os.environ.get("SVIX_SERVER_URL"), os.environ["SVIX_TOKEN"])
+    async with contextlib.AsyncExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-")))
+        endpoints = None
+        if urlsplit(address.url or "").hostname in _LOOPBACK:
+            endpoints = await stack.enter_async_context(Endpoints())
+        tenants = await stack.enter_async_context(Tenants(address))
+        print("Starting the function ...", flush=True)
+        ledger = directory / "ledger.db"
+        server = stack.enter_context(_function(port, ledger))
+        application = f"webhook-relay-run-{secrets.token_hex(4)}"
+        url = f"http://127.0.0.1:{port}"
+        yield Trial(url, server, ledger, tenants, endpoints, application)
+
+
+@contextlib.contextmanager
+def _function(port: int, ledger: Path) -> Iterator[Server]:
+    """The function; where Svix is stands in the environment already."""
+    command = [sys.executable, "-m", "functions_framework", "--target", "notifications"]
+    command += ["--source", str(ROOT / "main.py"), "--host", "127.0.0.1", "--port", str(port)]
+    environment = {"LEDGER": f"sqlite:{ledger}"}
+    with running(command, ready=listening(port), env=environment, cwd=ROOT) as server:
+        yield server

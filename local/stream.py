@@ -1,0 +1,108 @@
+"""`make run ARGS="--rate 20 --outage"`: many events, a Svix that limits, and one that is away.
+
+Pub/Sub gets them at twice the limit; one line a second says where they are. In the end each must be
+one message, and have reached its customer once.
+"""
+
+import asyncio
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from local.page.lane import Lane, Post, Trouble
+
+_SECONDS = 15  # of publishing
+_UNLIMITED = 50.0  # events a second where Svix has no limit
+_OUTAGE_AT, _OUTAGE_SECONDS = 6.0, 6.0
+_PROJECTS = ("initech", "hooli", "umbrella")
+_GIVEN_UP = 300.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """So many events through a lane. `rate`: calls a second that Svix takes; None: no limit."""
+
+    lane: Lane
+    rate: float | None
+    outage: bool
+
+    @property
+    def published(self) -> float:
+        """Events a second."""
+        return 2 * self.rate if self.rate else _UNLIMITED
+
+    @property
+    def count(self) -> int:
+        """Events in all."""
+        return round(self.published * _SECONDS)
+
+    @property
+    def projects(self) -> dict[str, int]:
+        """How many events each project has."""
+        return Counter(map(_project, range(self.count)))
+
+    async def run(self) -> bool:
+        """Whether nothing was lost, and nothing came twice."""
+        self.lane.set_limit(self.rate)
+        limit = f"takes {self.rate:g} calls a second" if self.rate else "has no limit"
+        away = f", and is away for {_OUTAGE_SECONDS:g} s" if self.outage else ""
+        print(f"\n{self.count} events, {self.published:g} a second; Svix {limit}{away}.\n")
+        print(f"{'second':>6} {'published':>9} {'in Svix':>7} {'waiting':>7} {'nacks':>5}  Svix")
+        started = time.monotonic()
+        before = len(self.lane.stack.simulator.messages)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._publish())
+                tasks.create_task(self._outage())
+                await self._watch(started, before)
+        except* TimeoutError:
+            print(f"Given up after {_GIVEN_UP:g} s.")
+        self.lane.set_limit(None)
+        return self._tell(before, time.monotonic() - started)
+
+    async def _publish(self) -> None:
+        started = time.monotonic()
+        for number in range(self.count):
+            await asyncio.sleep(started + number / self.published - time.monotonic())
+            project, event_id = _project(number), f"evt_stream_{number}"
+            event = {"id": event_id, "type": "usage.recorded", "project": project, "data": {}}
+            self.lane.publish([Post(json.dumps(event).encode(), project, event_id)])
+
+    async def _outage(self) -> None:
+        if self.outage:
+            await asyncio.sleep(_OUTAGE_AT)
+            await self.lane.set_trouble(Trouble.GONE)
+            await asyncio.sleep(_OUTAGE_SECONDS)
+            await self.lane.set_trouble(Trouble.NONE)
+
+    async def _watch(self, started: float, before: int) -> None:
+        """Say where they are until all are acknowledged. Raises TimeoutError."""
+        stack = self.lane.stack
+        async with asyncio.timeout(_GIVEN_UP):
+            while True:
+                published, held = len(stack.messages), len(stack.simulator.messages) - before
+                nacks = len(stack.subscription.nacked)
+                state = "is away" if self.lane.trouble is Trouble.GONE else ""
+                seconds, waiting = time.monotonic() - started, published - held
+                numbers = f"{seconds:6.0f} {published:9} {held:7} {waiting:7} {nacks:5}"
+                print(f"{numbers}  {state}", flush=True)
+                if len(stack.subscription.acked) == self.count:
+                    return
+                await asyncio.sleep(1)
+
+    def _tell(self, before: int, seconds: float) -> bool:
+        simulator = self.lane.stack.simulator
+        held = Counter(message.event_id for message in simulator.messages[before:])
+        refused = sum(call.status == HTTPStatus.TOO_MANY_REQUESTS for call in simulator.calls)
+        lost, doubled = self.count - len(held), sum(n - 1 for n in held.values())
+        print(
+            f"\n{self.count} events in {seconds:.0f} s: {lost} lost, {doubled} twice, "
+            f"{len(self.lane.stack.subscription.nacked)} nacks; Svix refused {refused} calls."
+        )
+        return lost == doubled == 0
+
+
+def _project(number: int) -> str:
+    return _PROJECTS[number % len(_PROJECTS)]

@@ -1,0 +1,21 @@
+"""`bench/crash.py`, smaller: pushes at the relay, the worker killed with many in flight."""
+
+from pathlib import Path
+
+from bench.crash import crash
+from local.push import Policy
+from tests.function import ROOT
+
+KILLABLE = ROOT / "tests" / "chaos" / "killable.py"
+PUSHES = 80
+
+
+async def test_a_crash_with_many_in_flight_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    """Each event is in Svix once, and all are acknowledged, though their claims died."""
+    (tmp_path / "kill-point").touch()
+    seam = {"KILL_POINT": str(tmp_path / "kill-point"), "LEASE_SECONDS": "3"}
+    ledger = {"LEDGER": f"sqlite:{tmp_path}/ledger.db", "PYTHONPATH": str(ROOT)}
+    policy = Policy(first_window=3000, longest_pause=0.0, first_retry=0.5)
+    figures = await crash("a crash", ledger | seam, PUSHES, policy, source=KILLABLE)
+    assert figures.claimed > 1
+    assert (figures.delivered, figures.twice) == (PUSHES, 0)
