@@ -176,7 +176,7 @@ async def test_refused_credentials_have_an_outcome(svix: Simulator) -> None:
         raise LedgerMisconfigured("no credentials")
 
     relay = Worker(settings(svix), open_ledger)
-    result, _ = await handle(relay, push(event("evt_1")))
+    result, _ = await handle(relay, event("evt_1"))
     assert answer(result) == (500, "misconfigured")
     assert result.severity == "CRITICAL"
     await relay.close()
