@@ -161,7 +161,7 @@ async def measure() -> list[Row]:
     """All rows, one after the other: about ten minutes."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        functions: Sequence[Start] = (relays(Path(name)), obvious(200))
+        functions: Sequence[Start] = (relays(Path(name)), obvious(Path(name), 200))
         for kind, title in (("status", "500"), ("hang", "hanging")):
             ours, theirs = [await poison(start, kind) for start in functions]
             what = f"20 poison events ({title}), the others at 10/s"
