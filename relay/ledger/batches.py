@@ -89,7 +89,7 @@ class Closed(Exception):
 class Batches:
     """Writes and reads through one gRPC channel of Google's library.
 
-    The channel itself: the client that is generated from Firestore's API, around it, takes a third
+    The channel itself: the client that is generated from Firestore's API, around it, takes a fifth
     of a call's processor time. `database` is its full name, `metadata` what the library sends with
     each call. Both methods raise Google's exceptions, and `Closed`; neither ends by itself while
     Firestore gives no answer: the caller sets the time. A cancelled caller takes back what has not
