@@ -44,13 +44,13 @@ from grpc.aio import AioRpcError
 
 LARGEST_BATCH = 20
 """Documents; what Google's own bulk writers send. Larger ones save little more: in sixteens, a
-write costs a twelfth of what it costs alone."""
+write costs the processor a ninth of what it costs alone."""
 
 FEW, MANY = 4, 16
-"""Calls under way. With fewer than four, a write waits longer for an answer than it takes; with
-more, batches are smaller than they need be. Sixteen is for answers that are slow, and for whole
-batches that wait: a connection carries a hundred calls (HTTP/2's usual limit of streams), and calls
-of single documents take as many again."""
+"""Calls under way. With four, a write waits a quarter of an answer's time before it leaves; with
+more, batches would be smaller and cost more. Sixteen is for slow answers and for full batches. A
+connection carries a hundred calls at once (HTTP/2's usual limit of streams): sixteen batches and
+sixteen single documents, of writes and of reads, stay below that."""
 
 SLOW_SECONDS = 0.1
 """A call that has been under way for so long is not one of the few any more: a call that hangs
@@ -89,7 +89,7 @@ class Closed(Exception):
 class Batches:
     """Writes and reads through one gRPC channel of Google's library.
 
-    The channel itself: the client that is generated from Firestore's API, around it, takes a third
+    The channel itself: the client that is generated from Firestore's API, around it, takes a fifth
     of a call's processor time. `database` is its full name, `metadata` what the library sends with
     each call. Both methods raise Google's exceptions, and `Closed`; neither ends by itself while
     Firestore gives no answer: the caller sets the time. A cancelled caller takes back what has not
