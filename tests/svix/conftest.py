@@ -12,12 +12,13 @@ the hosted Svix knows an event id for a day, that a listing reaches ninety days 
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 
 import pytest
 
 from local.customer import Customer
 from tests.function import TOKEN, simulator
-from tests.svix.target import PREFIX, Environment, Target
+from tests.svix.target import PREFIX, Environment, Target, reaches_us
 
 _REAL = os.environ.get("CONFORMANCE") == "1"
 _KINDS = ["real"] if _REAL else ["hosted", "open_source"]
@@ -47,11 +48,12 @@ def pytest_report_header() -> list[str]:
 def target(request: pytest.FixtureRequest) -> Iterator[Target]:
     """The Svix that is looked at."""
     if request.param == "real":
-        yield Target.from_environment()
+        real = Target.from_environment()
+        yield replace(real, reaches_us=asyncio.run(reaches_us(real)))
         return
     second = f"{TOKEN}_2"
     with simulator("--kind", request.param, "--second-token", second) as running:
-        yield Target(running.url, TOKEN, second, request.param == "hosted")
+        yield Target(running.url, TOKEN, second, request.param == "hosted", reaches_us=True)
 
 
 @pytest.fixture(scope="session")

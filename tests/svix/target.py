@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from pyreqwest.client import Client, ClientBuilder
 
+from local.endpoints import Endpoints
 from relay.envelope import Event, Source
 from relay.operate.svix import SvixView, Turn
 from relay.outcome import Answer, Verdict
@@ -49,10 +50,8 @@ class Target:
         second = os.environ.get("SVIX_SECOND_TOKEN")
         return cls(url, os.environ["SVIX_TOKEN"], second, host.endswith(".svix.com"))
 
-    @property
-    def reaches_loopback(self) -> bool:
-        """Whether an endpoint on this machine can be sent to: it is on this machine itself."""
-        return urlsplit(self.url).hostname in {"127.0.0.1", "localhost", "::1"}
+    reaches_us: bool = False
+    """Whether it can send to an endpoint on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +175,21 @@ def event(project: str, event_id: str | None = None, **more: Any) -> Event:
     text = more.get("text", json_text.dumps(value)).encode()
     digest = hashlib.sha256(text).hexdigest()
     return Event(name, kind, project, text, more.get("tags", ()), digest, Source())
+
+
+async def reaches_us(target: Target) -> bool:
+    """Whether it sends to this machine: it may be elsewhere, or forbid private addresses."""
+    if urlsplit(target.url).hostname not in {"127.0.0.1", "localhost", "::1"}:
+        return False
+    environment = Environment.open(target, set(), set())
+    async with Endpoints() as endpoints:
+        app = await environment.made_application()
+        await environment.call("POST", f"app/{app}/endpoint", json={"url": endpoints.url})
+        message_id = (await environment.send(event(app))).message_id or ""
+        attempts = await until(lambda: environment.view.attempts(app, message_id), bool)
+        await environment.call("DELETE", f"app/{app}")
+    await environment.close()
+    return attempts[0].http is not None
 
 
 async def until(
