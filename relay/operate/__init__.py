@@ -7,6 +7,7 @@
     render.py           what is printed, as text and as JSON
     replay.py           dead letters, sent again
     reconciliation.py   was everything sent: the ledger beside Svix
+    report.py           what a reconciliation has found so far
     worklist.py         what a reconciliation still has to look at
     inspection.py       everything that is known of one event
     check.py            would a delivery work from here

@@ -25,7 +25,8 @@ from relay.operate.cli import (
 )
 from relay.operate.dead_letters import dead_letters
 from relay.operate.inspection import inspect as inspect_event
-from relay.operate.reconciliation import Mend, Reconciliation, Report
+from relay.operate.reconciliation import Mend, Reconciliation
+from relay.operate.report import Report
 from relay.operate.whereabouts import Fanout
 
 CHECK_PATIENCE = 5.0  # seconds: a fault is what a check is to find

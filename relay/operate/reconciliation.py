@@ -16,12 +16,11 @@ import contextlib
 import itertools
 import random
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from relay.ledger import (
     Archive,
@@ -33,6 +32,7 @@ from relay.ledger import (
     State,
     key_of,
 )
+from relay.operate.report import Report
 from relay.operate.svix import SvixUnavailable, SvixView
 from relay.operate.whereabouts import (
     LOOKED_AT_TWICE,
@@ -49,7 +49,8 @@ from relay.operate.whereabouts import (
 )
 from relay.operate.worklist import Candidate, Worklist
 
-_EXAMPLES = 5
+_T = TypeVar("_T")
+
 _AT_ONCE = 16  # events judged at once: what is slow is the ledger's answer
 _CLOCKS_APART = timedelta(minutes=1)
 """How far Svix's clock may be from the ledger's."""
@@ -64,99 +65,6 @@ class Mend(Enum):
     """Have Svix send what it never sent on."""
     EVERYTHING = 2
     """Settle what Svix has, and release what it lost, besides."""
-
-
-@dataclass(slots=True)
-class Report:
-    """What was looked at and what was found, so far."""
-
-    since: datetime
-    until: datetime | None = None
-    """None: until now."""
-    events: int = 0
-    """Records in the time asked, and undelivered ones of any age."""
-    messages: int = 0
-    places: Counter[Place] = field(default_factory=Counter)
-    never_sent_on: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    """Why dead letters were parked."""
-    examples: dict[Place | Fanout, list[tuple[str, str]]] = field(default_factory=dict)
-    """(project, event id), a few of each."""
-    settled: int = 0
-    released: int = 0
-    resent: int = 0
-    projects: int = 0
-    unfinished: list[str] = field(default_factory=list)
-    """Projects that were not compared with Svix to the end."""
-    unchecked: int = 0
-    """Delivered events of those projects, which may or may not be in Svix."""
-    failure: str | None = "not finished"
-    """Why the run ended early; None where it did not."""
-
-    @property
-    def delivered(self) -> int:
-        """Events that are recorded as delivered and that Svix has."""
-        return self.places[Place.IN_SVIX]
-
-    @property
-    def waiting(self) -> int:
-        """Events that are sent soon without anybody's help."""
-        return sum(self.places[place] for place in Place if place.waits)
-
-    @property
-    def late(self) -> int:
-        """Events that were to be sent before, and wait for their redelivery."""
-        return self.waiting - self.places[Place.BEING_SENT]
-
-    @property
-    def without(self) -> int:
-        """Events that a customer goes without until somebody acts."""
-        stuck = sum(self.places[place] for place in Place if place.stuck)
-        return stuck + self.never_sent_on - self.resent
-
-    @property
-    def complete(self) -> bool:
-        """Whether everything was compared that was asked for."""
-        return self.failure is None
-
-    @property
-    def everything_sent(self) -> bool:
-        """Whether every event is known to be in Svix, or to be on its way at this moment."""
-        return self.complete and not self.without and not self.late
-
-    @property
-    def severity(self) -> str:
-        """The severity to log with."""
-        return "ERROR" if self.without else "INFO"
-
-    def as_log(self) -> dict[str, object]:
-        """The counts that the dashboards and alerts are made of."""
-        return {
-            "since": self.since.isoformat(),
-            "until": self.until.isoformat() if self.until else None,
-            "events": self.events,
-            "delivered": self.delivered,
-            "waiting": self.waiting,
-            "parked": self.places[Place.PARKED],
-            "never_sent_on": self.never_sent_on,
-            "resent": self.resent,
-            "missing": self.places[Place.MISSING],
-            "overdue": self.places[Place.OVERDUE],
-            "without": self.without,
-            "unchecked": self.unchecked,
-            "complete": self.complete,
-            "failure": self.failure,
-        }
-
-    def add(self, kind: Place | Fanout, project: str, event_id: str) -> None:
-        """Count one event."""
-        if isinstance(kind, Place):
-            self.places[kind] += 1
-        else:
-            self.never_sent_on += 1
-        examples = self.examples.setdefault(kind, [])
-        if len(examples) < _EXAMPLES:
-            examples.append((project, event_id))
 
 
 class Progress(Protocol):
@@ -287,7 +195,9 @@ class Reconciliation:
                     await self._walk(worklist, project)
             except SvixUnavailable as failure:
                 self._svix_failure = str(failure)
-            await self._judge_all(worklist, worklist.candidates(project))
+            await self._a_few_at_once(
+                worklist.candidates(project), lambda each: self._judge(worklist, each)
+            )
             if self._svix_failure is None:
                 self.report.unfinished.remove(project)
             self._progress.step()
@@ -301,14 +211,16 @@ class Reconciliation:
             if worklist.add_message(project, message):
                 self.report.places[Place.IN_SVIX] += 1
 
-    async def _judge_all(self, worklist: Worklist, candidates: Iterable[Candidate]) -> None:
-        """Judge a few at once. Raises `LedgerUnavailable`."""
-        remaining = iter(candidates)
+    async def _a_few_at_once(
+        self, items: Iterable[_T], judge: Callable[[_T], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Judge all items. Raises `LedgerUnavailable`."""
+        remaining = iter(items)
         while batch := list(itertools.islice(remaining, _AT_ONCE)):
             try:
                 async with asyncio.TaskGroup() as judging:
-                    for candidate in batch:
-                        judging.create_task(self._judge(worklist, candidate))
+                    for item in batch:
+                        judging.create_task(judge(item))
             except ExceptionGroup as failures:
                 raise failures.exceptions[0] from None
 
@@ -351,14 +263,19 @@ class Reconciliation:
 
     async def _judge_other_letters(self, worklist: Worklist) -> None:
         """Judge the letters of events without a record in the list, and those without names."""
-        for letter in worklist.other_letters():
-            project, event_id = letter.project, letter.event_id
-            record = None
-            if project is not None and event_id is not None:
-                record = await self._record(project, event_id)
-            where = locate(Evidence(now=self._now(), record=record, letters=[letter]))
-            if where.place is Place.PARKED:
-                self._count(where.place, project or "?", event_id or letter.id[:12], [letter])
+        await self._a_few_at_once(
+            worklist.other_letters(), lambda letter: self._judge_letter(worklist, letter)
+        )
+
+    async def _judge_letter(self, worklist: Worklist, letter: DeadLetter) -> None:
+        project, event_id = letter.project, letter.event_id
+        record, letters = None, [letter]
+        if project is not None and event_id is not None:
+            letters = worklist.letters(project, event_id)
+            record = await self._record(project, event_id)
+        where = locate(Evidence(now=self._now(), record=record, letters=letters))
+        if where.place is Place.PARKED:
+            self._count(where.place, project or "?", event_id or letter.id[:12], letters)
 
     def _count(
         self, place: Place, project: str, event_id: str, letters: Iterable[DeadLetter]

@@ -8,14 +8,13 @@ import textwrap
 from datetime import UTC, datetime, timedelta
 
 from relay.operate.inspection import Inspection
-from relay.operate.reconciliation import Report
+from relay.operate.report import Report
 from relay.operate.whereabouts import (
     EndpointStanding,
     Fanout,
     Place,
     Remedy,
     Standing,
-    Whereabouts,
 )
 
 WIDTH = 80
@@ -83,12 +82,12 @@ _STANDINGS = {
 def inspection(found: Inspection) -> str:
     """Where one event is: the first line is the answer, the rest says how it is known."""
     where, evidence = found.where, found.evidence
-    title = f"{found.event_id} of {found.project}: {_headline(where)}"
+    title = f"{found.event_id} of {found.project}: {_headline(found)}"
     lines = [*textwrap.wrap(title, WIDTH, break_on_hyphens=False), ""]
     if where.since:
         lines.append(f"  since     {when(where.since)} ({_ago(evidence.now - where.since)})")
     if record := evidence.record:
-        lines.append(f"  record    {record.state}, claimed {_times(record.attempts)}")
+        lines.append(f"  record    {record.state}; claimed {_times(record.attempts)}")
         lines.append(f"            first claimed {when(record.first_claimed_at)}")
         if record.delivered_at:
             lines.append(f"            delivered     {when(record.delivered_at)}")
@@ -107,8 +106,10 @@ def inspection(found: Inspection) -> str:
     return "\n".join(lines).rstrip()
 
 
-def _headline(where: Whereabouts) -> str:
-    place = _PLACES[where.place]
+def _headline(found: Inspection) -> str:
+    where, place = found.where, _PLACES[found.where.place]
+    if where.place is Place.UNKNOWN and found.evidence.record is not None:
+        return "recorded as delivered; Svix could not be asked"
     if where.fanout is None:
         return place
     fanout = _FANOUTS[where.fanout]
@@ -163,8 +164,7 @@ def _advice(remedy: Remedy, found: Inspection) -> str:
         case Remedy.REPLAY:
             letter = next(each for each in evidence.letters if each.discarded is None)
             return (
-                "mend what the reason says, then `python -m relay dead-letters replay "
-                f"{letter.id[:12]}`"
+                f"`python -m relay dead-letters replay {letter.id[:12]}`, once the cause is mended"
             )
         case Remedy.FIX:
             return f"`{_fix(found)}`"
@@ -255,7 +255,7 @@ def _endpoint_json(found: EndpointStanding) -> dict[str, object]:
 _ROWS = (
     # what is counted, what it means, what mends it
     (Place.MISSING, "recorded as delivered, not in Svix", "reconcile --fix, then seek or publish"),
-    (Place.OVERDUE, "not sent, and its redelivery is overdue", "./deploy.sh --redrive, or publish"),
+    (Place.OVERDUE, "not sent, and its redelivery is overdue", "inspect says how, for each"),
     (Place.PARKED, "can't be sent as things are", "dead-letters list, then replay or discard"),
     (Fanout.NEVER_SENT_ON, "in Svix, which never sent it on", "reconcile --fix"),
     (Place.ABANDONED, "its delivery died; a redelivery sends it", None),
@@ -278,9 +278,9 @@ def report(found: Report) -> str:
     lines.append(f"  {'delivered':14}{found.delivered:9,}  in Svix, and recorded")
     for kind, meaning, remedy in _ROWS:
         count = found.never_sent_on if kind is Fanout.NEVER_SENT_ON else found.places[kind]  # type: ignore[index] # the one Fanout is handled before
-        lines.append(f"  {kind:14}{count:9,}  {meaning}")
         if not count:
             continue
+        lines.append(f"  {kind:14}{count:9,}  {meaning}")
         if kind is Place.PARKED:
             reasons = (f"{count:,} {reason}" for reason, count in found.reasons.most_common())
             lines.append(f"{'':27}{', '.join(reasons)}")
@@ -310,9 +310,11 @@ def _conclusion(found: Report) -> list[str]:
         more = f" and {len(found.unfinished) - 10:,} more" if len(found.unfinished) > 10 else ""  # noqa: PLR2004 - as above
         lines += textwrap.wrap(f"Not compared to the end: {names}{more}.", WIDTH)
     if found.without:
-        lines.append(f"Not everything was sent: {found.without:,} need somebody to act.")
+        lines.append(f"Not everything was sent: {found.without:,} event(s) need somebody to act.")
     if found.late:
-        lines.append(f"{found.late:,} wait for their redelivery: run this again in an hour.")
+        lines.append(
+            f"{found.late:,} event(s) wait for their redelivery: run this again in an hour."
+        )
     if found.everything_sent:
         lines.append("Everything was sent.")
     return lines

@@ -16,7 +16,8 @@ from datetime import UTC, datetime, timedelta
 
 from relay.config import Settings
 from relay.ledger import Archive, LedgerMisconfigured
-from relay.operate.reconciliation import Mend, Reconciliation, Report
+from relay.operate.reconciliation import Mend, Reconciliation
+from relay.operate.report import Report
 from relay.operate.svix import Pace, SvixUnavailable, SvixView
 from relay.outcome import Answer
 from relay.pacing import NoTurn, Pacer, Waiter

@@ -1,7 +1,8 @@
 """What a reconciliation still has to look at, in a temporary SQLite file.
 
-The file keeps memory from growing with the ledger. A record that is delivered and whose message
-was listed is deleted at once: what remains is what needs a closer look.
+The file keeps memory from growing with the ledger. (On Cloud Run it is memory too: about 100 bytes
+an event.) A record that is delivered and whose message was listed is deleted at once: what remains
+is what needs a closer look.
 """
 
 import json
@@ -21,11 +22,10 @@ pragma synchronous = off;
 pragma journal_mode = off;
 create table projects (id integer primary key, name text unique not null);
 create table events (
-    key blob primary key, project integer not null, event_id text not null, state text,
+    project integer not null, key blob not null, event_id text not null, state text,
     confirmed integer not null, listed integer not null, message text,
-    judged integer not null default 0
+    judged integer not null default 0, primary key (project, key)
 ) without rowid;
-create index events_of_project on events (project);
 create table letters (
     key blob, id text not null, reason text not null, parked_at text, discarded text,
     discarded_at text, project text, event_id text
@@ -46,6 +46,21 @@ _ADD_MESSAGE = """
 insert into events (key, project, event_id, confirmed, listed, message)
 values (:key, :project, :event_id, 1, 1, :message)
 on conflict do update set message = excluded.message
+"""
+
+_SETTLE = """
+delete from events where project = :project and key = :key and state = 'delivered' and confirmed
+"""
+
+_OTHER_LETTERS = """
+select rowid, * from letters where rowid > ? and (
+    key is null
+    or rowid = (select min(rowid) from letters as others where others.key = letters.key)
+    and not exists (
+        select 1 from events join projects on projects.id = events.project
+        where projects.name = letters.project and events.key = letters.key
+    )
+) order by rowid limit 500
 """
 
 _ADD_LETTER = """
@@ -95,7 +110,9 @@ class Worklist:
             "confirmed": confirmed,
             "listed": listed,
         }
-        known = self._database.execute("select 1 from events where key = ?", (row["key"],))
+        known = self._database.execute(
+            "select 1 from events where project = :project and key = :key", row
+        )
         new = known.fetchone() is None
         self._database.execute(_ADD, row)
         return new
@@ -123,17 +140,14 @@ class Worklist:
         """
         event_id = message.event_id or message.id
         key = bytes.fromhex(key_of(project, event_id))
-        settled = self._database.execute(
-            "delete from events where key = ? and state = 'delivered' and confirmed", (key,)
-        )
-        if settled.rowcount:
-            return True
         row = {
             "key": key,
             "project": self._project(project),
             "event_id": event_id,
             "message": _pack(message),
         }
+        if self._database.execute(_SETTLE, row).rowcount:
+            return True
         self._database.execute(_ADD_MESSAGE, row)
         return False
 
@@ -166,21 +180,17 @@ class Worklist:
         return [_letter(*row) for row in rows]
 
     def other_letters(self) -> Iterator[DeadLetter]:
-        """The letters of events that are not in the list, and those without names."""
-        paging = (
-            "select rowid, * from letters where rowid > ? "
-            "and (key is null or key not in (select key from events)) order by rowid limit 500"
-        )
+        """One letter of each event that is not in the list, and those without names."""
         after = 0
-        while page := self._database.execute(paging, (after,)).fetchall():
+        while page := self._database.execute(_OTHER_LETTERS, (after,)).fetchall():
             for _, *row in page:
                 yield _letter(*row)
             after = page[-1][0]
 
     def mark_judged(self, project: str, event_id: str) -> None:
         """The event needs no further look."""
-        key = bytes.fromhex(key_of(project, event_id))
-        self._database.execute("update events set judged = 1 where key = ?", (key,))
+        row = (self._project(project), bytes.fromhex(key_of(project, event_id)))
+        self._database.execute("update events set judged = 1 where project = ? and key = ?", row)
 
     def count_unjudged(self) -> int:
         """How many events were neither judged nor found to need no closer look."""

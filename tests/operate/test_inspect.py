@@ -174,6 +174,7 @@ def test_svix_that_cannot_be_asked(relay: Relay, rows: Rows) -> None:
     rows.add(State.DELIVERED, "evt_1")
     result = relay("inspect", "evt_1", "--project", "acme", SVIX_TOKEN="testsk_wrong")
     assert result.exit_code == 3
+    assert "recorded as delivered; Svix could not be asked" in result.stdout
     assert "check SVIX_TOKEN" in result.stdout
     assert "testsk_wrong" not in result.output
 

@@ -32,7 +32,7 @@ def test_each_command_once(relay: Relay, svix: Svix, rows: Rows) -> None:
         (["dead-letters", "list"], 0, "2 parked, 0 discarded"),
         (["dead-letters", "show", sent.id], 0, "rejected: Svix: 413"),
         (["dead-letters", "discard", given_up.id, "--reason", "a test"], 0, "Discarded: 1."),
-        (["reconcile", "--since", "24h"], 1, "1 need somebody to act"),
+        (["reconcile", "--since", "24h"], 1, "1 event(s) need somebody to act"),
         (["dead-letters", "replay", "--all"], 0, "delivered"),
         (["reconcile", "--since", "24h"], 0, "Everything was sent."),
         (["inspect"], 2, ""),

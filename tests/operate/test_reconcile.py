@@ -39,7 +39,11 @@ def test_parked_and_malformed_events_are_not_sent(relay: Relay) -> None:
     )
     result = relay("reconcile", "--since", "24h")
     assert result.exit_code == 1, result.output
-    for words in ("2 malformed, 1 rejected", "dead-letters list", "3 need somebody to act"):
+    for words in (
+        "2 malformed, 1 rejected",
+        "dead-letters list",
+        "3 event(s) need somebody to act",
+    ):
         assert words in result.stdout
     assert "Everything was sent" not in result.stdout
     assert SECRET not in result.output
@@ -50,7 +54,7 @@ def test_what_waits_is_not_sent_either(relay: Relay, rows: Rows) -> None:
     rows.add(State.RELEASED, "evt_1", untouched=10 * MINUTE)
     result = relay("reconcile", "--since", "24h")
     assert result.exit_code == 1
-    assert "1 wait for their redelivery: run this again in an hour." in result.stdout
+    assert "1 event(s) wait for their redelivery: run this again in an hour." in result.stdout
     assert "evt_1 of acme" in result.stdout
 
 
@@ -68,7 +72,7 @@ def test_fix_says_what_still_waits(relay: Relay, rows: Rows, svix: Svix) -> None
     result = relay("reconcile", "--since", "24h", "--fix")
     assert result.exit_code == 1, result.output
     assert "Mended: 1 recorded as delivered, 1 released." in result.stdout
-    assert "1 need somebody to act" in result.stdout
+    assert "1 event(s) need somebody to act" in result.stdout
     said = relay.json("reconcile", "--since", "24h", status=1)
     assert (said["found"]["overdue"], said["found"]["unsettled"], said["without"]) == (1, 0, 1)
 

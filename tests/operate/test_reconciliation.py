@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ import pytest
 from local.customer import Customer
 from relay.ledger import Archive, LedgerUnavailable, Record, State, key_of
 from relay.operate import reconciliation as module
-from relay.operate.reconciliation import Mend, Reconciliation, Report
+from relay.operate.reconciliation import Mend, Reconciliation
+from relay.operate.report import Report
 from relay.operate.svix import SvixView
 from relay.operate.whereabouts import Fanout, Place
 from tests.operate.conftest import Rows, Svix, letter
@@ -134,6 +135,15 @@ async def test_parked_events_are_not_sent(
     assert (report.without, report.everything_sent) == (3, False)
     assert report.reasons == {"rejected": 1, "malformed": 2}
     assert not any("evt" in path for path in svix.paths), "Svix was asked for parked events"
+
+
+async def test_two_letters_of_one_event_are_one_event(archive: Archive, view: SvixView) -> None:
+    """Published twice, it is parked twice."""
+    await archive.park(letter("evt_1"))
+    await archive.park(replace(letter("evt_1"), id="f" * 64, reason="malformed"))
+    report = await reconcile(archive, view)
+    assert found(report) == {Place.PARKED: 1}
+    assert report.reasons == {"rejected": 1, "malformed": 1}
 
 
 async def test_a_letter_of_an_event_that_was_delivered_since(

@@ -10,7 +10,7 @@ from local.customer import Customer
 from relay.config import Settings
 from relay.ledger import Archive, LedgerMisconfigured, State
 from relay.operate import scheduled
-from relay.operate.reconciliation import Report
+from relay.operate.report import Report
 from relay.operate.scheduled import PacerTurns, reconcile
 from relay.operate.svix import SvixUnavailable
 from relay.outcome import Answer, Call, Verdict
