@@ -693,7 +693,7 @@ status() {
   read -r run complete without <<<"$FOUND"
   case $complete in
     True) row 'last run' "$run: $without event(s) that a customer goes without" ;;
-    False) row 'last run' "$run: cut off; so far $without event(s) that a customer goes without" ;;
+    False) row 'last run' "$run: cut off; so far ${without:-unknown} event(s) that a customer goes without" ;;
     *) row 'last run' "$FOUND" ;;
   esac
   look scheduler jobs describe "$JOB" --location="$REGION" --format="value[separator=' '](state,schedule)" || true
