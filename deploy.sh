@@ -208,6 +208,7 @@ failed() { # WHAT WAS SAID
 # Whether there is what gcloud is asked for; what it prints is in $FOUND. A dry run takes what it
 # can't look at as not there, and says so.
 look() { # ARGUMENTS OF GCLOUD...
+  local words=$*
   FOUND=''
   if [[ ! $OFFLINE ]]; then
     if FOUND=$(gcloud "$@" --project="$PROJECT" --quiet </dev/null 2>"$WORK/said"); then return 0; fi
@@ -221,7 +222,7 @@ look() { # ARGUMENTS OF GCLOUD...
     fi
   fi
   UNSEEN=$((UNSEEN + 1))
-  printf '   not looked at: gcloud %s\n' "${*%% --format*}"
+  printf '   not looked at: gcloud %s\n' "${words%% --f*}"
   return 1
 }
 
@@ -692,7 +693,7 @@ status() {
   read -r run complete without <<<"$FOUND"
   case $complete in
     True) row 'last run' "$run: $without event(s) that a customer goes without" ;;
-    False) row 'last run' "$run: cut off; so far $without event(s) that a customer goes without" ;;
+    False) row 'last run' "$run: cut off; so far ${without:-unknown} event(s) that a customer goes without" ;;
     *) row 'last run' "$FOUND" ;;
   esac
   look scheduler jobs describe "$JOB" --location="$REGION" --format="value[separator=' '](state,schedule)" || true

@@ -6,7 +6,6 @@ sent, with what the real ones add where gcloud reads it: what Firestore builds i
 a request 403, by a piece of its method and path.
 """
 
-import base64
 import json
 import re
 import threading
@@ -445,8 +444,3 @@ def google() -> Iterator[Google]:
     finally:
         server.shutdown()
         server.server_close()
-
-
-def token_in(version: str) -> str:
-    """What a secret's version holds."""
-    return base64.b64decode(version).decode()

@@ -18,6 +18,8 @@ from google.cloud.monitoring_v3.types import AlertPolicy
 
 from relay.envelope import Names, Source
 from relay.logs import Log
+from relay.operate.report import Report
+from relay.operate.whereabouts import Place
 from relay.outcome import PARKED_OUTCOMES, Outcome, Remark, Result
 from tests.deploy.logging_query import extract, matches
 from tests.function import ROOT
@@ -116,15 +118,23 @@ def test_what_is_parked_is_counted(counted: Counted) -> None:
     assert set(outcomes(counted("parked"))) == PARKED_OUTCOMES
 
 
-RECONCILIATION = {
-    "severity": "ERROR",
-    "message": "reconciliation",
-    "reconciliation": {"events": 70, "delivered": 68, "without": 2, "complete": True},
-}
+@pytest.fixture
+def reconciled(capsys: pytest.CaptureFixture[str]) -> Callable[[int], Entry]:
+    """The line of a complete reconciliation that found so many events without a webhook."""
+
+    def line(without: int) -> Entry:
+        report = Report(since=datetime.now(UTC), failure=None)
+        report.places[Place.PARKED] = without
+        Log("ERROR", None).reconciliation(report.as_log(), report.severity)
+        return filed(capsys.readouterr().out)
+
+    return line
 
 
-def test_reconciliations_are_counted_by_whether_they_were_complete() -> None:
-    entry = filed(json.dumps(RECONCILIATION))
+def test_reconciliations_are_counted_by_whether_they_were_complete(
+    reconciled: Callable[[int], Entry],
+) -> None:
+    entry = reconciled(2)
     for name in ("reconciliations", "without"):
         assert matches(METRICS[name]["filter"].replace("${FUNCTION}", "relay"), entry)
     extractor = METRICS["reconciliations"]["labelExtractors"]["complete"]
@@ -133,16 +143,27 @@ def test_reconciliations_are_counted_by_whether_they_were_complete() -> None:
     assert not matches(METRICS["deliveries"]["filter"].replace("${FUNCTION}", "relay"), entry)
 
 
-def test_an_event_that_a_customer_goes_without_fires_with_its_number() -> None:
+def test_an_event_that_a_customer_goes_without_fires_with_its_number(
+    reconciled: Callable[[int], Entry],
+) -> None:
     (condition,) = POLICIES["without"]["conditions"]
     query = condition["conditionMatchedLog"]["filter"].replace("${FUNCTION}", "relay")
-    fires = filed(json.dumps(RECONCILIATION))
+    fires = reconciled(2)
     assert matches(query, fires)
+    assert not matches(query, reconciled(0))
     extractors = condition["conditionMatchedLog"]["labelExtractors"]
     assert extract(extractors["without"], fires) == 2
     assert "${log.extracted_label.without}" in POLICIES["without"]["documentation"]["content"]
-    found = RECONCILIATION["reconciliation"] | {"without": 0}  # type: ignore[operator] # a dict
-    assert not matches(query, filed(json.dumps(RECONCILIATION | {"reconciliation": found})))
+
+
+def test_the_counts_that_the_alerts_name_are_in_the_line(
+    reconciled: Callable[[int], Entry],
+) -> None:
+    counts = reconciled(2)["jsonPayload"]["reconciliation"]
+    for count in ("parked", "overdue", "missing", "never_sent_on", "resent"):
+        assert f"`{count}`" in text_of("without")
+        assert count in counts
+    assert "`failure`" in text_of("no_reconciliation")
 
 
 def test_the_files_begin_as_deploy_sh_takes_them() -> None:
