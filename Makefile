@@ -10,7 +10,7 @@ WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test soak lint bench lock clean
+.PHONY: help run check test conformance soak lint bench lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -23,6 +23,9 @@ check: lint ## before each commit: lint, and every test that starts no process
 
 test: $(VENV)/dev ## every suite (ARGS='tests/test_envelope.py -k name' for less)
 	$(PYTEST) --numprocesses=$(WORKERS) --dist=worksteal $(ARGS)
+
+conformance: $(VENV)/dev ## what the relay relies on a Svix for, on that of SVIX_SERVER_URL and SVIX_TOKEN
+	CONFORMANCE=1 $(PYTEST) tests/svix $(ARGS)
 
 soak: $(VENV)/dev ## the suites at full length, one after the other: an hour or so
 	SOAK=1 $(PYTEST) --override-ini=faulthandler_timeout=7500 $(ARGS)

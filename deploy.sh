@@ -221,7 +221,7 @@ look() { # ARGUMENTS OF GCLOUD...
     fi
   fi
   UNSEEN=$((UNSEEN + 1))
-  printf '   not looked at: gcloud %s\n' "${*%%--format*}"
+  printf '   not looked at: gcloud %s\n' "${*%% --format*}"
   return 1
 }
 
@@ -686,7 +686,7 @@ status() {
   done
   step 'What is parked?'
   row 'dead letters' "$(ask FIRESTORE "v1/projects/$PROJECT/databases/$DATABASE/documents:runAggregationQuery" \
-    --json '{"structuredAggregationQuery": {"structuredQuery": {"from": [{"collectionId": "dead_letters"}]}, "aggregations": [{"count": {}}]}}'), discarded ones included"
+    --header 'Content-Type: application/json' --data '{"structuredAggregationQuery": {"structuredQuery": {"from": [{"collectionId": "dead_letters"}]}, "aggregations": [{"count": {}}]}}'), discarded ones included"
   step 'When was it reconciled?'
   last_line 'jsonPayload.reconciliation:*' jsonPayload.reconciliation.complete,jsonPayload.reconciliation.without
   read -r run complete without <<<"$FOUND"
@@ -710,7 +710,7 @@ redrive() {
   look_at_function || [[ $DRY_RUN ]] || failed "There is no function $FUNCTION: deploy it first."
   # Under the dead-letter subscription's own delay: what fails again stays there, and slows nobody.
   change 'the dead-letter subscription pushes to the function: --status shows its backlog' \
-    pubsub subscriptions update "$DEAD_LETTER_SUBSCRIPTION" "${PUSH[@]}" "${RETRY[@]}"
+    pubsub subscriptions update "$DEAD_LETTER_SUBSCRIPTION" "${PUSH[@]}"
   grant roles/run.invoker 'run services' "$FUNCTION" "$PUSH_ACCOUNT"
 }
 

@@ -17,7 +17,8 @@ from pyreqwest.client import Client, ClientBuilder
 
 from local.conduct import Fault
 from local.endpoints import Endpoints
-from local.stack import ROOT, SUBSCRIPTION
+from local.messages import SUBSCRIPTION
+from local.stack import ROOT
 from local.tenants import Tenants
 
 EVENTS = sorted((Path(__file__).parent / "events").glob("*.json"))
@@ -90,7 +91,7 @@ def posts(events: Mapping[str, Mapping[str, Any]], *, with_faults: bool) -> Iter
         too_many = Fault("status", status=429, headers={"Retry-After": "1"}, times=2)
         yield by_hand("while Svix refuses all", json.dumps(late).encode(), faults=(too_many,))
         refused = {"id": REFUSED, "type": "user.updated", "project": project, "data": {}}
-        never = Fault("status", status=422, body="json", times=1)
+        never = Fault("status", status=422, body="invalid", times=1)
         yield wrapped(
             "an event that Svix refuses", json.dumps(refused).encode(), "200 rejected", (never,)
         )

@@ -65,7 +65,8 @@ class Trial:
         if link := await self.tenants.portal(self.application):
             print(f"\nWhat the customer sees, in Svix's own portal:\n\n  {link}")
         event_id = next(iter(demonstration.sample_events(str).values()))["id"]
-        demonstration.show_commands(f"LEDGER=sqlite:{self.ledger}", self.application, event_id)
+        settings = f"LEDGER=sqlite:{self.ledger}  # and SVIX_TOKEN, SVIX_SERVER_URL as here"
+        demonstration.show_commands(settings, self.application, event_id)
         print(f"The function's log: {self.server.log}")
 
     async def offer_removal(self) -> None:

@@ -6,16 +6,14 @@ somebody who starts another instance when one dies. `make run` starts it, and it
 """
 
 import asyncio
-import base64
 import contextlib
-import json
 import resource
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 from http import HTTPStatus
 from pathlib import Path
@@ -26,12 +24,12 @@ from pyreqwest.exceptions import PyreqwestError
 
 from local.conduct import Conduct
 from local.endpoints import Endpoints
+from local.messages import Message, Push
 from local.processes import Server, free_port, listening, running
 from local.push import Policy, Subscription
 from local.simulator import TOKEN, Simulator
 
 ROOT = Path(__file__).parent.parent
-SUBSCRIPTION = "projects/local/subscriptions/webhook-relay"
 ACK_DEADLINE = 300.0
 """Seconds after which an unanswered push counts as a nack, as `deploy.sh` sets it."""
 POLICY = Policy(
@@ -39,7 +37,6 @@ POLICY = Policy(
 )
 """A subscription that was busy before. Its times are shorter than Google's and `deploy.sh`'s (60,
 10 and 600 s, 100 attempts), because somebody is watching."""
-_ACKS = {102, 200, 201, 202, 204}  # https://cloud.google.com/pubsub/docs/push#receive_push
 _START_PATIENCE = 10.0  # seconds that Cloud Run holds a request while an instance starts
 _OPEN_FILES = 20_000  # each outstanding push is a connection
 _KEEP_ALIVE = timedelta(seconds=1)
@@ -86,53 +83,6 @@ class Instance:
     def is_running(self) -> bool:
         """Whether pushes are sent to it. Nobody can tell a frozen one from a slow one."""
         return self.state in {State.UP, State.FROZEN}
-
-
-@dataclass(slots=True)
-class Push:
-    """One push of a message. Times are seconds since 1970."""
-
-    instance: int | None
-    """None: there was no instance that could take it."""
-    at: float
-    answered_at: float | None = None
-    status: int | None = None
-    """None: not answered yet, or the connection broke."""
-
-    @property
-    def is_ack(self) -> bool:
-        """Whether Pub/Sub counts the answer as an acknowledgement."""
-        return self.status in _ACKS
-
-
-@dataclass(slots=True)
-class Message:
-    """One published message. `project` and `event_id` are None where `data` is no event."""
-
-    number: int
-    data: bytes = field(repr=False)
-    project: str | None = None
-    event_id: str | None = None
-    published_at: float = field(default_factory=time.time)
-    pushes: list[Push] = field(default_factory=list)
-    is_dead_letter: bool = False
-    """Whether Pub/Sub has given up and moved it to the dead-letter topic."""
-
-    @property
-    def acked_at(self) -> float | None:
-        """When it was acknowledged."""
-        return next((push.answered_at for push in self.pushes if push.is_ack), None)
-
-    def body(self) -> bytes:
-        """The request of a push, as Pub/Sub wraps it."""
-        published = datetime.fromtimestamp(self.published_at, UTC).isoformat()
-        message = {
-            "data": base64.b64encode(self.data).decode(),
-            "messageId": str(self.number),
-            "publishTime": published.replace("+00:00", "Z"),
-        }
-        push = {"message": message, "subscription": SUBSCRIPTION}
-        return json.dumps({**push, "deliveryAttempt": len(self.pushes)}).encode()
 
 
 class Stack:
@@ -232,6 +182,7 @@ class Stack:
             self.simulator.reset()
             self.simulator.conduct = Conduct(**self._conduct)
             self.endpoints.answer = HTTPStatus.NO_CONTENT
+            self.endpoints.answers.clear()
             self.endpoints.received = []
             await self.bring_svix_back()
             self.messages, self.answered = [], []

@@ -79,19 +79,16 @@ class Stream:
 
     async def _watch(self, started: float, before: int) -> None:
         """Say where they are until all are acknowledged. Raises TimeoutError."""
-        first = len(self.lane.stack.subscription.acked)
-        nacked = len(self.lane.stack.subscription.nacked)
+        stack = self.lane.stack
         async with asyncio.timeout(_GIVEN_UP):
             while True:
-                acked = len(self.lane.stack.subscription.acked) - first
-                published = len(self.lane.stack.messages)
-                held = len(self.lane.stack.simulator.messages) - before
-                nacks = len(self.lane.stack.subscription.nacked) - nacked
+                published, held = len(stack.messages), len(stack.simulator.messages) - before
+                nacks = len(stack.subscription.nacked)
                 state = "is away" if self.lane.trouble is Trouble.GONE else ""
                 seconds, waiting = time.monotonic() - started, published - held
                 numbers = f"{seconds:6.0f} {published:9} {held:7} {waiting:7} {nacks:5}"
                 print(f"{numbers}  {state}", flush=True)
-                if acked == self.count:
+                if len(stack.subscription.acked) == self.count:
                     return
                 await asyncio.sleep(1)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import certifi
 from pyreqwest.client import Client, ClientBuilder
@@ -98,7 +99,8 @@ class SvixCall:
     ) -> WireAnswer:
         """Raises `PyreqwestError`, which the SDK passes on."""
         headers.pop("content-length", None)  # the client counts what is sent in the end
-        request = self._client.request(method, url).headers(headers).query(params or {})
+        query = f"?{urlencode(params)}" if params else ""  # the client's own takes 0.1 ms
+        request = self._client.request(method, url + query).headers(headers)
         if content is not None:
             request = request.body_bytes(_spliced(content, self._payload))
         # Nothing is buffered: the status is to be known as soon as it is there.

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
@@ -123,7 +125,9 @@ class Page:
             Route("/do", self._do, methods=["POST"]),
             Route("/story", self._story, methods=["POST"]),
         ]
-        self.app = Starlette(routes=[Mount(f"/{self.token}", routes=routes)])
+        # A name that resolves to loopback is not this page's: it may be another site's.
+        here = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
+        self.app = Starlette(routes=[Mount(f"/{self.token}", routes=routes)], middleware=[here])
 
     def snapshot(self) -> dict[str, Any]:
         """All that the page shows."""

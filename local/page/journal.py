@@ -14,10 +14,11 @@ from http import HTTPStatus
 from typing import Any
 
 from local.conduct import Call
+from local.messages import Message, Push
 from local.page import steps
 from local.page.steps import Key, Pacer
 from local.page.verdict import Evidence, Fate, fate
-from local.stack import Instance, Message, Push, Stack
+from local.stack import Instance, Stack
 
 CHART_SECONDS = 120
 SERIES = ("published", "accepted", "refused", "nacked", "received")

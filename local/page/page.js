@@ -8,10 +8,12 @@ const LIMITS = [1, 2, 5, 10, 25, 50, 100, 200, null]; // calls a second, as the 
 const VERDICT = ["published", "on_its_way", "once", "parked", "twice", "lost"];
 const INSTANCE_ROWS = 5;
 const TOPS = [10, 20, 50, 100, 200, 500, 1000, 2000, 5000]; // of the chart's scale
+const LOST = "No connection. Trying again …";
 let state = null; // the last snapshot
 let lane = location.hash.slice(1) || "relay";
 let opened = null; // the event whose life is shown
 let spokenAt = 0;
+let wishedAt = 0; // snapshots from before the last wish was heard don't move what is set by hand
 
 // -- small things
 
@@ -34,12 +36,13 @@ const count = (number) => number.toLocaleString("en");
 const seconds = (number) => number === null ? "–" : `${number.toFixed(number < 10 ? 1 : 0)} s`;
 
 async function post(path, wish) {
-  const answer = await fetch(path, {
-    method: "POST",
-    headers: {"Content-Type": "application/json"},
-    body: JSON.stringify(wish),
-  });
-  if (!answer.ok) say((await answer.json()).detail, true);
+  const headers = {"Content-Type": "application/json"};
+  try {
+    const answer = await fetch(path, {method: "POST", headers, body: JSON.stringify(wish)});
+    if (!answer.ok) say((await answer.json()).detail, true);
+  } catch {
+    say(LOST, true);
+  }
 }
 
 function say(words, isLost = false) {
@@ -295,13 +298,12 @@ function showControls({title, svix, endpoints}) {
   set($("acts-on"), title[0].toLowerCase() + title.slice(1));
   const controls = $("controls");
   if (controls.disabled !== state.is_playing) controls.disabled = state.is_playing;
-  const position = String(LIMITS.indexOf(svix.limit));
-  const slider = $("limit");
-  if (document.activeElement !== slider || state.is_playing) slider.value = position;
+  if (state.at * 1000 < wishedAt) return;
+  $("limit").value = LIMITS.indexOf(svix.limit);
   showLimit();
   $("endpoints-fail").checked = endpoints.answer >= 400;
   for (const input of document.querySelectorAll("input[name=trouble]")) {
-    if (document.activeElement !== input) input.checked = input.value === svix.trouble;
+    input.checked = input.value === svix.trouble;
   }
 }
 
@@ -310,9 +312,11 @@ function showLimit() {
   set($("limit-words"), limit === null ? "no limit" : String(limit));
 }
 
-function act(wish) {
+async function act(wish) {
   const projects = $("twenty").checked ? 20 : 1;
-  return post("do", {lane, projects, ...wish});
+  wishedAt = Infinity;
+  await post("do", {lane, projects, ...wish});
+  wishedAt = Date.now();
 }
 
 for (const button of document.querySelectorAll("[data-do]")) {
@@ -343,8 +347,8 @@ async function openLife(project, id) {
 async function showLife() {
   if (!opened) return;
   const asked = opened;
-  const answer = await fetch(`life?${new URLSearchParams(asked)}`);
-  if (!answer.ok || asked !== opened) return;
+  const answer = await fetch(`life?${new URLSearchParams(asked)}`).catch(() => null);
+  if (!answer?.ok || asked !== opened) return;
   const {fate, entries} = await answer.json();
   set($("life-fate"), `${asked.project ? `Of ${asked.project}. ` : ""}Now: ${fate}.`);
   const body = $("life-entries");
@@ -369,4 +373,4 @@ live.addEventListener("message", (message) => {
   say("Live");
   show(JSON.parse(message.data));
 });
-live.addEventListener("error", () => say("No connection. Trying again …", true));
+live.addEventListener("error", () => say(LOST, true));

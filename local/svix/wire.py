@@ -27,6 +27,7 @@ BODIES = {
     "text": b"upstream error",
     "array": b"[1, 2]",
     "string-detail": b'{"detail": "no list"}',
+    "invalid": b'{"detail": [{"loc": ["body", "payload"], "msg": "no", "type": "value_error"}]}',
 }
 """What a fault may answer with, besides an error as the API words it."""
 

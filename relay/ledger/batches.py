@@ -29,8 +29,10 @@ from google.api_core.exceptions import (
     ResourceExhausted,
     ServiceUnavailable,
     Unknown,
+    from_grpc_error,
     from_grpc_status,
 )
+from google.api_core.gapic_v1 import routing_header
 from google.cloud.firestore_v1.types import (
     BatchGetDocumentsRequest,
     BatchGetDocumentsResponse,
@@ -38,6 +40,7 @@ from google.cloud.firestore_v1.types import (
     BatchWriteResponse,
 )
 from grpc import StatusCode
+from grpc.aio import AioRpcError
 
 LARGEST_BATCH = 20
 """Documents; what Google's own bulk writers send. Larger ones save little more: in sixteens, a
@@ -70,9 +73,10 @@ _UNANSWERED = (
     Unknown,
 )
 
-# The protobufs themselves, which the library's classes wrap at twice the processor time.
-_BatchWriteRequest = BatchWriteRequest.pb()
-_BatchGetDocumentsRequest = BatchGetDocumentsRequest.pb()
+_SERVICE = "/google.firestore.v1.Firestore/"
+# The protobufs themselves, which the library's classes wrap.
+_WriteRequest, _WriteResponse = BatchWriteRequest.pb(), BatchWriteResponse.pb()
+_ReadRequest, _ReadResponse = BatchGetDocumentsRequest.pb(), BatchGetDocumentsResponse.pb()
 
 _Q = TypeVar("_Q")
 _A = TypeVar("_A")
@@ -83,17 +87,26 @@ class Closed(Exception):
 
 
 class Batches:
-    """Writes and reads through one client that was generated from Firestore's API.
+    """Writes and reads through one gRPC channel of Google's library.
 
-    `database` is its full name, `metadata` what the library sends with each call. Both methods
-    raise Google's exceptions, and `Closed`; neither ends by itself while Firestore gives no answer:
-    the caller sets the time. A cancelled caller takes back what has not left yet.
+    The channel itself: the client that is generated from Firestore's API, around it, takes a third
+    of a call's processor time. `database` is its full name, `metadata` what the library sends with
+    each call. Both methods raise Google's exceptions, and `Closed`; neither ends by itself while
+    Firestore gives no answer: the caller sets the time. A cancelled caller takes back what has not
+    left yet.
     """
 
-    def __init__(self, api: Any, database: str, metadata: Sequence[tuple[str, str]]) -> None:
-        self._api = api
+    def __init__(self, channel: Any, database: str, metadata: Sequence[tuple[str, str]]) -> None:
         self._database = database
-        self._metadata = metadata
+        database_header = (("database", database),)
+        route = routing_header.to_grpc_metadata(database_header)  # type: ignore[no-untyped-call] # published so
+        self._options = {"metadata": (*metadata, route), "timeout": CALL_SECONDS}
+        self._call_write = channel.unary_unary(
+            f"{_SERVICE}BatchWrite", _WriteRequest.SerializeToString, _WriteResponse.FromString
+        )
+        self._call_read = channel.unary_stream(
+            f"{_SERVICE}BatchGetDocuments", _ReadRequest.SerializeToString, _ReadResponse.FromString
+        )
         self._writes = _Group[Any, Any](self._send_writes)
         self._reads = _Group[str, tuple[Any, Any]](self._send_reads)
 
@@ -128,31 +141,18 @@ class Batches:
         await self._reads.close()
 
     async def _send_writes(self, writes: list[Any]) -> list[Any]:
-        request = _BatchWriteRequest(database=self._database, writes=writes)
-        answer = await self._api.batch_write(
-            BatchWriteRequest.wrap(request),
-            metadata=self._metadata,
-            retry=None,
-            timeout=CALL_SECONDS,
-        )
-        answered = BatchWriteResponse.pb(answer)
+        request = _WriteRequest(database=self._database, writes=writes)
+        answer = await self._call_write(request, **self._options)
         return [
             # A status may quote what was written: only its code is kept.
             _failure(status.code) if status.code else result.update_time
-            for status, result in zip(answered.status, answered.write_results, strict=True)
+            for status, result in zip(answer.status, answer.write_results, strict=True)
         ]
 
     async def _send_reads(self, documents: list[str]) -> list[Any]:
-        request = _BatchGetDocumentsRequest(database=self._database, documents=documents)
-        stream = await self._api.batch_get_documents(
-            BatchGetDocumentsRequest.wrap(request),
-            metadata=self._metadata,
-            retry=None,
-            timeout=CALL_SECONDS,
-        )
+        request = _ReadRequest(database=self._database, documents=documents)
         answers: dict[str, Any] = {}
-        async for answer in stream:
-            got = BatchGetDocumentsResponse.pb(answer)
+        async for got in self._call_read(request, **self._options):
             found = got.found if got.HasField("found") else None
             answers[found.name if found else got.missing] = (found, got.read_time)
         return [answers.get(name, _failure(StatusCode.UNKNOWN.value[0])) for name in documents]
@@ -258,7 +258,8 @@ class _Group(Generic[_Q, _A]):
         try:
             answers = await self._send([asked.question for asked in batch])
             self.last_failure = None
-        except Exception as failure:  # noqa: BLE001 - whatever it is, each caller must learn of it
+        except Exception as error:  # noqa: BLE001 - whatever it is, each caller must learn of it
+            failure = _known(error)
             self.last_failure = failure
             # One may be what all were refused for: of several, each goes again alone.
             answers = [failure] if len(batch) == 1 else [None] * len(batch)
@@ -276,6 +277,14 @@ class _Group(Generic[_Q, _A]):
         for task in under_way:
             task.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
+
+
+def _known(error: Exception) -> Exception:
+    """One of Google's exceptions for one of gRPC's."""
+    if not isinstance(error, AioRpcError):
+        return error
+    failure: Exception = from_grpc_error(error)  # type: ignore[no-untyped-call] # published so
+    return failure
 
 
 def _failure(code: int) -> Exception:

@@ -55,12 +55,12 @@ class FirestoreLedger:
     def __init__(self, client: AsyncClient, lease: timedelta) -> None:
         self._lease = lease
         self._events = client.collection("events")
-        # The client generated from Firestore's API, beneath the library's documents.
-        self._api: Any = client._firestore_api  # noqa: SLF001 - the ledgers' contract runs through it
+        # What is beneath the library's documents.
+        self._transport = client._firestore_api.transport  # noqa: SLF001 - the ledgers' contract runs through it
         database = client._database_string  # noqa: SLF001 - the ledgers' contract runs through it
         metadata = client._rpc_metadata  # noqa: SLF001 - the ledgers' contract runs through it
         self._names = f"{database}/documents/{self._events.id}/"
-        self.batches = Batches(self._api, database, metadata)
+        self.batches = Batches(self._transport.grpc_channel, database, metadata)
         self._calls = Calls(client.project, self.batches)
         self._letters = Letters(client, self._calls)
 
@@ -270,7 +270,7 @@ class FirestoreLedger:
         """Free the connections. What is under way ends as `LedgerUnavailable`."""
         await self.batches.close()
         # The client has no close of its own (https://github.com/googleapis/python-firestore).
-        await self._api.transport.close()
+        await self._transport.close()
 
 
 def _touched() -> dict[str, Any]:

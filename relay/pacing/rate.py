@@ -60,6 +60,10 @@ class Rate:
         """A call begins for whose turn somebody had to wait, so the rate is in full use."""
         self._used += interval
 
+    def restart_window(self) -> None:
+        """Svix is down: when it is back, it is not met at once by all who waited."""
+        self.window = tuning.FIRST_WINDOW
+
     def taken(self, at: float) -> None:
         """Svix took an event."""
         if self._level is None:

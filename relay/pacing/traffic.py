@@ -122,6 +122,8 @@ class Traffic:
         elif answer.failed:
             self.failed += 1
             self.pauses.failed(turn.project, turn.event, turn.at, at)
+            if self.pauses.is_on:
+                self.rate.restart_window()
         elif answer.verdict is Verdict.RATE_LIMITED:
             self.refused += 1
             fresh = not self.pauses.probing(turn.at)

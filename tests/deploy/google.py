@@ -166,11 +166,6 @@ def _series(google: Google, request: Request) -> tuple[int, Any]:
     return 200, {"timeSeries": [{"points": [point]}]}
 
 
-def _enable_one(google: Google, request: Request, name: str) -> tuple[int, Any]:
-    google.enabled.add(name)
-    return 200, _DONE
-
-
 def _make_account(google: Google, request: Request, project: str) -> tuple[int, Any]:
     email = f"{request.body['accountId']}@{project}.iam.gserviceaccount.com"
     made = {"name": f"projects/{project}/serviceAccounts/{email}", "email": email}
@@ -241,8 +236,7 @@ def _set_field(google: Google, request: Request, path: str) -> tuple[int, Any]:
             index["state"] = "CREATING"
     if any(mask.startswith("ttlConfig") for mask in masks):
         held["ttlConfig"] = {"state": "CREATING"}
-    database = path.split("/collectionGroups", maxsplit=1)[0]
-    return 200, {**_DONE, "name": f"{database}/operations/done"}
+    return 200, {**_DONE, "name": f"{path.partition('/collectionGroups')[0]}/operations/done"}
 
 
 def _make_index(google: Google, request: Request, group: str) -> tuple[int, Any]:
@@ -250,10 +244,12 @@ def _make_index(google: Google, request: Request, group: str) -> tuple[int, Any]
     last = {"fieldPath": "__name__", "order": "ASCENDING"}
     fields = [*request.body["fields"], last]
     google.resources[path] = {**request.body, "name": path, "fields": fields, "state": "CREATING"}
-    database = path.split("/collectionGroups", maxsplit=1)[0]
     kind = "type.googleapis.com/google.firestore.admin.v1.IndexOperationMetadata"
     metadata = {"@type": kind, "index": path, "state": "PROCESSING"}
-    return 200, {"name": f"{database}/operations/1", "metadata": metadata}
+    return 200, {
+        "name": f"{group.partition('/collectionGroups')[0]}/operations/1",
+        "metadata": metadata,
+    }
 
 
 def _indexes(google: Google, request: Request, database: str) -> tuple[int, Any]:
@@ -273,11 +269,6 @@ def _count(google: Google, request: Request) -> tuple[int, Any]:
 def _make_job(google: Google, request: Request, parent: str) -> tuple[int, Any]:
     path = request.body["name"]
     google.resources[path] = {**request.body, "state": "ENABLED"}
-    return 200, google.resources[path]
-
-
-def _patch_job(google: Google, request: Request, path: str) -> tuple[int, Any]:
-    google.resources[path] |= request.body
     return 200, google.resources[path]
 
 
@@ -340,11 +331,10 @@ def _run_service(google: Google, request: Request, name: str) -> tuple[int, Any]
 
 
 def _make_metric(google: Google, request: Request, parent: str) -> tuple[int, Any]:
-    google.resources[f"{parent}/metrics/{request.body['name']}"] = request.body
-    return 200, request.body
+    return _replace(google, request, f"{parent}/metrics/{request.body['name']}")
 
 
-def _update_metric(google: Google, request: Request, path: str) -> tuple[int, Any]:
+def _replace(google: Google, request: Request, path: str) -> tuple[int, Any]:
     google.resources[path] = request.body
     return 200, request.body
 
@@ -355,8 +345,8 @@ def _make_numbered(google: Google, request: Request, parent: str, kind: str) -> 
     return 200, google.resources[path]
 
 
-def _patch_policy(google: Google, request: Request, path: str) -> tuple[int, Any]:
-    google.resources[path] = {**google.resources[path], **request.body}
+def _patch(google: Google, request: Request, path: str) -> tuple[int, Any]:
+    google.resources[path] |= request.body
     return 200, google.resources[path]
 
 
@@ -367,7 +357,6 @@ _ROUTES: list[tuple[str, _Handler]] = [
     (rf"GET /v1/{_P}/services/([^/:]+)", _service),
     (rf"POST /v1/{_P}/services:batchEnable", _enable),
     (rf"GET /v3/{_P}/timeSeries", _series),
-    (rf"POST /v1/{_P}/services/([^/]+):enable", _enable_one),
     (rf"GET /v1/({_P})/(serviceAccounts)", _listed),
     (r"DELETE /v1/projects/-/serviceAccounts/([^/:]+)", _delete_account),
     (r"POST /v1/projects/([^/:]+)/serviceAccounts", _make_account),
@@ -378,7 +367,6 @@ _ROUTES: list[tuple[str, _Handler]] = [
     (rf"POST /v1/({_P}/secrets/[^/:]+):addVersion", _add_version),
     (rf"GET /v1/({_P}/secrets/[^/:]+)/versions", _list_versions),
     (rf"GET /v1/({_P}/secrets/[^/:]+)/versions/(\d+):access", _access),
-    (rf"GET /v1/({_P}/secrets/[^/:]+)", _get),
     (r"POST /v1/projects/([^/:]+)/databases", _make_database),
     (rf"GET /v1/({_P}/databases/[^/:]+)", _get),
     (rf"GET /v1/({_P}/databases/[^/]+)/collectionGroups/-/fields", _fields),
@@ -387,7 +375,6 @@ _ROUTES: list[tuple[str, _Handler]] = [
     (rf"POST /v1/{_P}/databases/[^/]+/documents:runAggregationQuery", _count),
     (rf"PATCH /v1/({_P}/databases/[^/]+/collectionGroups/[^/]+/fields/[^/]+)", _set_field),
     (rf"GET /v1/({_P})/(topics|subscriptions)", _listed),
-    (rf"GET /v1/({_P}/(?:topics|subscriptions)/[^/:]+)", _get),
     (rf"PUT /v1/({_P}/(?:topics|subscriptions)/[^/:]+)", _put),
     (rf"PATCH /v1/({_P}/subscriptions/[^/:]+)", _patch_subscription),
     (rf"DELETE /v1/({_P}/(?:topics|subscriptions)/[^/:]+)", _delete),
@@ -402,18 +389,18 @@ _ROUTES: list[tuple[str, _Handler]] = [
     (rf"GET /v1/{_P}/locations/[^/]+/defaultServiceAccount", _builder),
     (rf"POST /v1/({_L})/jobs", _make_job),
     (rf"GET /v1/({_L}/jobs/[^/:]+)", _get),
-    (rf"PATCH /v1/({_L}/jobs/[^/:]+)", _patch_job),
+    (rf"PATCH /v1/({_L}/jobs/[^/:]+)", _patch),
     (rf"DELETE /v1/({_L}/jobs/[^/:]+)", _delete),
     (r"POST /v2/entries:list", _entries),
     (rf"GET /v2/({_P})/(metrics)", _listed),
     (rf"GET /v2/({_P}/metrics/[^/]+)", _get),
     (rf"POST /v2/({_P})/metrics", _make_metric),
-    (rf"PUT /v2/({_P}/metrics/[^/]+)", _update_metric),
+    (rf"PUT /v2/({_P}/metrics/[^/]+)", _replace),
     (rf"DELETE /v2/({_P}/metrics/[^/]+)", _delete),
     (rf"GET /v[13]/({_P})/(alertPolicies|dashboards)", _listed),
     (rf"POST /v[13]/({_P})/(alertPolicies|dashboards)", _make_numbered),
     (rf"GET /v[13]/({_P}/(?:alertPolicies|dashboards)/[^/]+)", _get),
-    (rf"PATCH /v3/({_P}/alertPolicies/[^/]+)", _patch_policy),
+    (rf"PATCH /v3/({_P}/alertPolicies/[^/]+)", _patch),
     (rf"DELETE /v[13]/({_P}/(?:alertPolicies|dashboards)/[^/]+)", _delete),
 ]  # fmt: skip
 

@@ -368,10 +368,12 @@ def test_status_says_on_one_page_what_an_operator_asks(cloud: Google, deployed: 
 def test_redrive_pushes_the_dead_letters_with_the_same_credentials(
     cloud: Google, deployed: Deployed
 ) -> None:
-    ended = deployed.deploy("--redrive")
+    ended = deployed.deploy("--redrive", "--budget", "30")
     assert ended.returncode == 0, ended.stderr
     pushed = cloud.resources[PUSH_SUBSCRIPTION]["pushConfig"]
     assert cloud.resources[DEAD_SUBSCRIPTION]["pushConfig"] == pushed
+    # Its times are the deployment's, whatever options this run lacks.
+    assert cloud.resources[DEAD_SUBSCRIPTION]["ackDeadlineSeconds"] == 300
     ended = deployed.deploy("--redrive-stop")
     assert ended.returncode == 0, ended.stderr
     assert not (cloud.resources[DEAD_SUBSCRIPTION]["pushConfig"] or {}).get("pushEndpoint")

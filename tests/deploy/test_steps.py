@@ -1,4 +1,4 @@
-"""deploy.sh's options, sizes and steps, with a stand-in for gcloud.
+"""deploy.sh's steps, with a stand-in for gcloud.
 
 Nothing here goes through the real gcloud but Pub/Sub's part, which the emulator takes. The stand-in
 answers a look with what a test says that a project holds, in the words that the real one printed;
@@ -10,72 +10,16 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from relay.config import Settings
 from tests.deploy.gcloud import alone, require_gcloud
+from tests.deploy.script import Script
 from tests.function import ROOT, TOKEN
 
 CHANGES = 44
-STAND_IN = Path(__file__).parent / "gcloud-stand-in.sh"
 URL = "https://relay.example"
 PUSH = "webhook-relay-push@acme-relay.iam.gserviceaccount.com"
-
-Run = subprocess.CompletedProcess[str]
-
-
-class Script:
-    """deploy.sh beside the stand-in."""
-
-    def __init__(self, folder: Path) -> None:
-        self.calls_file = folder / "calls"
-        self.path = folder / "bin"
-        self.path.mkdir()
-        (self.path / "gcloud").symlink_to(STAND_IN)
-
-    def __call__(
-        self, *options: str, fail_at: str = "", looks: dict[str, str] | None = None
-    ) -> Run:
-        """Run it, for a project that has nothing but what `looks` find."""
-        for leftover in self.calls_file.parent.glob("calls*"):
-            leftover.unlink()
-        environment = {
-            "PATH": f"{self.path}:{os.environ['PATH']}",
-            "CALLS": str(self.calls_file),
-            "FAIL_AT": fail_at,
-            "LOOKS": "\n".join(f"{look} => {found}" for look, found in (looks or {}).items()),
-        }
-        ended = subprocess.run(  # noqa: S603 - our own command
-            [ROOT / "deploy.sh", *options],
-            env=os.environ | environment,
-            input=f"{TOKEN}\n",
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        assert TOKEN not in ended.stdout + ended.stderr + " ".join(map(str, self.calls()))
-        return ended
-
-    def deploy(self, *options: str, **more: Any) -> Run:
-        """The whole, with a token."""
-        where = ("--project", "acme-relay", "--region", "europe-west1", "--token-stdin")
-        return self(*where, *options, **more)
-
-    def calls(self, *beginning: str) -> list[list[str]]:
-        """What gcloud was called with, of calls that begin so."""
-        if not self.calls_file.exists():
-            return []
-        calls = [call.split("\x1f")[:-1] for call in self.calls_file.read_text().split("\x1e")]
-        return [call for call in calls[:-1] if tuple(call[: len(beginning)]) == beginning]
-
-
-@pytest.fixture
-def script(tmp_path: Path) -> Script:
-    """A script and its stand-in."""
-    return Script(tmp_path)
 
 
 def test_a_fresh_project(script: Script) -> None:
@@ -129,93 +73,6 @@ def test_these_are_all_kinds_of_changes(script: Script) -> None:
     assert others == []
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--budget", "29"], "from 30 to 540"),
-        (["--budget", "541"], "from 30 to 540"),
-        (["--budget", "60.5"], "a whole number"),
-        (["--budget", "060"], "a whole number"),
-        (["--budget"], "its value is missing"),
-        (["--concurrency", "0"], "from 1 to 1000"),
-        (["--min-instances", "5"], "from 0 to 4"),
-        (["--name", "A"], "up to 19"),
-        (["--topic", "goog-events"], "Google's"),
-        (["--firestore-location", "Europe"], "eur3"),
-        (["--svix-url", "http://svix.example"], "an https URL"),
-        (["--svix-url", "https://svix.example;LEDGER=sqlite:/tmp/x"], "an https URL"),
-        (["--memory", "512"], "a size"),
-        (["--token", TOKEN[:3]], "There is no option --token"),
-        (["deploy"], "is not an option"),
-        # What cannot hold.
-        (["--svix-rate", "11"], "a worker that pulls"),
-        (["--svix-rate", "20", "--budget", "240"], "the last of 3,000 events needs 320 s"),
-        (["--max-instances", "2"], "no room for the 3,000 events"),
-        (["--concurrency", "700", "--max-instances", "4"], "no room for the 3,000 events"),
-        (["--memory", "256Mi"], "too small for 800 requests: 445Mi or more"),
-        (["--concurrency", "1000", "--memory", "476Mi"], "477Mi or more"),
-    ],
-)
-def test_what_is_refused_before_anything_is_looked_at(
-    script: Script, options: list[str], said: str
-) -> None:
-    run = script.deploy(*options)
-    assert run.returncode == 2
-    assert said in run.stderr
-    assert "--help" in run.stderr
-    assert script.calls() == []
-
-
-@pytest.mark.parametrize(
-    ("options", "budget", "instances", "concurrency", "bodies"),
-    [
-        ([], 240, 4, 800, 64),
-        (["--svix-rate", "50"], 240, 4, 800, 64),
-        (["--svix-rate", "28"], 240, 4, 800, 64),
-        (["--svix-rate", "27"], 243, 4, 800, 64),
-        (["--svix-rate", "12"], 520, 4, 800, 64),
-        (["--svix-rate", "1000"], 240, 5, 800, 64),
-        (["--svix-rate", "50", "--budget", "140"], 140, 4, 800, 64),
-        (["--concurrency", "1000"], 240, 3, 1000, 56),
-        (["--max-instances", "3"], 240, 3, 1000, 56),
-        (["--max-instances", "20"], 240, 20, 800, 64),
-        (["--concurrency", "500", "--memory", "1Gi"], 240, 6, 500, 204),
-        (["--concurrency", "1000", "--memory", "477Mi"], 240, 3, 1000, 48),
-    ],
-)
-def test_what_is_not_given_is_worked_out(
-    script: Script, options: list[str], budget: int, instances: int, concurrency: int, bodies: int
-) -> None:
-    """Room for 3,000 pushes and time for twice as many at Svix's rate; bodies by the memory."""
-    printed = script.deploy(*options, fail_at="services enable").stdout
-    assert f"{instances} instances x {concurrency} requests" in printed
-    assert f"a request waits up to {budget} s" in printed
-    assert f": {bodies} MiB of large bodies" in printed
-    assert instances * concurrency >= 3000
-
-
-def test_what_was_worked_out_is_deployed(script: Script) -> None:
-    script.deploy("--svix-rate", "12", "--max-instances", "3", "--event-tags", "data.id,data.iccid")
-    (deployed,) = script.calls("functions", "deploy")
-    assert {"--concurrency=1000", "--max-instances=3", "--memory=512Mi"} <= set(deployed)
-    (environment,) = (each for each in deployed if each.startswith("--set-env-vars=^;^"))
-    settings = environment.removeprefix("--set-env-vars=^;^").split(";")
-    assert {"REQUEST_BUDGET_SECONDS=520", "BODIES_MIB=56"} <= set(settings)
-    assert "EVENT_TAGS=data.id,data.iccid" in settings
-
-
-def test_what_is_not_told_of_svix_is_asked_for(script: Script) -> None:
-    ended = script.deploy(fail_at="services enable")
-    assert "Tell --svix-rate" in ended.stdout
-    ended = script.deploy("--svix-rate", "50", fail_at="services enable")
-    assert "Tell --svix-rate" not in ended.stdout
-
-
-def test_project_and_region_are_required(script: Script) -> None:
-    assert "--project is missing" in script("--region", "europe-west1").stderr
-    assert "--region is missing" in script("--project", "acme-relay").stderr
-
-
 def test_help_names_every_option(script: Script) -> None:
     run = script("--help")
     source = (ROOT / "deploy.sh").read_text()
@@ -225,20 +82,6 @@ def test_help_names_every_option(script: Script) -> None:
     assert run.returncode == 0
     assert len(options) > 25
     assert not [option for option in options if option not in run.stdout]
-
-
-@pytest.mark.parametrize("budget", [30, 240, 540])
-def test_its_times_are_those_of_the_settings(script: Script, budget: int) -> None:
-    script.deploy("--budget", str(budget))
-    settings = Settings(svix_token=TOKEN, request_budget=budget)
-    assert budget < settings.function_timeout < settings.ack_deadline <= 600
-    (deployed,) = script.calls("functions", "deploy")
-    assert f"--timeout={settings.function_timeout:g}s" in deployed
-    created = script.calls("pubsub", "subscriptions", "create")
-    assert len(created) == 2
-    assert all(f"--ack-deadline={settings.ack_deadline:g}" in call for call in created)
-    (job,) = script.calls("scheduler", "jobs", "create")
-    assert f"--attempt-deadline={settings.function_timeout:g}s" in job
 
 
 def subscriptions(deadline: int, *, redriving: bool = False) -> dict[str, str]:
@@ -405,6 +248,19 @@ def test_a_dry_run_without_a_network_looks_once(script: Script, fault: str) -> N
     run = script.deploy()
     assert run.returncode == 1
     assert fault in run.stderr
+
+
+def test_a_dry_run_goes_on_looking_where_one_thing_is_not_allowed(script: Script) -> None:
+    """As in a project whose APIs are not enabled yet."""
+    (script.path / "gcloud").unlink()
+    gcloud = script.path / "gcloud"
+    gcloud.write_text('#!/bin/sh\necho "$*" >>"$CALLS"\necho "PERMISSION_DENIED: no" >&2\nexit 1\n')
+    gcloud.chmod(0o755)
+    run = script.deploy("--dry-run")
+    assert run.returncode == 0, run.stderr
+    assert script.calls_file.read_text().count(" --quiet\n") == 21
+    assert "   not looked at: gcloud pubsub topics list\n" in run.stdout
+    assert "21 thing(s) could not be looked at" in run.stdout
 
 
 @pytest.mark.parametrize("options", [["--dry-run"], []])

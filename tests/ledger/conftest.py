@@ -1,6 +1,5 @@
 """Both ledgers, as their suites open them."""
 
-import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
@@ -37,16 +36,15 @@ def warm_emulator(firestore_emulator: str) -> str:
 
 @pytest.fixture
 async def connect(
-    monkeypatch: pytest.MonkeyPatch,
+    google_project: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Callable[[str], FirestoreLedger]]:
     """Opens ledgers on the Firestore at an address, under one project of this test's own."""
-    project = f"test-{uuid.uuid4().hex[:12]}"
     opened = []
 
     def connect_to(address: str) -> FirestoreLedger:
         monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", address)
-        monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", project)
-        opened.append(FirestoreLedger.connect(project, "(default)"))
+        monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", google_project)
+        opened.append(FirestoreLedger.connect(google_project, "(default)"))
         return opened[-1]
 
     yield connect_to
@@ -64,7 +62,7 @@ async def open_ledger(
         address = request.getfixturevalue("warm_emulator")
         request.getfixturevalue("only_indexed_queries")
         monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", address)
-        project = f"test-{uuid.uuid4().hex[:12]}"
+        project = request.getfixturevalue("google_project")
 
     def open_one(lease: timedelta = LEASE) -> Archive:
         ledger: Archive

@@ -14,10 +14,10 @@ from google.api_core.exceptions import (
     FailedPrecondition,
     InvalidArgument,
     ServiceUnavailable,
-    from_grpc_status,
 )
 from google.cloud.firestore_v1.types import BatchGetDocumentsResponse, BatchWriteResponse
 from grpc import StatusCode
+from grpc.aio import AioRpcError, Metadata
 
 from relay.ledger import batches
 from relay.ledger.batches import Batches, Closed
@@ -33,8 +33,12 @@ OK, ABORTED, ALREADY_EXISTS, FAILED_PRECONDITION = (
     )
 )
 
-OPTIONS = {"metadata": (), "retry": None, "timeout": batches.CALL_SECONDS}
-"""Of each call: short, and not repeated by Google's library."""
+DATABASE = "projects/p/databases/d"
+OPTIONS = {
+    "metadata": (("x-goog-request-params", "database=projects/p/databases/d"),),
+    "timeout": batches.CALL_SECONDS,
+}
+"""Of each call: short, and to be routed to its database."""
 
 
 @dataclass(eq=False)
@@ -52,12 +56,11 @@ class Call:
 
     def fail(self, code: StatusCode) -> None:
         """Fail the whole call."""
-        failure = from_grpc_status(code, "")  # type: ignore[no-untyped-call] # published so
-        self.reply.set_exception(failure)
+        self.reply.set_exception(AioRpcError(code, Metadata(), Metadata()))
 
 
 class Firestore:
-    """Stands in for the client that is generated from Firestore's API."""
+    """Stands in for the gRPC channel to Firestore."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -65,25 +68,35 @@ class Firestore:
         self.answers_itself = False
         self._more = asyncio.Condition()
 
-    async def batch_write(self, request: Any, **options: Any) -> Any:
-        assert options == OPTIONS
-        codes = await self._called([write.update.name for write in request.writes])
-        answer = BatchWriteResponse.pb()()
-        for write in request.writes:
-            answer.status.add(code=codes.get(write.update.name, OK))
-            answer.write_results.add().update_time.seconds = len(write.update.name)
-        return BatchWriteResponse.wrap(answer)
+    def unary_unary(self, method: str, *_: Any) -> Any:
+        """The call of a method that has one answer."""
+        assert method == "/google.firestore.v1.Firestore/BatchWrite"
 
-    async def batch_get_documents(self, request: Any, **options: Any) -> Any:
-        assert options == OPTIONS
-        await self._called(list(request.documents))
+        async def batch_write(request: Any, **options: Any) -> Any:
+            assert options == OPTIONS
+            codes = await self._called([write.update.name for write in request.writes])
+            answer = BatchWriteResponse.pb()()
+            for write in request.writes:
+                answer.status.add(code=codes.get(write.update.name, OK))
+                answer.write_results.add().update_time.seconds = len(write.update.name)
+            return answer
 
-        async def stream() -> AsyncIterator[Any]:
+        return batch_write
+
+    def unary_stream(self, method: str, *_: Any) -> Any:
+        """The call of a method that has several."""
+        assert method == "/google.firestore.v1.Firestore/BatchGetDocuments"
+
+        async def batch_get_documents(request: Any, **options: Any) -> AsyncIterator[Any]:
+            assert options == OPTIONS
+            await self._called(list(request.documents))
             # Firestore answers in an order of its own.
             for name in reversed(request.documents):
-                yield BatchGetDocumentsResponse({"missing": name, "read_time": {"seconds": 7}})
+                answer = BatchGetDocumentsResponse.pb()(missing=name)
+                answer.read_time.seconds = 7
+                yield answer
 
-        return stream()
+        return batch_get_documents
 
     async def _called(self, documents: list[str]) -> dict[str, int]:
         call = Call(documents)
@@ -119,7 +132,7 @@ def made(firestore: Firestore, monkeypatch: pytest.MonkeyPatch) -> Batches:
     """Batches whose slow calls are not slow and whose tries follow each other at once."""
     monkeypatch.setattr(batches, "SLOW_SECONDS", 60.0)
     monkeypatch.setattr(batches, "_FIRST_PAUSE", 0.0)
-    return Batches(firestore, "projects/p/databases/d", ())
+    return Batches(firestore, DATABASE, ())
 
 
 def write(made: Batches, *documents: str) -> list["asyncio.Task[Any]"]:

@@ -12,8 +12,7 @@ import grpc
 import pytest
 from google.cloud.firestore_v1.types import WriteResult
 
-from local import emulators
-from local.processes import free_port
+from local.processes import Server, free_port
 from relay.ledger import (
     Claim,
     Duplicate,
@@ -82,33 +81,34 @@ async def test_a_cancellation_passes_through(connect: Connect) -> None:
             await claim
 
 
-@pytest.mark.usefixtures("firestore_emulator")
 async def test_a_suspended_firestore_is_given_up_and_no_harm_is_done(
-    connect: Connect, monkeypatch: pytest.MonkeyPatch
+    connect: Connect,
+    own_firestore_emulator: tuple[str, Server],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What timed out may have landed; asked again, it succeeds either way."""
-    with emulators.firestore_emulator() as (address, server):
-        ledger = connect(address)
-        await _warm(ledger)
-        to_complete = await claimed(ledger, event("evt_delivered"))
-        to_release = await claimed(ledger, event("evt_released"))
-        settling: list[Call] = [
-            lambda: ledger.complete(to_complete, "msg_1", fanout_confirmed=True),
-            lambda: ledger.release(to_release),
-            lambda: ledger.park(LETTER),
-        ]
-        calls: list[Call] = [*settling, lambda: ledger.claim(event("evt_new"))]
-        server.send_signal(signal.SIGSTOP)
-        with monkeypatch.context() as impatient:
-            impatient.setattr(*CUT_SHORT)
-            for call in calls:
-                with pytest.raises(LedgerUnavailable):
-                    await asyncio.wait_for(call(), NEVER)
-        server.send_signal(signal.SIGCONT)
-        for call in settling:
-            await call()
-        assert isinstance(await ledger.claim(event("evt_delivered")), Duplicate)
-        assert (await claimed(ledger, event("evt_released"))).attempts == 2
+    address, server = own_firestore_emulator
+    ledger = connect(address)
+    await _warm(ledger)
+    to_complete = await claimed(ledger, event("evt_delivered"))
+    to_release = await claimed(ledger, event("evt_released"))
+    settling: list[Call] = [
+        lambda: ledger.complete(to_complete, "msg_1", fanout_confirmed=True),
+        lambda: ledger.release(to_release),
+        lambda: ledger.park(LETTER),
+    ]
+    calls: list[Call] = [*settling, lambda: ledger.claim(event("evt_new"))]
+    server.send_signal(signal.SIGSTOP)
+    with monkeypatch.context() as impatient:
+        impatient.setattr(*CUT_SHORT)
+        for call in calls:
+            with pytest.raises(LedgerUnavailable):
+                await asyncio.wait_for(call(), NEVER)
+    server.send_signal(signal.SIGCONT)
+    for call in settling:
+        await call()
+    assert isinstance(await ledger.claim(event("evt_delivered")), Duplicate)
+    assert (await claimed(ledger, event("evt_released"))).attempts == 2
 
 
 @pytest.mark.parametrize(

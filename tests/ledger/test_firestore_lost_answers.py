@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 import pytest
 from google.cloud.firestore import AsyncClient
 from google.cloud.firestore_v1.services.firestore import FirestoreAsyncClient
+from google.cloud.firestore_v1.types import Write
 
 from relay.ledger import (
     Claim,
     Duplicate,
     State,
-    batches,
     key_of,
 )
 from relay.ledger.firestore import FirestoreLedger
@@ -80,7 +80,8 @@ class Link:
 
 def condition(write: Any) -> str:
     """Whether a write is to create a document or to update one."""
-    return "update" if "update_time" in write.current_document else "create"
+    condition = Write.pb(write, coerce=True).current_document
+    return "update" if condition.HasField("update_time") else "create"
 
 
 @dataclass
@@ -94,19 +95,22 @@ class Unanswered:
 
     async def make(self, call: Awaitable[T], write: str, *paths: str) -> T:
         """Withhold answers from this write on; break off when the documents have changed."""
-        method = "batch_write" if paths[0].startswith("events/") else "commit"
-        send = getattr(FirestoreAsyncClient, method)
+        owner: Any = FirestoreAsyncClient
+        method = "commit"
+        if paths[0].startswith("events/"):
+            owner, method = self.ledger.batches._writes, "_send"
+        send = getattr(owner, method)
         documents = [self.records.document(path) for path in paths]
         unchanged = {each.path: (await each.get()).update_time for each in documents}
 
-        async def unheard(client: FirestoreAsyncClient, request: Any, **kwargs: Any) -> Any:
-            writes = request["writes"] if isinstance(request, dict) else request.writes
+        async def unheard(*arguments: Any, **options: Any) -> Any:
+            writes = options["request"]["writes"] if method == "commit" else arguments[0]
             if condition(writes[0]) == write:
-                self.monkeypatch.setattr(FirestoreAsyncClient, method, send)
+                self.monkeypatch.setattr(owner, method, send)
                 self.link.withhold()
-            return await send(client, request, **kwargs)
+            return await send(*arguments, **options)
 
-        self.monkeypatch.setattr(FirestoreAsyncClient, method, unheard)
+        self.monkeypatch.setattr(owner, method, unheard)
         answer = asyncio.ensure_future(call)
         async with asyncio.timeout(NEVER):
             for document in documents:
@@ -224,8 +228,8 @@ async def test_a_call_that_hangs_is_given_up_in_time_to_ask_again(
     unanswered: Unanswered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stall of two seconds costs an event two seconds, not its claim."""
-    monkeypatch.setattr(batches, "CALL_SECONDS", 0.3)
     ledger = unanswered.ledger
+    monkeypatch.setitem(ledger.batches._options, "timeout", 0.3)
     unanswered.link.withhold()
     claiming = asyncio.ensure_future(claimed(ledger, event()))
     # Its answer is lost for good; the next comes through.

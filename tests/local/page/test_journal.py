@@ -8,10 +8,11 @@ import pytest
 
 from local.conduct import Call
 from local.endpoints import Webhook
+from local.messages import Message, Push
 from local.page.journal import CHART_SECONDS, SERIES, Journal, Letters
 from local.page.lane import RELAY
 from local.page.verdict import Fate
-from local.stack import Instance, Message, Push, Stack
+from local.stack import Instance, Stack
 from local.svix.store import StoredMessage
 
 KEY = ("acme", "evt_1")

@@ -1,0 +1,58 @@
+"""deploy.sh beside a stand-in for gcloud, which records what it is called with."""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tests.function import ROOT, TOKEN
+
+STAND_IN = Path(__file__).parent / "gcloud-stand-in.sh"
+
+Run = subprocess.CompletedProcess[str]
+
+
+class Script:
+    """deploy.sh beside the stand-in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.calls_file = folder / "calls"
+        self.path = folder / "bin"
+        self.path.mkdir()
+        (self.path / "gcloud").symlink_to(STAND_IN)
+
+    def __call__(
+        self, *options: str, fail_at: str = "", looks: dict[str, str] | None = None
+    ) -> Run:
+        """Run it, for a project that has nothing but what `looks` find."""
+        for leftover in self.calls_file.parent.glob("calls*"):
+            leftover.unlink()
+        environment = {
+            "PATH": f"{self.path}:{os.environ['PATH']}",
+            "CALLS": str(self.calls_file),
+            "FAIL_AT": fail_at,
+            "LOOKS": "\n".join(f"{look} => {found}" for look, found in (looks or {}).items()),
+        }
+        ended = subprocess.run(  # noqa: S603 - our own command
+            [ROOT / "deploy.sh", *options],
+            env=os.environ | environment,
+            input=f"{TOKEN}\n",
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert TOKEN not in ended.stdout + ended.stderr + " ".join(map(str, self.calls()))
+        return ended
+
+    def deploy(self, *options: str, **more: Any) -> Run:
+        """The whole, with a token."""
+        where = ("--project", "acme-relay", "--region", "europe-west1", "--token-stdin")
+        return self(*where, *options, **more)
+
+    def calls(self, *beginning: str) -> list[list[str]]:
+        """What gcloud was called with, of calls that begin so."""
+        if not self.calls_file.exists():
+            return []
+        calls = [call.split("\x1f")[:-1] for call in self.calls_file.read_text().split("\x1e")]
+        return [call for call in calls[:-1] if tuple(call[: len(beginning)]) == beginning]

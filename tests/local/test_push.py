@@ -1,0 +1,95 @@
+"""The push simulator: its two windows, push back-off and the retry policy, in virtual time."""
+
+import asyncio
+
+from local.push import Arrival, Policy, Subscription
+from tests.virtual_time import in_virtual_time, settle
+
+
+class Subscriber:
+    """Answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.waiting: list[asyncio.Future[bool]] = []
+        self.pushing: asyncio.Task[None] | None = None
+        """The subscription's own task, kept so that it goes on."""
+
+    async def deliver(self, _message: int) -> bool:
+        """One push."""
+        self.waiting.append(asyncio.get_running_loop().create_future())
+        return await self.waiting[-1]
+
+    async def answer(self, count: int, *, is_ack: bool) -> None:
+        """Answer the first so many pushes."""
+        answered, self.waiting = self.waiting[:count], self.waiting[count:]
+        for push in answered:
+            push.set_result(is_ack)
+        await settle()
+
+
+def start(policy: Policy, messages: int = 10_000) -> tuple[Subscriber, Subscription]:
+    """A backlog, and nothing answered yet."""
+    subscriber = Subscriber()
+    subscription = Subscription(subscriber.deliver, policy)
+    backlog = [Arrival(0.0, number) for number in range(messages)]
+    subscriber.pushing = asyncio.create_task(subscription.run(backlog))
+    return subscriber, subscription
+
+
+@in_virtual_time
+async def test_the_window_starts_small_and_grows_with_each_ack() -> None:
+    subscriber, subscription = start(Policy())
+    await settle()
+    assert len(subscriber.waiting) == 3
+    await subscriber.answer(3, is_ack=True)
+    assert len(subscriber.waiting) == subscription.window == 6
+
+
+@in_virtual_time
+async def test_a_nack_halves_the_window() -> None:
+    subscriber, subscription = start(Policy(first_window=100))
+    await settle()
+    await subscriber.answer(1, is_ack=False)
+    assert subscription.window == 50
+
+
+@in_virtual_time
+async def test_with_a_floor_a_nack_leaves_the_window() -> None:
+    """Google's lower limit: a subscriber that makes pushes wait keeps 3,000."""
+    subscriber, subscription = start(Policy(floor=3000, first_window=3000))
+    await settle()
+    assert len(subscriber.waiting) == 3000
+    await subscriber.answer(100, is_ack=False)
+    assert subscription.window == 3000
+
+
+@in_virtual_time
+async def test_below_the_floor_the_window_still_rises_by_acks_alone() -> None:
+    subscriber, subscription = start(Policy(floor=3000))
+    await settle()
+    await subscriber.answer(2, is_ack=True)
+    await subscriber.answer(1, is_ack=False)
+    assert subscription.window == 5
+
+
+@in_virtual_time
+async def test_nacks_stop_all_pushes_for_longer_each_time_and_acks_undo_it() -> None:
+    subscriber, subscription = start(Policy(first_window=100), messages=100)
+    await settle()
+    await subscriber.answer(10, is_ack=False)
+    assert subscription.pause_remaining == 0.1 * 2**9
+    await subscriber.answer(9, is_ack=True)
+    assert subscription.pause_remaining == 0.1
+    await subscriber.answer(1, is_ack=True)
+    assert subscription.pause_remaining == 0
+
+
+@in_virtual_time
+async def test_a_nacked_message_comes_back_after_ten_seconds() -> None:
+    subscriber, _ = start(Policy(), messages=1)
+    await settle()
+    await subscriber.answer(1, is_ack=False)
+    await asyncio.sleep(9.99)
+    assert not subscriber.waiting
+    await asyncio.sleep(0.02)
+    assert subscriber.waiting

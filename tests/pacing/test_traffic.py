@@ -1,0 +1,142 @@
+"""The turns under way: how many at once, of whom, and what their answers change."""
+
+import math
+
+import pytest
+
+from relay.outcome import Answer, Call, Outcome, Verdict
+from relay.pacing import tuning
+from relay.pacing.traffic import Given, Traffic
+
+TAKEN = Answer(Call.SEND, Verdict.ACCEPTED, 202)
+FOUND = Answer(Call.ASK, Verdict.ACCEPTED, 200)
+CONFLICT = Answer(Call.SEND, Verdict.CONFLICT, 409)
+REJECTED = Answer(Call.SEND, Verdict.REJECTED, 422)
+UNKNOWN = Answer(Call.SEND, Verdict.UNAVAILABLE, 404, code="not_found")
+FAILED = Answer(Call.SEND, Verdict.UNAVAILABLE, 500)
+MISCONFIGURED = Answer(Call.ASK, Verdict.MISCONFIGURED, 401)
+REFUSED = Answer(Call.SEND, Verdict.RATE_LIMITED, 429)
+
+
+def new_traffic() -> Traffic:
+    """Without jitter."""
+    return Traffic(lambda low, _: low)
+
+
+def give(traffic: Traffic, count: int, project: str = "acme", at: float = 10.0) -> list[Given]:
+    """So many turns, each for an event of its own."""
+    events = [f"{project} {number} {at}" for number in range(count)]
+    return [traffic.give(project, event, at, waited=True) for event in events]
+
+
+def answer(traffic: Traffic, answered: Answer, project: str = "acme", at: float = 10.0) -> None:
+    """A call that is answered at once."""
+    (turn,) = give(traffic, 1, project, at)
+    traffic.begin(turn)
+    traffic.answered(turn, answered, at)
+
+
+def has_room(traffic: Traffic, project: str) -> bool:
+    """Whether the project may have a turn now."""
+    return traffic.next_turn_at(project) < math.inf
+
+
+def test_a_project_that_is_alone_fills_the_window() -> None:
+    traffic = new_traffic()
+    give(traffic, tuning.FIRST_WINDOW - 1)
+    assert has_room(traffic, "acme")
+    give(traffic, 1)
+    assert not has_room(traffic, "acme")
+
+
+def test_what_one_project_took_beyond_its_share_is_no_loss_to_the_others() -> None:
+    """Thirty hanging calls of one customer, and the others have their half all the same."""
+    traffic = new_traffic()
+    give(traffic, tuning.FIRST_WINDOW, "hanging")
+    half = tuning.FIRST_WINDOW // 2
+    give(traffic, half - 1, "other")
+    assert has_room(traffic, "other")
+    give(traffic, 1, "other")
+    assert not has_room(traffic, "other")
+    assert not has_room(traffic, "third")
+
+
+def test_a_project_with_its_share_lets_others_go_first() -> None:
+    traffic = new_traffic()
+    give(traffic, tuning.FIRST_WINDOW // 2, "hanging")
+    assert traffic.avoids("hanging")
+    assert not traffic.avoids("other")
+
+
+def test_with_a_limit_known_turns_that_are_not_called_are_bounded() -> None:
+    """A quarter of a second of them, and one at least."""
+    traffic = new_traffic()
+    answer(traffic, REFUSED)  # the level is the lowest
+    (turn,) = give(traffic, 1, at=20.0)
+    assert not has_room(traffic, "acme")
+    traffic.begin(turn)
+    assert has_room(traffic, "acme")
+
+
+@pytest.mark.parametrize("taken", [TAKEN, CONFLICT, REJECTED, UNKNOWN])
+def test_what_svix_worked_on_ends_an_outage(taken: Answer) -> None:
+    """Whatever it made of the event."""
+    traffic = new_traffic()
+    for project in "aabbc":
+        answer(traffic, FAILED, project)
+        answer(traffic, FAILED, project, at=10.1)
+    assert traffic.pauses.is_on
+    answer(traffic, taken, "d", at=11.0)
+    assert not traffic.pauses.is_on
+
+
+@pytest.mark.parametrize("failed", [FAILED, MISCONFIGURED])
+def test_what_svix_did_not_work_on_makes_an_outage(failed: Answer) -> None:
+    traffic = new_traffic()
+    for number in range(5):
+        answer(traffic, failed, f"project {number}")
+    assert traffic.pauses.is_on
+    answer(traffic, FOUND, "d", at=11.0)  # asking shows no send that works
+    assert traffic.pauses.is_on
+
+
+def test_after_an_outage_the_window_is_small_again() -> None:
+    """A Svix that has just come back is not met by all that waited."""
+    traffic = new_traffic()
+    for _ in range(100):
+        answer(traffic, TAKEN)
+    assert traffic.rate.window > 100
+    for number in range(5):
+        answer(traffic, FAILED, f"project {number}")
+    assert traffic.rate.window == tuning.FIRST_WINDOW
+
+
+def test_the_refusal_of_a_probe_does_not_lower_the_rate_again() -> None:
+    traffic = new_traffic()
+    for second in range(3):
+        answer(traffic, REFUSED, at=10.0 + second)
+    assert traffic.pauses.is_on
+    before = traffic.rate.now
+    answer(traffic, REFUSED, at=20.0)
+    assert before is not None
+    assert traffic.rate.now is not None
+    assert traffic.rate.now >= before
+    assert traffic.pauses.next_turn_at == 21.0
+
+
+def test_the_reason_is_the_limit_where_one_is_known() -> None:
+    traffic = new_traffic()
+    assert traffic.reason("acme")[0] is Outcome.UNAVAILABLE
+    answer(traffic, REFUSED)
+    assert traffic.reason("acme")[0] is Outcome.RATE_LIMITED
+
+
+def test_taken_of_others_is_not_hidden_by_ones_own() -> None:
+    traffic = new_traffic()
+    assert not traffic.others_taken_since("a", 0.0)
+    answer(traffic, TAKEN, "b", at=1.0)
+    answer(traffic, TAKEN, "a", at=2.0)
+    answer(traffic, TAKEN, "a", at=3.0)
+    assert traffic.others_taken_since("a", 1.0)
+    assert not traffic.others_taken_since("a", 1.5)
+    assert traffic.others_taken_since("b", 3.0)
