@@ -1,6 +1,7 @@
 """The command line: `python -m relay --help`."""
 
 import asyncio
+import signal
 from dataclasses import asdict
 from datetime import datetime
 
@@ -124,9 +125,12 @@ async def reconcile(
             projects=projects,
             every_attempt=attempts,
         )
+        running = asyncio.create_task(reconciliation.run())
+        # SIGINT cancels this command's own task, which cancels `running` with it.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
         interrupted = False
         try:
-            await reconciliation.run()
+            await running
         except asyncio.CancelledError:
             report.failure, interrupted = "interrupted", True
         progress.end()

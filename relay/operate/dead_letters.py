@@ -32,6 +32,7 @@ from relay.operate.replay import SENT, Replay
 from relay.outcome import Result
 
 _PAGE = 50
+_REASONS_SHOWN = 20
 _FAILURES_SHOWN = 10
 
 
@@ -123,7 +124,10 @@ async def list_letters(*, wanted: _Filter, page: int, as_json: bool) -> int:
 def _listing(counts: Tally[str], discarded: int, shown: list[DeadLetter], page: int) -> str:
     total = counts.total() + discarded
     lines = [f"{counts.total():,} parked, {discarded:,} discarded"]
-    lines += [cut(f"{count:7,}  {reason}") for reason, count in counts.most_common()]
+    most = counts.most_common(_REASONS_SHOWN)
+    lines += [cut(f"{count:7,}  {reason}") for reason, count in most]
+    if len(counts) > len(most):
+        lines.append(f"         and {len(counts) - len(most):,} other reasons")
     if shown:
         lines.append("")
     for letter in shown:

@@ -26,7 +26,6 @@ def test_each_command_once(relay: Relay, svix: Svix, rows: Rows) -> None:
     sent, given_up = letter("evt_2"), letter("evt_3")
     relay.park(sent, given_up)
     for arguments, status, words in (
-        (["--help"], 0, "reconcile"),
         (["check"], 0, "writes, reads and deletes"),
         (["inspect", "evt_1", "--project", "acme"], 0, "in Svix"),
         (["dead-letters", "list"], 0, "2 parked, 0 discarded"),
@@ -34,8 +33,6 @@ def test_each_command_once(relay: Relay, svix: Svix, rows: Rows) -> None:
         (["dead-letters", "discard", given_up.id, "--reason", "a test"], 0, "Discarded: 1."),
         (["reconcile", "--since", "24h"], 1, "1 event(s) need somebody to act"),
         (["dead-letters", "replay", "--all"], 0, "delivered"),
-        (["reconcile", "--since", "24h"], 0, "Everything was sent."),
-        (["inspect"], 2, ""),
     ):
         out, err = ended(relay.start(*arguments), status)
         assert words in out
@@ -81,8 +78,9 @@ def await_messages(svix: Svix, count: int, process: subprocess.Popen[str]) -> No
         time.sleep(0.02)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_reconciliation_that_is_interrupted(
-    relay: Relay, svix: Svix, rows: Rows, tmp_path: Path
+    relay: Relay, svix: Svix, rows: Rows, tmp_path: Path, number: signal.Signals
 ) -> None:
     """It says how far it came, and leaves no file behind."""
     rows.add(State.DELIVERED, "evt_1")
@@ -94,7 +92,7 @@ def test_a_reconciliation_that_is_interrupted(
     assert process.stderr is not None
     while "Dead letters" not in (line := process.stderr.readline()):
         assert line, "it ended before it was interrupted"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, _ = ended(process, 130)
     assert "Not finished: interrupted" in out
     assert "Not compared to the end: acme." in out
