@@ -103,7 +103,7 @@ function makeVerdict(name, title) {
   return row;
 }
 
-function showWay({title, topic, instances, svix, endpoints, chart}) {
+function showWay({title, does, topic, instances, svix, endpoints, chart}) {
   set($("backlog"), count(topic.backlog));
   set($("outstanding"), count(topic.outstanding));
   set($("window"), count(topic.window));
@@ -113,6 +113,7 @@ function showWay({title, topic, instances, svix, endpoints, chart}) {
   mark($("pause"), "warning", topic.pause > 0);
   mark($("dead-letters"), "warning", topic.dead_letters);
   set($("function-title"), title);
+  set($("function-does"), does);
   showInstances(instances);
   set($("accepted"), count(svix.accepted));
   set($("refused"), count(svix.refused));
