@@ -247,6 +247,12 @@ class Lane:
         """Events of which it is not clear yet what becomes of them."""
         return self.journal.fates[Fate.ON_ITS_WAY]
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether most of what was published and not acknowledged is at the function."""
+        subscription = self.stack.subscription
+        return subscription.outstanding > subscription.backlog
+
     def snapshot(self) -> dict[str, Any]:
         """All the numbers of this lane."""
         stack, journal = self.stack, self.journal

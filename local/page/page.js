@@ -125,7 +125,7 @@ function showWay({title, does, topic, instances, svix, endpoints, chart}) {
   set($("to-send-on"), count(endpoints.to_send_on));
   set($("failing"), count(endpoints.failing));
   const last = Object.fromEntries(state.series.map((name, n) => [name, chart.at(-1)[n]]));
-  showArrow("arrow-pushed", topic.outstanding, `${count(topic.outstanding)} open`, last.nacked);
+  showArrow("arrow-pushed", topic.outstanding, count(topic.outstanding), last.nacked);
   showArrow("arrow-sent", last.accepted, `${count(last.accepted)}/s`, last.refused);
   showArrow("arrow-received", last.received, `${count(last.received)}/s`, 0);
 }

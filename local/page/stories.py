@@ -56,7 +56,7 @@ class Stage:
         """Wait until every function has pushes and has begun its calls to Svix."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LONGEST_BACK_OFF):
-                while not all(lane.stack.subscription.outstanding for lane in self.lanes):
+                while not all(lane.is_busy for lane in self.lanes):  # noqa: ASYNC110 - nobody tells
                     await asyncio.sleep(_LOOK)
         await asyncio.sleep(_CALL_TAKES)
 
@@ -89,6 +89,7 @@ class Stage:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(_SHORTEST_WAIT, seconds * self._scale)):
                 while len(self.settled_at) < len(self.lanes):
+                    # Nobody tells when an event has arrived: the lanes look.
                     await asyncio.sleep(_LOOK)
                     for lane in self.lanes:
                         await lane.look()
