@@ -97,17 +97,24 @@ class Kind:
 
     name: str
     title: str
+    does: str
+    """What it does with an event, in a few words."""
     program: Program
     has_letters: bool
     """Whether it puts aside what can never be sent."""
 
 
 RELAY = Kind(
-    "relay", "The relay", Program(ROOT / "main.py", "LEDGER", "sqlite:{}"), has_letters=True
+    "relay",
+    "The relay",
+    "waits, claims, sends, records",
+    Program(ROOT / "main.py", "LEDGER", "sqlite:{}"),
+    has_letters=True,
 )
 OBVIOUS = Kind(
     "obvious",
     "The obvious function",
+    "marks, sends, returns errors",
     Program(ROOT / "bench" / "naive.py", "NAIVE_LEDGER", "{}"),
     has_letters=False,
 )
@@ -117,7 +124,7 @@ class Lane:
     """A stack that is watched. An async context manager: everything runs while it is entered."""
 
     def __init__(self, kind: Kind, stack: Stack) -> None:
-        self.name, self.title = kind.name, kind.title
+        self.name, self.title, self.does = kind.name, kind.title, kind.does
         self.stack = stack
         self.journal = Journal()
         self.trouble = Trouble.NONE
@@ -240,12 +247,19 @@ class Lane:
         """Events of which it is not clear yet what becomes of them."""
         return self.journal.fates[Fate.ON_ITS_WAY]
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether most of what was published and not acknowledged is at the function."""
+        subscription = self.stack.subscription
+        return subscription.outstanding > subscription.backlog
+
     def snapshot(self) -> dict[str, Any]:
         """All the numbers of this lane."""
         stack, journal = self.stack, self.journal
         subscription, conduct = stack.subscription, stack.simulator.conduct
         return {
             "title": self.title,
+            "does": self.does,
             "verdict": journal.verdict(),
             "topic": {
                 "published": len(stack.messages),

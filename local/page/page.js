@@ -103,7 +103,7 @@ function makeVerdict(name, title) {
   return row;
 }
 
-function showWay({title, topic, instances, svix, endpoints, chart}) {
+function showWay({title, does, topic, instances, svix, endpoints, chart}) {
   set($("backlog"), count(topic.backlog));
   set($("outstanding"), count(topic.outstanding));
   set($("window"), count(topic.window));
@@ -113,6 +113,7 @@ function showWay({title, topic, instances, svix, endpoints, chart}) {
   mark($("pause"), "warning", topic.pause > 0);
   mark($("dead-letters"), "warning", topic.dead_letters);
   set($("function-title"), title);
+  set($("function-does"), does);
   showInstances(instances);
   set($("accepted"), count(svix.accepted));
   set($("refused"), count(svix.refused));
@@ -124,7 +125,7 @@ function showWay({title, topic, instances, svix, endpoints, chart}) {
   set($("to-send-on"), count(endpoints.to_send_on));
   set($("failing"), count(endpoints.failing));
   const last = Object.fromEntries(state.series.map((name, n) => [name, chart.at(-1)[n]]));
-  showArrow("arrow-pushed", topic.outstanding, `${count(topic.outstanding)} open`, last.nacked);
+  showArrow("arrow-pushed", topic.outstanding, count(topic.outstanding), last.nacked);
   showArrow("arrow-sent", last.accepted, `${count(last.accepted)}/s`, last.refused);
   showArrow("arrow-received", last.received, `${count(last.received)}/s`, 0);
 }

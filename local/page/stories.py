@@ -15,6 +15,8 @@ from local.page.lane import PROJECTS, Lane, Post, Trouble, make_events
 from local.page.verdict import Fate
 
 _SHORTEST_WAIT = 8.0  # seconds that the last events have, however short the story
+_LONGEST_BACK_OFF = 20.0  # seconds that the nacks of one crash may hold back what comes next
+_CALL_TAKES = 1.5  # seconds from a push to the call to Svix, with time to spare
 _LOOK = 0.1  # seconds between two looks at whether all has arrived
 _NOISY, *_QUIET = PROJECTS
 
@@ -50,6 +52,14 @@ class Stage:
         await self.trouble(Trouble.NONE)
         await asyncio.gather(*kills)
 
+    async def under_way(self) -> None:
+        """Wait until every function has pushes and has begun its calls to Svix."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LONGEST_BACK_OFF):
+                while not all(lane.is_busy for lane in self.lanes):  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(_LOOK)
+        await asyncio.sleep(_CALL_TAKES)
+
     async def pause(self, seconds: float) -> None:
         """Let it go on."""
         await asyncio.sleep(seconds * self._scale)
@@ -79,6 +89,7 @@ class Stage:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(_SHORTEST_WAIT, seconds * self._scale)):
                 while len(self.settled_at) < len(self.lanes):
+                    # Nobody tells when an event has arrived: the lanes look.
                     await asyncio.sleep(_LOOK)
                     for lane in self.lanes:
                         await lane.look()
@@ -168,7 +179,7 @@ async def _rest(stage: Stage) -> None:
 async def _crash_before(stage: Stage) -> None:
     await stage.trouble(Trouble.HANGS)
     stage.publish(40, PROJECTS)
-    await asyncio.sleep(1.5)  # for the calls to be under way
+    await stage.under_way()
     await stage.kill_all()
     await stage.pause(5)
 
@@ -176,7 +187,7 @@ async def _crash_before(stage: Stage) -> None:
 async def _crash_after(stage: Stage) -> None:
     await stage.trouble(Trouble.STORES_AND_HANGS)
     stage.publish(40, PROJECTS)
-    await asyncio.sleep(1.5)  # for the calls to be under way
+    await stage.under_way()
     await stage.kill_all()
     await stage.pause(5)
 
