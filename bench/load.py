@@ -40,8 +40,8 @@ class Load:
 
 
 @contextlib.asynccontextmanager
-async def client() -> AsyncIterator[Client]:
-    """Connections as many as asked for."""
+async def client(*, keep_alive: bool = True) -> AsyncIterator[Client]:
+    """Connections as many as asked for; without `keep_alive`, one for each request."""
     builder = (
         ClientBuilder()
         .timeout(_LONGEST)
@@ -49,6 +49,8 @@ async def client() -> AsyncIterator[Client]:
         .tcp_user_timeout(None)  # a body that is left unread for long is what is measured
         .no_proxy()
     )
+    if not keep_alive:
+        builder = builder.pool_max_idle_per_host(0)
     async with builder.build() as opened:
         yield opened
 

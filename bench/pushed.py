@@ -6,6 +6,7 @@ A tenth of what `bench/drain.py` does in virtual time: 2,000 events against 50 c
 import asyncio
 import contextlib
 import itertools
+import json
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
-import aiohttp
+from pyreqwest.exceptions import PyreqwestError
 
 from bench import load
 from bench.functions import NAIVE, RELAY, TOKEN, function, push, simulator
@@ -64,27 +65,20 @@ async def pushing_to(
 ) -> AsyncIterator[Callable[[int], Awaitable[bool]]]:
     """Delivers a message by its number, to the instance that has the fewest at work."""
     busy = dict.fromkeys(urls, 0)
-    # Longer than the ack deadline: the function always answers first. A connection for each push:
-    # on a busy machine a kept one may be closed by the server just when it is used.
-    connector = aiohttp.TCPConnector(limit=4000, force_close=True)
-    async with aiohttp.ClientSession(
-        connector=connector,
-        timeout=aiohttp.ClientTimeout(total=300),
-        headers={
-            "User-Agent": "APIs-Google; (+https://developers.google.com/webmasters/APIs-Google.html)"
-        },
-    ) as client:
+    # A connection for each push: on a busy machine a kept one may be closed by the server just when
+    # it is used.
+    async with load.client(keep_alive=False) as client:
 
         async def deliver(number: int) -> bool:
             url = min(busy, key=busy.__getitem__)
             busy[url] += 1
-            body = push(number, project=project_of(number))
+            body = json.dumps(push(number, project=project_of(number))).encode()
             try:
-                async with client.post(f"{url}/notifications", json=body) as answer:
-                    return answer.status in {200, 204}
-            except (aiohttp.ClientError, TimeoutError) as failure:
-                print(f"    a push was not answered: {failure}", flush=True)
-                return False  # as Pub/Sub sees it: a nack
+                answer = await load.post(client, f"{url}/notifications", body)
+            except PyreqwestError:
+                return False  # a push that is not answered is a nack, as Pub/Sub sees it
+            else:
+                return answer.status in {200, 204}
             finally:
                 busy[url] -= 1
 
