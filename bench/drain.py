@@ -97,14 +97,13 @@ VARIATIONS = [
     replace(
         _FOUR,
         name="an instance is killed and one starts, half-way",
-        events=8000,
-        swap_at=80.0,
+        swap_at=200.0,
         seeds_without_nack=0.0,  # what the killed one held is nacked by Google
     ),
-    replace(_FOUR, name="Retry-After is 30 s", events=8000, retry_after=30.0),
-    replace(_FOUR, name="no Retry-After", events=8000, retry_after=None),
-    replace(_FOUR, name="Svix takes 20 ms", events=8000, latency=0.02),
-    replace(_FOUR, name="Svix takes 1 s", events=8000, latency=1.0, refused=0.05),
+    replace(_FOUR, name="Retry-After is 30 s", retry_after=30.0),
+    replace(_FOUR, name="no Retry-After", retry_after=None),
+    replace(_FOUR, name="Svix takes 20 ms", latency=0.02),
+    replace(_FOUR, name="Svix takes 1 s", latency=1.0, refused=0.05),
     replace(_FOUR, name="the limit is halved and doubled each minute", halved_every=60.0),
     replace(
         _FOUR,
