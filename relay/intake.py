@@ -92,17 +92,11 @@ class Intake:
             if place.admitted.done() and not place.admitted.cancelled():
                 self._leave(size)
             else:
-                self._give_up(place, project)
+                place.admitted.cancel()
+                self._admit_next()  # it may have stood before one that there is room for
             if isinstance(reason, TimeoutError):
                 raise NotAdmitted from None
             raise
-
-    def _give_up(self, place: _Place, project: str | None) -> None:
-        line = self._lines[project]
-        line.remove(place)
-        if not line:
-            del self._lines[project]
-        self._admit_next()
 
     def _leave(self, size: int) -> None:
         self._free += size
@@ -112,11 +106,14 @@ class Intake:
         """Admit those whose turn it is, while there is room. Nobody is overtaken by a smaller."""
         while self._lines:
             project, line = next(iter(self._lines.items()))
-            if line[0].size > self._free:
-                return
-            place = line.popleft()
-            self._free -= place.size
-            place.admitted.set_result(None)
+            while line and line[0].admitted.cancelled():
+                line.popleft()  # it gave up
+            if line:
+                if line[0].size > self._free:
+                    return
+                place = line.popleft()
+                self._free -= place.size
+                place.admitted.set_result(None)
             if line:
                 self._lines.move_to_end(project)
             else:

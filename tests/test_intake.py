@@ -166,6 +166,25 @@ async def test_who_is_not_admitted_in_time_goes_unread(requests: Requests) -> No
     assert requests.admitted == ["0", "1", "3"]
 
 
+async def test_those_who_give_up_in_one_moment_leave_their_places() -> None:
+    """There is room for the second as the first gives up, and the second has just given up too."""
+    intake = Intake(PUSH_LIMIT + MIB, time.monotonic)
+    first = time.monotonic() + 0.05
+
+    async def waits(size: int, last_moment: float) -> None:
+        with pytest.raises(NotAdmitted):
+            async with intake.admit(sized(size), last_moment):
+                pass
+
+    async with intake.admit(sized(PUSH_LIMIT), never()):
+        both = asyncio.gather(waits(2 * MIB, first), waits(MIB, first + 0.01))
+        await asyncio.sleep(0)
+        time.sleep(0.1)  # noqa: ASYNC251 - the loop is held, so that both moments pass at once
+        await both
+    async with intake.admit(sized(PUSH_LIMIT), never()), asyncio.timeout(5):
+        pass
+
+
 async def test_a_request_that_is_shut_down_leaves_its_place(requests: Requests) -> None:
     """Waiting, admitted at the same moment, or admitted: what it held is free."""
     await requests.post("0", sized(20 * MIB // 2))
