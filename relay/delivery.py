@@ -367,13 +367,9 @@ class _Request:
         """Record what Svix said: delivered, or released for whoever comes next."""
         if answer is None:
             return await self._release(claim) or Again(self._next_call)
-        self._history = self._history.after(answer, self._delivery.waits.clock())
-        step = what_next(
-            answer,
-            self._history,
-            self._delivery.waits.clock(),
-            pushed=self._event.source.pushed,
-        )
+        now = self._delivery.waits.clock()
+        self._history = self._history.after(answer, now)
+        step = what_next(answer, self._history, now, pushed=self._event.source.pushed)
         if isinstance(step, Settle):
             return await self._complete(claim, answer, step)
         self._remember(answer)

@@ -8,12 +8,13 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from types import FrameType
 
 from relay.config import ATTEMPT_SECONDS, Settings
 from relay.delivery import Delivery
-from relay.envelope import Names, Refused, Source
+from relay.envelope import Names, Refused, Source, source_of
 from relay.intake import Intake, NotAdmitted
 from relay.ledger import Archive, LedgerMisconfigured
 from relay.logs import Log
@@ -79,39 +80,54 @@ class Worker:
         `headers` has lower-case names. The names are those that could be read.
         """
         arrived_at = time.monotonic()
-        source, names = Source(), Names()
+        came = _Came()
         task = asyncio.current_task()
         self._running.add(task)
         try:
             deadline = arrived_at + self._settings.request_budget
-            async with self._intake.admit(headers, deadline - ATTEMPT_SECONDS) as admission:
-                try:
-                    event = await admission.event(chunks, self._settings.event_tags)
-                    source, names = event.source, event.names
-                    self._log.step("arrived", event)
-                    result = await self._ready().deliver(event, arrived_at, deadline, task)
-                except Refused as refused:
-                    source, names = refused.source, refused.names
-                    result = await self._refuse(refused, deadline)
-        except NotAdmitted as failure:
-            result = Result(outcome=Outcome.UNAVAILABLE, detail=str(failure))
-            await self._pacer.nacks.space(deadline)
-        except LedgerMisconfigured as failure:
-            result = Result(outcome=Outcome.MISCONFIGURED, detail=f"the ledger: {failure}")
-            if source.pushed:
-                await self._pacer.nacks.space(deadline)
+            result = await self._result(came, chunks, headers, arrived_at, deadline)
         except asyncio.CancelledError:
             if not self._closing:
                 raise
             result = Result(outcome=Outcome.UNAVAILABLE, detail="shutting down")
-        except Exception as fault:  # noqa: BLE001 - whatever it is, it has an outcome and a line
-            result = Result(outcome=Outcome.UNAVAILABLE, detail=_place_of(fault))
         finally:
             self._running.discard(task)
-        if source.pushed and result.acknowledges:
+        if came.source.pushed and result.acknowledges:
             self._pacer.nacks.acked()
-        self._log.write(result, source, names, time.monotonic() - arrived_at, headers)
-        return result, names
+        self._log.write(result, came.source, came.names, time.monotonic() - arrived_at, headers)
+        return result, came.names
+
+    async def _result(
+        self,
+        came: "_Came",
+        chunks: AsyncIterator[bytes],
+        headers: Mapping[str, str],
+        arrived_at: float,
+        deadline: float,
+    ) -> Result:
+        """What becomes of the request; `came` is told what it brought. Raises only if cancelled."""
+        try:
+            async with self._intake.admit(headers, deadline - ATTEMPT_SECONDS) as admission:
+                try:
+                    event = await admission.event(chunks, self._settings.event_tags)
+                    came.source, came.names = event.source, event.names
+                    self._log.step("arrived", event)
+                    task = asyncio.current_task()
+                    return await self._ready().deliver(event, arrived_at, deadline, task)
+                except Refused as refused:
+                    came.source, came.names = refused.source, refused.names
+                    result = await self._refuse(refused, deadline)
+        except NotAdmitted as failure:
+            came.source = source_of(headers)
+            result = Result(outcome=Outcome.UNAVAILABLE, detail=str(failure))
+        except LedgerMisconfigured as failure:
+            result = Result(outcome=Outcome.MISCONFIGURED, detail=f"the ledger: {failure}")
+        except Exception as fault:  # noqa: BLE001 - whatever it is, it has an outcome and a line
+            result = Result(outcome=Outcome.UNAVAILABLE, detail=_place_of(fault))
+        is_nack = came.source.pushed and not result.acknowledges
+        if is_nack and result.outcome is not Outcome.INCOMPLETE:
+            await self._pacer.nacks.space(deadline)
+        return result
 
     async def _refuse(self, refused: Refused, deadline: float) -> Result:
         result = Result(outcome=refused.outcome, detail=refused.detail, code=refused.code)
@@ -200,6 +216,14 @@ class Worker:
     def _cancel(self, tasks: set[asyncio.Task[object] | None]) -> None:
         for task in filter(None, tasks):
             task.cancel()
+
+
+@dataclass(slots=True)
+class _Came:
+    """What a request brought, as far as it is known by now."""
+
+    source: Source = field(default_factory=Source)
+    names: Names = field(default_factory=Names)
 
 
 def _place_of(fault: Exception) -> str:

@@ -181,8 +181,8 @@ async def test_those_who_give_up_in_one_moment_leave_their_places() -> None:
         await asyncio.sleep(0)
         time.sleep(0.1)  # noqa: ASYNC251 - the loop is held, so that both moments pass at once
         await both
-    async with intake.admit(sized(PUSH_LIMIT), never()), asyncio.timeout(5):
-        pass
+    async with asyncio.timeout(5), intake.admit(sized(PUSH_LIMIT), never()):
+        await asyncio.sleep(0)
 
 
 async def test_a_request_that_is_shut_down_leaves_its_place(requests: Requests) -> None:

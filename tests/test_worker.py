@@ -1,10 +1,9 @@
 """A worker on the embedded ledger and the simulator, in this process: each answer of the table."""
 
 import asyncio
-import base64
 import json
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +15,18 @@ from local.simulator import Simulator
 from relay import intake
 from relay import worker as worker_module
 from relay.config import ATTEMPT_SECONDS, Settings
-from relay.envelope import Names
+from relay.envelope import PUSH_LIMIT, Names
 from relay.ledger import Archive, LedgerMisconfigured
 from relay.ledger.sqlite import SqliteLedger
 from relay.outcome import Remark, Result
 from relay.worker import Worker
+from tests import function
+from tests.function import JSON
+from tests.in_process import handle, working
 
 TOKEN = "testsk_worker"
 BUDGET = ATTEMPT_SECONDS + 1
-JSON = {"content-type": "application/json"}
-
-
-@pytest.fixture(autouse=True)
-def _own_sigterm() -> Iterator[None]:
-    """A worker takes SIGTERM over, and hands it on to whoever had it: to nobody here."""
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    yield
-    signal.signal(signal.SIGTERM, before)
+HOLDERS = 4  # bodies of the largest push that fill what may be admitted
 
 
 @pytest.fixture
@@ -44,9 +38,8 @@ async def svix() -> AsyncIterator[Simulator]:
 @pytest.fixture
 async def relay(svix: Simulator, tmp_path: Path) -> AsyncIterator[Worker]:
     ledger = SqliteLedger(tmp_path / "ledger.db", create=True)
-    started = Worker(settings(svix), lambda: ledger)
-    yield started
-    await started.close()
+    async with working(settings(svix), lambda: ledger) as started:
+        yield started
 
 
 def settings(svix: Simulator) -> Settings:
@@ -56,23 +49,12 @@ def settings(svix: Simulator) -> Settings:
 
 def event(event_id: str, **more: Any) -> bytes:
     """An event's body."""
-    body = {"id": event_id, "type": "user.created", "project": "acme", "data": {}, **more}
-    return json.dumps(body).encode()
+    return json.dumps(function.event(event_id, **more)).encode()
 
 
 def push(body: bytes, message_id: str = "77") -> bytes:
     """A wrapped push of it."""
-    message = {"data": base64.b64encode(body).decode(), "messageId": message_id}
-    return json.dumps({"message": message, "subscription": "s"}).encode()
-
-
-async def handle(relay: Worker, body: bytes, **headers: str) -> tuple[Result, Names]:
-    """One request, whose body comes in one piece."""
-
-    async def chunks() -> AsyncIterator[bytes]:
-        yield body
-
-    return await relay.handle(chunks(), JSON | {"content-length": str(len(body))} | headers)
+    return function.wrapped(body, message_id)
 
 
 def attempting(relay: Worker) -> bool:
@@ -169,17 +151,55 @@ async def test_a_body_that_broke_off_is_nacked_and_never_parked(relay: Worker) -
     assert result.dead_letter is None
 
 
+async def not_admitted(relay: Worker, **headers: str) -> asyncio.Task[tuple[Result, Names]]:
+    """A request whose body was not admitted in time: another holds all the room."""
+
+    async def never() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    declared = JSON | {"content-length": str(PUSH_LIMIT)}
+    holding = [asyncio.create_task(relay.handle(never(), declared)) for _ in range(HOLDERS)]
+    await asyncio.sleep(0)
+    waiting = asyncio.create_task(handle(relay, b" " * 20_000, **headers))
+    await asyncio.sleep(BUDGET - ATTEMPT_SECONDS + 0.5)  # the thing itself: beyond its last turn
+    for each in holding:
+        each.cancel()
+    await asyncio.gather(*holding, return_exceptions=True)
+    return waiting
+
+
+async def test_what_was_posted_by_hand_and_not_admitted_waits_for_no_nack(relay: Worker) -> None:
+    """Nacks are spaced for Pub/Sub's sake; a person gets an answer."""
+    waiting = await not_admitted(relay)
+    async with asyncio.timeout(ATTEMPT_SECONDS / 2):
+        result, _ = await waiting
+    assert answer(result) == (500, "unavailable")
+
+
+async def test_the_shutdown_answers_a_push_that_waits_to_be_nacked(
+    relay: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its body was not admitted, and no nack is free: it must not end without an outcome."""
+    monkeypatch.setattr(worker_module, "_LAST_ATTEMPT_SECONDS", 0.1)
+    waiting = await not_admitted(relay, **{"user-agent": "APIs-Google"})
+    assert not waiting.done()
+    signal.raise_signal(signal.SIGTERM)
+    async with asyncio.timeout(ATTEMPT_SECONDS / 2):
+        result, _ = await waiting
+    assert (answer(result), result.detail) == ((500, "unavailable"), "shutting down")
+
+
 async def test_refused_credentials_have_an_outcome(svix: Simulator) -> None:
     """Not a bare 500: the ledger could not even be opened."""
 
     def open_ledger() -> Archive:
         raise LedgerMisconfigured("no credentials")
 
-    relay = Worker(settings(svix), open_ledger)
-    result, _ = await handle(relay, event("evt_1"))
+    async with working(settings(svix), open_ledger) as relay:
+        result, _ = await handle(relay, event("evt_1"))
     assert answer(result) == (500, "misconfigured")
     assert result.severity == "CRITICAL"
-    await relay.close()
 
 
 async def test_a_fault_of_our_own_has_an_outcome_and_says_where(
@@ -227,9 +247,9 @@ async def test_a_reconciliation_without_a_ledger_says_so(svix: Simulator) -> Non
     def open_ledger() -> Archive:
         raise LedgerMisconfigured("no credentials")
 
-    relay = Worker(settings(svix), open_ledger)
-    assert await relay.reconcile() == {"complete": False, "failure": "the ledger: no credentials"}
-    await relay.close()
+    async with working(settings(svix), open_ledger) as relay:
+        report = await relay.reconcile()
+    assert report == {"complete": False, "failure": "the ledger: no credentials"}
 
 
 async def test_the_shutdown_answers_all_who_wait_and_lets_attempts_end(

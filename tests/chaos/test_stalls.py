@@ -5,13 +5,11 @@ cost no thousand connections; the ledgers are real ones.
 """
 
 import asyncio
-import base64
 import contextlib
 import json
-import signal
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,8 @@ from relay.ledger.firestore import FirestoreLedger
 from relay.ledger.sqlite import SqliteLedger
 from relay.worker import Worker
 from tests.chaos.proxy import proxying
+from tests.function import event, wrapped
+from tests.in_process import handle, working
 
 TOKEN = "testsk_stalls"
 PUSHES, PROJECTS = 1_000, 20
@@ -31,14 +31,6 @@ STALLS, FAILS = 3.0, 1.0  # seconds
 
 Break = Callable[[], Awaitable[None]]
 """Lets the ledger stall, then fail, then recover."""
-
-
-@pytest.fixture(autouse=True)
-def _own_sigterm() -> Iterator[None]:
-    """A worker takes SIGTERM over, and hands it on to whoever had it: to nobody here."""
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 class Failing:
@@ -91,22 +83,10 @@ async def firestore(
         yield FirestoreLedger.connect(project, "(default)"), break_it
 
 
-def push(number: int) -> bytes:
-    """A wrapped push."""
-    event = {"id": f"evt_{number}", "type": "user.created", "project": f"p{number % PROJECTS}"}
-    data = base64.b64encode(json.dumps(event).encode()).decode()
-    return json.dumps({"message": {"data": data, "messageId": str(number)}}).encode()
-
-
 async def outcome(relay: Worker, number: int) -> str:
     """What a push ends as."""
-    body = push(number)
-
-    async def chunks() -> AsyncIterator[bytes]:
-        yield body
-
-    headers = {"content-type": "application/json", "content-length": str(len(body))}
-    result, _ = await relay.handle(chunks(), headers)
+    body = json.dumps(event(f"evt_{number}", project=f"p{number % PROJECTS}")).encode()
+    result, _ = await handle(relay, wrapped(body, str(number)))
     return result.outcome
 
 
@@ -115,13 +95,12 @@ async def nobody_is_nacked(ledger: Any, break_it: Break) -> None:
     async with Simulator(token=TOKEN) as svix:
         svix.conduct.rate, svix.conduct.burst = 150.0, 50.0
         settings = Settings(svix_token=TOKEN, svix_server_url=svix.url, log_level="CRITICAL")
-        relay = Worker(settings, lambda: ledger)
-        pushes = [asyncio.create_task(outcome(relay, number)) for number in range(PUSHES)]
-        while len(svix.messages) < PUSHES // 10:  # noqa: ASYNC110 - the simulator has no event for it
-            await asyncio.sleep(0.01)
-        await break_it()
-        outcomes = Counter(await asyncio.gather(*pushes))
-        await relay.close()
+        async with working(settings, lambda: ledger) as relay:
+            pushes = [asyncio.create_task(outcome(relay, number)) for number in range(PUSHES)]
+            while len(svix.messages) < PUSHES // 10:  # noqa: ASYNC110 - the simulator has no event for it
+                await asyncio.sleep(0.01)
+            await break_it()
+            outcomes = Counter(await asyncio.gather(*pushes))
         assert outcomes == {"delivered": PUSHES}
         assert set(Counter(message.event_id for message in svix.messages).values()) == {1}
         assert len(svix.messages) == PUSHES

@@ -1,0 +1,43 @@
+"""A worker in this process: for suites that need no server, or a thousand requests at once."""
+
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+
+from relay.config import Settings
+from relay.envelope import Names
+from relay.ledger import Archive
+from relay.outcome import Result
+from relay.worker import Worker
+from tests.function import JSON
+
+
+@contextlib.contextmanager
+def own_sigterm() -> Iterator[None]:
+    """A worker takes SIGTERM over, and hands it on to whoever had it: to nobody here."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.asynccontextmanager
+async def working(settings: Settings, open_ledger: Callable[[], Archive]) -> AsyncIterator[Worker]:
+    """A worker, closed at the end."""
+    with own_sigterm():
+        worker = Worker(settings, open_ledger)
+        try:
+            yield worker
+        finally:
+            await worker.close()
+
+
+async def handle(worker: Worker, body: bytes, **headers: str) -> tuple[Result, Names]:
+    """One request, whose body comes in one piece."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield body
+
+    declared = JSON | {"content-length": str(len(body))} | headers
+    return await worker.handle(chunks(), declared)
