@@ -182,7 +182,7 @@ class Gate:
         try:
             response = await self._run(request, handler)
         finally:
-            is_good = response is not None and 200 <= response.status_code < 300  # noqa: PLR2004
+            is_good = response is not None and 200 <= response.status_code < 300  # noqa: PLR2004 - a 2xx
             mine.answer.set_result(response if is_good else None)
             if is_good:
                 self._keys[slot] = mine

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from relay.ledger import LedgerMisconfigured, LedgerUnavailable
+from relay.waits import REAL_TIME
 
 _T = TypeVar("_T")
 
@@ -22,8 +23,9 @@ async def patiently(ask: Callable[[], Awaitable[_T]]) -> _T:
     `LedgerMisconfigured` is raised at once.
     """
     give_up_at = time.monotonic() + PATIENCE_SECONDS
-    pause = _FIRST_PAUSE
+    pauses = REAL_TIME.pauses(_FIRST_PAUSE, _LONGEST_PAUSE)
     while True:
+        pause = next(pauses)
         try:
             return await ask()
         except LedgerMisconfigured:
@@ -32,4 +34,3 @@ async def patiently(ask: Callable[[], Awaitable[_T]]) -> _T:
             if time.monotonic() + pause > give_up_at:
                 raise
         await asyncio.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE)
