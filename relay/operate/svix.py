@@ -36,7 +36,6 @@ from svix.models.message_status import MessageStatus
 from relay.operate.whereabouts import Attempt, AttemptStatus, Endpoint, Message
 from relay.outcome import Answer, Call, Verdict
 from relay.svix_http import SvixCall, SvixHttp
-from relay.waits import REAL_TIME
 
 _PAGE = 250  # Svix's largest
 _CALL_SECONDS = 30.0
@@ -203,12 +202,12 @@ class SvixView(ClientBase):
     async def _ask(self, call: Callable[[Any], Awaitable[_T]]) -> _T | None:
         """One question's answer; None for the API's own 404. Raises `SvixUnavailable`."""
         give_up_at = time.monotonic() + self._patience
-        back_offs = REAL_TIME.pauses(_FIRST_BACK_OFF, _LONGEST_BACK_OFF)
+        back_off = _FIRST_BACK_OFF
         while True:
             asked = await self._ask_once(call)
             if asked.settled:
                 return asked.value
-            wait = max(next(back_offs), asked.answer.retry_after or 0.0)
+            wait = max(back_off, asked.answer.retry_after or 0.0)
             if (
                 asked.answer.verdict is Verdict.MISCONFIGURED
                 or time.monotonic() + wait > give_up_at
@@ -216,6 +215,7 @@ class SvixView(ClientBase):
                 raise SvixUnavailable(_words_for(asked.answer))
             self._waiting(str(asked.answer), wait)
             await asyncio.sleep(wait)
+            back_off = min(2 * back_off, _LONGEST_BACK_OFF)
 
     async def _ask_once(self, question: Callable[[Any], Awaitable[_T]]) -> "_Asked[_T]":
         call = self._http.call()
