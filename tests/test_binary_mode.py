@@ -80,6 +80,16 @@ def test_data_that_is_not_json_goes_as_base64(form: Any, data: bytes, content_ty
 
 
 @FORMS
+def test_compressed_data_is_refused(form: Any) -> None:
+    """No event can say how its data is packed. JSON is not, whatever is said of it."""
+    attributes = ATTRIBUTES | {"content-encoding": "gzip"}
+    assert "compressed" in refusal(form, b"\x1f\x8b", attributes).detail
+    assert json.loads(form(b'{"a": 1}', attributes).text)["data"] == {"a": 1}
+    plain = ATTRIBUTES | {"content-encoding": "identity"}
+    assert "data_base64" in json.loads(form(b"\x1f\x8b", plain).text)
+
+
+@FORMS
 def test_an_event_without_data_has_none(form: Any) -> None:
     """An empty body is nothing, not an empty string."""
     assert json.loads(form(b"", ATTRIBUTES).text) == STRUCTURED
