@@ -84,7 +84,7 @@ class Source:
     delivery_attempt: int | None = None
     attributes: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The message's attributes. Of an unwrapped push, whose attributes are headers: what a replay
-    needs of them to read the event the same way (`ce-...`, `content-type`)."""
+    needs of them to read the event the same way (`ce-...`, `content-type`, `content-encoding`)."""
     traceparent: str | None = None
     """The publisher's trace, or the request's (https://www.w3.org/TR/trace-context/)."""
 
