@@ -55,9 +55,9 @@ class Relay:
         answer = self._client.post(self.function.notifications, content=body, headers=headers)
         return Answer(answer.status_code, answer.json())
 
-    def held(self, event_id: str) -> list[dict[str, Any]]:
+    def held(self, event_id: str, project: str = "acme") -> list[dict[str, Any]]:
         """The messages that Svix has of this event."""
-        return [m for m in self.svix.control.messages() if m["event_id"] == event_id]
+        return [m for m in self.svix.control.messages(project) if m["event_id"] == event_id]
 
     def calls(self) -> int:
         """How many calls Svix has had."""
