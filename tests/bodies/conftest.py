@@ -69,7 +69,9 @@ class Relay:
 
     def letter(self, letter_id: str) -> DeadLetter | None:
         """A dead letter, whole."""
-        found: DeadLetter | None = self.commands.within(lambda ledger: ledger.dead_letter(letter_id))
+        found: DeadLetter | None = self.commands.within(
+            lambda ledger: ledger.dead_letter(letter_id)
+        )
         return found
 
     def parked(self, answer: Answer) -> DeadLetter:

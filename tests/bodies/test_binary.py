@@ -1,4 +1,4 @@
-"""CloudEvents in binary mode, wrapped and unwrapped: what becomes of the attributes and the data."""
+"""CloudEvents in binary mode, wrapped and unwrapped: what becomes of attributes and data."""
 
 import base64
 import gzip

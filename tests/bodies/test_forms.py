@@ -98,7 +98,9 @@ def test_poison_in_an_unwrapped_push_is_parked(relay: Relay, more: dict[str, str
     answer = relay.post(poison, JSON | PUSHED | more)
     assert answer.outcome == (200, "malformed")
     assert relay.parked(answer).data == poison
-    assert relay.post(poison, JSON | PUSHED | more).body["dead_letter"] == answer.body["dead_letter"]
+    assert (
+        relay.post(poison, JSON | PUSHED | more).body["dead_letter"] == answer.body["dead_letter"]
+    )
 
 
 @pytest.mark.parametrize("form", ["wrapped", "unwrapped", "by hand"])
