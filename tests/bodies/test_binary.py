@@ -134,7 +134,9 @@ def test_an_attribute_that_stands_twice_is_parked(relay: Relay, form: str, doubl
     letter = relay.parked(answer)
     kept = {name: getattr(letter, field) for name, field in NAMES.items()}
     assert kept == {name: None if name == doubled else whole[name] for name in NAMES}
-    assert not relay.held(event_id)
+    replayed = relay.commands("dead-letters", "replay", letter.id)
+    assert "twice" in replayed.stdout
+    assert not relay.held(event_id), "a replay must not leave the attribute out"
 
 
 @forms
