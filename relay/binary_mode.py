@@ -57,6 +57,16 @@ class Attributes:
         )
 
     @property
+    def for_replay(self) -> dict[str, str | None]:
+        """What a replay needs: those that are kept, and None for each that is lost and matters.
+
+        Read again, None is lost again: else a replay would send an event that lacks an attribute.
+        """
+        lost = (n for n in self.lost if n.startswith(_PREFIX) or n == "content-encoding")
+        names_first = sorted(lost, key=lambda name: (name not in _NAMES, name))
+        return {**self.kept, **{name[:_LONGEST_NAME]: None for name in names_first[:_MOST]}}
+
+    @property
     def binary(self) -> bool:
         """Whether the event is in binary mode."""
         return _MARK in self.kept or _MARK in self.lost
