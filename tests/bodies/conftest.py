@@ -8,8 +8,7 @@ import httpx
 import pytest
 
 from relay.ledger import DeadLetter
-from tests.bodies.forms import JSON
-from tests.function import TOKEN, Function, Svix, function, new_google_project, simulator
+from tests.function import JSON, TOKEN, Function, Svix, function, new_google_project, simulator
 from tests.operate.conftest import Relay as Commands
 
 

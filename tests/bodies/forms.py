@@ -10,8 +10,6 @@ from tests.function import JSON, ROOT, wrapped
 PUSHED = {"user-agent": "APIs-Google; (+https://developers.google.com/webmasters/APIs-Google.html)"}
 """As each push of Pub/Sub has it."""
 
-TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
-
 FORMS = [
     "wrapped",
     "unwrapped with metadata",

@@ -3,7 +3,6 @@
 import base64
 import gzip
 import json
-from collections.abc import Mapping
 
 import pytest
 
@@ -31,7 +30,7 @@ def attributes_of(event_id: str) -> dict[str, str]:
     }
 
 
-def post(relay: Relay, form: str, data: bytes, attributes: Mapping[str, str]) -> Answer:
+def post(relay: Relay, form: str, data: bytes, attributes: dict[str, str]) -> Answer:
     """Push it in one of the two forms."""
     if form == WRAPPED:
         message_id = attributes.get("ce-id", "none")
