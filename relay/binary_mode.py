@@ -53,8 +53,18 @@ class Attributes:
         return cls.of(
             (name, _utf8(value))
             for name, value in headers.items()
-            if name.startswith(_PREFIX) or name == "content-type"
+            if name.startswith(_PREFIX) or name in {"content-type", "content-encoding"}
         )
+
+    @property
+    def for_replay(self) -> dict[str, str | None]:
+        """What a replay needs: those that are kept, and None for each that is lost and matters.
+
+        Read again, None is lost again: else a replay would send an event that lacks an attribute.
+        """
+        lost = (n for n in self.lost if n.startswith(_PREFIX) or n == "content-encoding")
+        names_first = sorted(lost, key=lambda name: (name not in _NAMES, name))
+        return {**self.kept, **{name[:_LONGEST_NAME]: None for name in names_first[:_MOST]}}
 
     @property
     def binary(self) -> bool:
@@ -65,6 +75,12 @@ class Attributes:
     def content_type(self) -> str | None:
         """Of the event's data."""
         return self.kept.get("content-type", self.kept.get("Content-Type"))
+
+    @property
+    def compressed(self) -> bool:
+        """Whether they say that the event's data is compressed."""
+        encoding = self.kept.get("content-encoding", self.kept.get("Content-Encoding", ""))
+        return "content-encoding" in self.lost or encoding.lower() not in {"", "identity"}
 
     def context(self) -> dict[str, Any]:
         """CloudEvents' context attributes, in an order that is the same in every delivery."""
@@ -93,6 +109,8 @@ class Attributes:
         if data and text is not None and is_json(self.content_type):
             head = json.dumps({**context, "data": None}, ensure_ascii=False).encode()
             return head.removesuffix(b"null}") + text + b"}", context | {"data": value}
+        if data and self.compressed:
+            raise Uncarried("the data is compressed: publish it as it is")
         if data:
             context["data_base64"] = base64.b64encode(data).decode()
         return json.dumps(context, ensure_ascii=False).encode(), context

@@ -82,9 +82,10 @@ class Source:
     subscription: str | None = None
     published_at: datetime | None = None
     delivery_attempt: int | None = None
-    attributes: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """The message's attributes. Of an unwrapped push, whose attributes are headers: what a replay
-    needs of them to read the event the same way (`ce-...`, `content-type`)."""
+    attributes: Mapping[str, str | None] = field(default_factory=dict, repr=False)
+    """The message's attributes; None for one that stands twice or is no string that Pub/Sub could
+    carry. Of an unwrapped push, whose attributes are headers: what a replay needs of them to read
+    the event the same way (`ce-...`, `content-type`, `content-encoding`)."""
     traceparent: str | None = None
     """The publisher's trace, or the request's (https://www.w3.org/TR/trace-context/)."""
 
@@ -159,7 +160,7 @@ def read(body: bytes, headers: Mapping[str, str], tag_paths: Sequence[str]) -> E
 
 
 def read_again(
-    data: bytes, form: str, attributes: Mapping[str, str], tag_paths: Sequence[str]
+    data: bytes, form: str, attributes: Mapping[str, str | None], tag_paths: Sequence[str]
 ) -> Event:
     """The event in what was kept of a source, read as it was the first time.
 
@@ -187,7 +188,7 @@ def _source(headers: Mapping[str, str], attributes: Attributes, body: bytes) -> 
         message_id=_metadata(message_id),
         subscription=_metadata(headers.get("x-goog-pubsub-subscription-name")),
         published_at=_time(headers.get("x-goog-pubsub-publish-time")),
-        attributes=attributes.kept,
+        attributes=attributes.for_replay,
         traceparent=_traceparent(headers),
     )
 
@@ -255,7 +256,7 @@ def _wrapped(
         subscription=_metadata(push.get("subscription")),
         published_at=_time(message.get("publishTime") or message.get("publish_time")),
         delivery_attempt=attempt if type(attempt) is int else None,
-        attributes=attributes.kept,
+        attributes=attributes.for_replay,
         traceparent=_traceparent(attributes.kept) or _traceparent(headers),
     )
     data = message.get("data", "") or taken_out

@@ -43,11 +43,8 @@ class Function:
 
     def lines(self) -> list[dict[str, Any]]:
         """The delivery log so far; what else the server prints is left out."""
-        return [
-            json.loads(line)
-            for line in self.server.output().splitlines()
-            if line.startswith('{"severity"')
-        ]
+        whole = self.server.output().rpartition("\n")[0]  # the last line may be on its way
+        return [json.loads(line) for line in whole.splitlines() if line.startswith('{"severity"')]
 
 
 @contextlib.contextmanager

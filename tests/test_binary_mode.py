@@ -2,12 +2,15 @@
 
 import base64
 import json
+import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
-from relay.envelope import Event, Names, Refused, read
+from relay.envelope import Event, Names, Refused, read, read_again
 
 ATTRIBUTES = {
     "ce-specversion": "1.0",
@@ -27,6 +30,7 @@ STRUCTURED = {
     "time": "2026-11-24T01:02:03Z",
     "datacontenttype": "application/json",
 }
+CONTEXT = {name for name in ATTRIBUTES if name.startswith("ce-")}
 UNWRAPPED = {"user-agent": "APIs-Google"}
 TAGS = ["data.id"]
 
@@ -77,6 +81,16 @@ def test_data_that_is_not_json_goes_as_base64(form: Any, data: bytes, content_ty
     value = json.loads(form(data, ATTRIBUTES | {"content-type": content_type}).text)
     assert base64.b64decode(value.pop("data_base64")) == data
     assert value == STRUCTURED | {"datacontenttype": content_type}
+
+
+@FORMS
+def test_compressed_data_is_refused(form: Any) -> None:
+    """No event can say how its data is packed. JSON is not, whatever is said of it."""
+    attributes = ATTRIBUTES | {"content-encoding": "gzip"}
+    assert "compressed" in refusal(form, b"\x1f\x8b", attributes).detail
+    assert json.loads(form(b'{"a": 1}', attributes).text)["data"] == {"a": 1}
+    plain = ATTRIBUTES | {"content-encoding": "identity"}
+    assert "data_base64" in json.loads(form(b"\x1f\x8b", plain).text)
 
 
 @FORMS
@@ -166,19 +180,19 @@ def test_an_attribute_that_is_not_a_string_is_refused(name: str, value: Any) -> 
 
 @pytest.mark.parametrize("name", [name for name in ATTRIBUTES if name.startswith("ce-")])
 def test_an_attribute_that_stands_twice_is_refused(name: str) -> None:
-    """As a name is that stands twice in a structured event; nor is either kept for a replay."""
+    """As a name is that stands twice in a structured event; a replay must know of it."""
     pairs = [*(UNWRAPPED | ATTRIBUTES).items(), (name, "other")]
     headers = Headers(raw=[(n.encode(), v.encode()) for n, v in pairs])
     with pytest.raises(Refused) as error:
         read(b"{}", headers, TAGS)
     assert "stands twice" in error.value.detail
-    assert name not in error.value.source.attributes
+    assert error.value.source.attributes[name] is None
     message = json.dumps({"message": {"data": "e30=", "attributes": ATTRIBUTES}})
     twice = message.replace(f'"{name}"', f'"{name}": "other", "{name}"')
     with pytest.raises(Refused) as error:
         read(twice.encode(), {}, TAGS)
     assert "stands twice" in error.value.detail
-    assert name not in error.value.source.attributes
+    assert error.value.source.attributes[name] is None
 
 
 @FORMS
@@ -186,6 +200,49 @@ def test_an_attribute_that_stands_twice_is_refused(name: str) -> None:
 def test_an_attribute_cannot_stand_for_the_data(form: Any, name: str) -> None:
     """There would be two."""
     assert "the name of the data" in refusal(form, b"{}", ATTRIBUTES | {name: "x"}).detail
+
+
+@given(
+    st.fixed_dictionaries(
+        {name: st.sampled_from(["good", "missing", "twice", "wrong"]) for name in ATTRIBUTES}
+    )
+)
+def test_attributes_missing_doubled_and_wrong_in_every_combination(states: dict[str, str]) -> None:
+    """The same verdict in both forms and at a replay: all that is there must be good."""
+    pairs = [
+        (name, "x" * 1025 if states[name] == "wrong" else good)
+        for name, good in ATTRIBUTES.items()
+        if states[name] != "missing"
+    ]
+    doubled = [(name, "other") for name, state in states.items() if state == "twice"]
+    attributes = ", ".join(f"{json.dumps(n)}: {json.dumps(v)}" for n, v in pairs + doubled)
+    push = f'{{"message": {{"data": "e30=", "attributes": {{{attributes}}}}}}}'.encode()
+    raw = [(n.encode(), v.encode()) for n, v in [*UNWRAPPED.items(), *pairs, *doubled]]
+    good = {name for name, state in states.items() if state == "good"}
+    binary = states["ce-specversion"] != "missing"
+    wanted = binary and {"ce-id", "ce-type", "ce-project"} <= good
+    wanted &= all(name in good or states[name] == "missing" for name in CONTEXT)
+    for body, headers in ((push, Headers()), (b"{}", Headers(raw=raw))):
+        try:
+            event = read(body, headers, TAGS)
+        except Refused as fault:
+            assert not wanted
+            assert fault.source.pushed
+            named = [getattr(fault.names, n) for n in ("id", "type", "project")]
+            kept = [ATTRIBUTES[f"ce-{n}"] for n in ("id", "type", "project") if f"ce-{n}" in good]
+            assert [name for name in named if name] == (kept if binary else [])
+            source = fault.source
+            with pytest.raises(Refused, match=re.escape(fault.detail)):
+                read_again(source.data, source.form, source.attributes, TAGS)
+        else:
+            assert wanted
+            context = {n.removeprefix("ce-"): ATTRIBUTES[n] for n in good & CONTEXT}
+            if "content-type" in good:
+                context["datacontenttype"] = ATTRIBUTES["content-type"]
+            assert json.loads(event.text) == context | {"data": {}}
+            source = event.source
+            again = read_again(source.data, source.form, source.attributes, TAGS)
+            assert again.text == event.text
 
 
 def test_by_hand_an_event_may_be_in_binary_mode_too() -> None:

@@ -1,6 +1,7 @@
 """What is read when: small bodies at once, large ones as many as there is room for."""
 
 import asyncio
+import base64
 import contextlib
 import json
 import time
@@ -259,6 +260,17 @@ async def test_a_body_that_is_not_whole_is_incomplete(
         assert error.value.outcome is Outcome.INCOMPLETE
         assert error.value.source.message_id == headers.get("x-goog-pubsub-message-id")
         assert error.value.source.data == b""
+
+
+async def test_wherever_a_push_breaks_off_it_is_incomplete() -> None:
+    """After each of its bytes, the last one among them where another was declared."""
+    data = base64.b64encode(json.dumps(EVENT).encode()).decode()
+    body = json.dumps({"message": {"data": data, "messageId": "77"}}).encode()
+    for arrived in range(len(body) + 1):
+        with pytest.raises(Refused, match="broke off") as error:
+            await event_of(breaking_off(body[:arrived]), sized(len(body) + 1) | PUSHED)
+        assert error.value.outcome is Outcome.INCOMPLETE
+    assert (await event_of(arriving(body), sized(len(body)) | PUSHED)).id == EVENT["id"]
 
 
 async def test_the_loop_is_free_between_two_bodies_that_take_long() -> None:

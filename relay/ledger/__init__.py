@@ -202,8 +202,11 @@ class DeadLetter:
 
         Its id is the same for the same message, so that parking twice is once.
         """
+        attributes = dict(source.attributes)
         if source.message_id is None:
+            # In binary mode two events may differ in their attributes alone.
             letter_id = hashlib.sha256(source.data)
+            letter_id.update(f"\n{json.dumps(attributes, sort_keys=True)}".encode())
         else:
             message = f"{source.subscription}\n{source.message_id}"
             letter_id = hashlib.sha256(message.encode("utf-8", "backslashreplace"))
@@ -211,7 +214,7 @@ class DeadLetter:
             id=letter_id.hexdigest(),
             data=source.data,
             form=source.form,
-            attributes=json.dumps(dict(source.attributes)),
+            attributes=json.dumps(attributes),
             reason=result.outcome,
             detail=result.detail or "",
             message_id=_storable(source.message_id),

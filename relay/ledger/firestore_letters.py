@@ -181,14 +181,12 @@ class Letters:
             async with self._calls.answering():
                 part = await document.get()
             if not part.exists:
-                raise LetterDamaged(
-                    f"dead letter {letter_id} lacks part {number} of {count}: {document.path}"
-                )
+                raise LetterDamaged(f"part {number} of {count} is missing: {document.path}")
             content += part.get("content")
         if hashlib.sha256(content).hexdigest() != digest:
             raise LetterDamaged(
-                f"the {count} parts of dead letter {letter_id} are not what was stored: their hash"
-                f" is not {digest}"
+                f"its {count} parts are not what was stored: their hash is not {digest}, in dead"
+                f" letter {letter_id}"
             )
         return bytes(content)
 

@@ -7,7 +7,7 @@ import base64
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
@@ -27,10 +27,15 @@ class Topic:
     url: str
     name: str
 
-    def publish(self, *events: dict[str, Any], **attributes: str) -> list[str]:
-        """Publish events; their message ids."""
+    def publish(
+        self, *events: dict[str, Any], attributes: Mapping[str, str] | None = None
+    ) -> list[str]:
+        """Publish events, or the data of events; their message ids."""
         messages = [
-            {"data": base64.b64encode(json.dumps(e).encode()).decode(), "attributes": attributes}
+            {
+                "data": base64.b64encode(json.dumps(e).encode()).decode(),
+                "attributes": dict(attributes or {}),
+            }
             for e in events
         ]
         answer = httpx.post(
@@ -143,6 +148,22 @@ def test_poison_is_parked_and_does_not_come_back(stack: Stack) -> None:
     (line,) = (line for line in stack.lines() if line["outcome"] == "malformed")
     assert line["status"] == 200
     assert line["dead_letter"]
+
+
+def test_an_event_in_binary_mode_is_in_svix_once(stack: Stack) -> None:
+    """Its attributes are the message's, or the headers that Pub/Sub has made of them."""
+    names = {"ce-specversion": "1.0", "ce-id": "evt_binary", "ce-type": "user.created"}
+    attributes = {**names, "ce-project": "acme", "content-type": "application/json"}
+    for _ in range(2):
+        stack.topic.publish({"id": "usr_1"}, attributes=attributes)
+    outcomes = await_lines(stack, lambda seen: seen.total() >= 2)
+    assert outcomes == {"delivered": 1, "duplicate": 1}
+    [message] = stack.svix.control.messages()
+    assert json.loads(message["text"]) == {
+        "specversion": "1.0",
+        **event("evt_binary", data={"id": "usr_1"}),
+        "datacontenttype": "application/json",
+    }
 
 
 def test_the_log_line_knows_the_push(stack: Stack) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 _LONGEST = 60_000  # bytes of most; under 64 KiB, so that memory can be compared
 _LIMITS = [2**14, 2**16, 2**20, 2**21, 14 * 2**20]
 """Sizes at which something changes: read at once, parsed alone, Svix's, ours, a push's."""
+_LENGTHS = [128, 256, 1024]
+"""Lengths at which something changes: of a tag, a name, an attribute's value."""
 
 _SCALARS: list[Any] = [
     *(None, True, False, 0, -1, 1.5, 1e308, 10**30, "", " ", "x", "é", "\u0000", "\n", "\ud800"),
@@ -59,7 +61,12 @@ _BINARY = {  # CloudEvents' binary mode: headers, or a message's attributes
     "ce-source": ["/users", "%F0%9F", "%zz"],
     "ce-time": ["2026-11-24T09:15:01Z", "yesterday"],
     "ce-UPPER": ["x"],
+    "ce-data": ["x"],
+    "ce-data_base64": ["eA=="],
+    "content-type": ["application/json", "text/plain", "application/octet-stream"],
+    "content-encoding": ["gzip", "identity"],
 }
+_RARE = {"ce-UPPER", "ce-data", "ce-data_base64", "content-encoding"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +129,9 @@ def _body(rng: random.Random, number: int) -> bytes:
     shape = rng.random()
     if shape < 0.5:
         body = _encoded(rng, _push(rng, body))
+        if rng.random() < 0.1:  # an attribute, or a field of the message, stands twice
+            name = rng.choice([*_BINARY, *_MESSAGE_FIELDS]).encode()
+            body = body.replace(b'"%s":' % name, b'"%s": "other", "%s":' % (name, name), 1)
     if rng.random() < 0.3:
         body = _damaged(rng, body)
     return body[:_LONGEST]
@@ -140,7 +150,17 @@ def _sized(rng: random.Random, body: bytes) -> bytes:
 
 
 def _binary(rng: random.Random) -> dict[str, str]:
-    return {name: rng.choice(values) for name, values in _BINARY.items() if rng.random() < 0.8}
+    """Attributes of which any may be missing or wrong; most are good."""
+    found = {
+        name: values[0] if rng.random() < 0.8 else rng.choice(values)
+        for name, values in _BINARY.items()
+        if rng.random() < (0.05 if name in _RARE else 0.9)
+    }
+    if found and rng.random() < 0.1:
+        found[rng.choice(list(found))] = "x" * (rng.choice(_LENGTHS) + rng.randint(-1, 1))
+    if rng.random() < 0.02:
+        found |= {f"ce-x{number}": "x" for number in range(rng.randint(90, 110))}
+    return found
 
 
 def _event(rng: random.Random, number: int) -> Any:
@@ -159,8 +179,10 @@ def _push(rng: random.Random, data: bytes) -> Any:
     if rng.random() < 0.05:
         encoded = rng.choice([encoded[1:], encoded + "=", "_-" + encoded, " " + encoded, "é"])
     message: dict[str, Any] = {"data": encoded, "messageId": str(rng.randrange(10**16))}
-    if rng.random() < 0.1:
-        message["attributes"] = _binary(rng)
+    if rng.random() < 0.2:
+        attributes: dict[str, Any] = dict(_binary(rng))
+        _break(rng, attributes, [*_BINARY])
+        message["attributes"] = attributes
     _break(rng, message, _MESSAGE_FIELDS)
     push: dict[str, Any] = {"message": message, "subscription": "projects/p/subscriptions/s"}
     _break(rng, push, _PUSH_FIELDS)

@@ -136,7 +136,7 @@ async def test_a_part_that_is_missing_is_named(
     await client.document(f"dead_letter_parts/{missing}").delete()
     with pytest.raises(LetterDamaged) as damaged:
         await ledger.dead_letter(LETTER.id)
-    assert f"lacks part 3 of {PARTS}: dead_letter_parts/{missing}" in str(damaged.value)
+    assert f"part 3 of {PARTS} is missing: dead_letter_parts/{missing}" in str(damaged.value)
     await ledger.discard_dead_letter(LETTER.id, "damaged")
 
 

@@ -196,15 +196,20 @@ def test_a_letter_is_made_of_a_push_and_what_became_of_it() -> None:
 
 
 def test_the_same_message_has_the_same_letter() -> None:
-    """By its message id within its subscription; by its bytes where it has none."""
+    """By its message id within its subscription; by its bytes and attributes where it has none."""
 
-    def id_of(**changes: str | bytes | None) -> str:
+    def id_of(**changes: str | bytes | dict[str, str] | None) -> str:
         return DeadLetter.of(REJECTED, replace(PUSH, **changes), Names()).id  # type: ignore[arg-type] # of one field each
 
     assert id_of() == id_of(data=b"as it came again") == id_of()
     assert id_of(message_id=None) == id_of(message_id=None, subscription=None)
     different = {id_of(), id_of(message_id="78"), id_of(subscription="s"), id_of(message_id=None)}
     assert len(different | {id_of(message_id=None, data=b"[]")}) == 5
+    assert id_of(attributes={}) == id_of()
+    two = {"ce-id": "evt_1", "ce-type": "t"}
+    unnamed = id_of(message_id=None, attributes=two)
+    assert unnamed == id_of(message_id=None, attributes=dict(reversed(two.items())))
+    assert unnamed not in {id_of(message_id=None), id_of(message_id=None, attributes={})}
 
 
 async def test_names_that_no_ledger_can_hold_are_stored_all_the_same(open_ledger: Open) -> None:
