@@ -13,9 +13,10 @@ from relay.envelope import Names
 from relay.outcome import Result
 from relay.worker import Worker, ledger_opener
 
-# The framework hands Cloud Run's request time-out to gunicorn as a time-out of the worker. An idle
-# instance gets no processor: thawed later than that, it would be killed with the request that woke
-# it. Cloud Run's own request time-out stays. The framework reads this after it has imported us.
+# The framework passes Cloud Run's request time-out to gunicorn as a worker time-out. Cloud Run
+# freezes an idle instance. If it thaws one after that time-out, gunicorn kills the worker together
+# with the request that woke it. 0 turns the worker time-out off; Cloud Run still ends requests that
+# take too long. The framework reads this variable after it has imported this module.
 os.environ["CLOUD_RUN_TIMEOUT_SECONDS"] = "0"
 
 try:
@@ -29,9 +30,9 @@ _worker: Worker | None = None
 
 @functions_framework.aio.http
 async def notifications(request: Request) -> Response:
-    """Take one event, from a Pub/Sub push or posted by hand: `POST /notifications`.
+    """Answer `POST /notifications`, which brings one event, pushed by Pub/Sub or posted by hand.
 
-    `POST /reconcile`, called by Cloud Scheduler, compares the ledger with Svix.
+    Also answers `POST /reconcile`: Cloud Scheduler calls it to compare the ledger with Svix.
     """
     global _worker  # noqa: PLW0603 - built once per worker process, on its first request
     if request.url.path not in {"/notifications", "/reconcile"}:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from relay.config import ATTEMPT_SECONDS
-from relay.delivery import Again, Delivery, GiveUp, History, Settle, what_next
+from relay.delivery import Delivery, GiveUp, History, Retry, Settle, what_next
 from relay.envelope import Event, Source
 from relay.ledger import (
     LEASE,
@@ -57,32 +57,32 @@ BUDGET = 240.0
     ("answer", "history", "pushed", "expected"),
     [
         (ACCEPTED, SENT, True, Settle(fanout_confirmed=True)),
-        (BROKEN_OFF, SENT, True, Again(ASK)),
-        (CONFLICT, SENT, True, Again(ASK)),
-        (LIMITED, SENT, True, Again(SEND)),
-        (BROKEN, SENT, True, Again(SEND, back_off=True)),
-        (NO_APPLICATION, SENT, True, Again(SEND, back_off=True)),
+        (BROKEN_OFF, SENT, True, Retry(ASK)),
+        (CONFLICT, SENT, True, Retry(ASK)),
+        (LIMITED, SENT, True, Retry(SEND)),
+        (BROKEN, SENT, True, Retry(SEND, back_off=True)),
+        (NO_APPLICATION, SENT, True, Retry(SEND, back_off=True)),
         (REJECTED, SENT, True, GiveUp(Outcome.REJECTED)),
         (REJECTED, SENT, False, GiveUp(Outcome.REJECTED)),
         (FOUND, SENT, True, Settle(fanout_confirmed=False)),
         (FOUND, History(saw_acceptance=True), True, Settle(fanout_confirmed=True)),
-        (MISSING, NEW, True, Again(SEND)),
-        (MISSING, SENT, True, Again(SEND, back_off=True)),
+        (MISSING, NEW, True, Retry(SEND)),
+        (MISSING, SENT, True, Retry(SEND, back_off=True)),
         (MISSING, TWO_CONFLICTS, True, GiveUp(Outcome.CONFLICT)),
-        (MISSING, History(conflicts=1, first_asked_at=0.0), True, Again(SEND)),
+        (MISSING, History(conflicts=1, first_asked_at=0.0), True, Retry(SEND)),
         (
             MISSING,
             History(has_sent=True, conflicts=2, first_asked_at=95.1),
             True,
-            Again(SEND, back_off=True),
+            Retry(SEND, back_off=True),
         ),
-        (ASK_LIMITED, SENT, True, Again(ASK)),
-        (UNASKED, SENT, True, Again(ASK, back_off=True)),
-        (ASK_CONFLICT, SENT, True, Again(ASK, back_off=True)),
-        (ASK_REJECTED, SENT, True, Again(ASK, back_off=True)),
-        (UNAUTHORISED, SENT, True, Again(SEND, back_off=True)),
+        (ASK_LIMITED, SENT, True, Retry(ASK)),
+        (UNASKED, SENT, True, Retry(ASK, back_off=True)),
+        (ASK_CONFLICT, SENT, True, Retry(ASK, back_off=True)),
+        (ASK_REJECTED, SENT, True, Retry(ASK, back_off=True)),
+        (UNAUTHORISED, SENT, True, Retry(SEND, back_off=True)),
         (UNAUTHORISED, SENT, False, GiveUp(Outcome.MISCONFIGURED)),
-        (ASK_UNAUTHORISED, SENT, True, Again(ASK, back_off=True)),
+        (ASK_UNAUTHORISED, SENT, True, Retry(ASK, back_off=True)),
         (ASK_UNAUTHORISED, SENT, False, GiveUp(Outcome.MISCONFIGURED)),
     ],
 )
@@ -90,7 +90,7 @@ def test_what_comes_next_is_as_the_table_reads(
     answer: Answer,
     history: History,
     pushed: bool,  # noqa: FBT001 - a case
-    expected: Settle | Again | GiveUp,
+    expected: Settle | Retry | GiveUp,
 ) -> None:
     assert what_next(answer, history, NOW, pushed=pushed) == expected
 
@@ -198,12 +198,12 @@ class ScriptedNacks:
     log: list[str]
     free: bool = True
 
-    async def wait(self, _until: float) -> bool:
+    async def acquire(self, _until: float) -> bool:
         self.log.append("wait for a nack")
         return self.free
 
     async def space(self, deadline: float) -> None:
-        await self.wait(deadline)
+        await self.acquire(deadline)
 
 
 @dataclass

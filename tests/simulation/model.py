@@ -308,7 +308,7 @@ class ModelTurn:
 class ModelNacks:
     """A nack is always free: how nacks are spaced changes nothing that is promised."""
 
-    async def wait(self, _until: float) -> bool:
+    async def acquire(self, _until: float) -> bool:
         return True
 
     async def space(self, _deadline: float) -> None:
