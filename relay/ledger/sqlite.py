@@ -165,7 +165,7 @@ class SqliteLedger:
     # -- many events
 
     def undelivered(self) -> AsyncIterator[Record]:
-        """All records that are not delivered, of any age. The record written longest ago is first."""
+        """All records that are not delivered, of any age, by the time of their last write."""
         return self._records(_UNDELIVERED, 0.0)
 
     def touched_since(self, since: datetime) -> AsyncIterator[Record]:

@@ -229,7 +229,7 @@ async def test_a_ledger_that_is_not_there_is_refused(open_ledger: Open, tmp_path
     path = tmp_path / "typo.db"
     operators = open_ledger(path, create=False)
     for call in (operators.record("0" * 64), anext(operators.undelivered())):
-        with pytest.raises(LedgerMisconfigured, match="is not there"):
+        with pytest.raises(LedgerMisconfigured, match="does not exist"):
             await call
     assert not path.exists()
     # When the function has made it, the command need not be begun anew.
