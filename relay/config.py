@@ -176,8 +176,8 @@ def _tags(values: Mapping[str, str], faults: list[str]) -> tuple[str, ...]:
     paths = tuple(path.strip() for path in text.split(","))
     if len(paths) > _MOST_TAGS or not all(name for path in paths for name in path.split(".")):
         faults.append(
-            f"EVENT_TAGS is {text!r}: it must be at most {_MOST_TAGS} paths into the event, separated "
-            "by commas, such as `data.id`"
+            f"EVENT_TAGS is {text!r}: it must be at most {_MOST_TAGS} paths into the event, "
+            "separated by commas, such as `data.id`"
         )
     return paths
 
