@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from relay.config import ConfigurationError, Settings
 from relay.envelope import Names
 from relay.outcome import Result
-from relay.worker import Worker, ledger_opener
+from relay.worker import Worker, collect_less_garbage, ledger_opener
 
 # The framework passes Cloud Run's request time-out to gunicorn as a worker time-out. Cloud Run
 # freezes an idle instance. If it thaws one after that time-out, gunicorn kills the worker together
@@ -35,13 +35,15 @@ async def notifications(request: Request) -> Response:
     Also answers `POST /reconcile`: Cloud Scheduler calls it to compare the ledger with Svix.
     """
     global _worker  # noqa: PLW0603 - built once per worker process, on its first request
-    if request.url.path not in {"/notifications", "/reconcile"}:
+    path = request.scope["path"]  # `request.url` parses a URL anew
+    if path not in {"/notifications", "/reconcile"}:
         return JSONResponse({"detail": "not found: events go to /notifications"}, 404)
     if request.method != "POST":
         return JSONResponse({"detail": "only POST is taken here"}, 405, {"Allow": "POST"})
     if _worker is None:
         _worker = Worker(SETTINGS, _open_ledger)
-    if request.url.path == "/reconcile":
+        collect_less_garbage()
+    if path == "/reconcile":
         return JSONResponse(await _worker.reconcile())
     return _answer(*await _worker.handle(request.stream(), request.headers))
 

@@ -1,7 +1,8 @@
 """What a rate limit does: a backlog pushed against Svix's limit, the obvious function beside.
 
 `python -m bench.drain` first runs in virtual time, through the relay's own delivery and pacer
-(`bench/model.py`), then a tenth of it over HTTP (`bench/pushed.py`). It prints the tables that
+(`bench/model.py`), and sees how soon instances find new shares (`bench/shares.py`); then a tenth
+of it over HTTP (`bench/pushed.py`). It prints the tables that
 docs/measurements.md holds, writes them to bench/results/ and draws `bench/drain.png`. The push
 simulator is `local/push.py`, which says what of it is Google's word and what is the model's.
 """
@@ -17,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from bench import model, pushed
+from bench import model, pushed, shares
 from bench.functions import RESULTS, ROOT
 from bench.table import markdown
 from local.push import Policy, Subscription
@@ -331,6 +332,11 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments.quick:
         shown = outcomes[6]
         plot(shown, PLOT)
+    with ProcessPoolExecutor(2) as processes:
+        seeds = range(2 if arguments.quick else arguments.seeds)
+        changes = list(processes.map(shares.change, seeds))
+    tables.append(markdown(shares.HEADER, shares.rows(changes)))
+    is_met &= all(max(each.stopped, each.started) <= shares.WITHIN for each in changes)
     if not arguments.virtual:
         print("Over HTTP:", flush=True)
         results = asyncio.run(pushed.measure(quick=arguments.quick))

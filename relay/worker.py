@@ -5,6 +5,7 @@ of it, and a network client does not survive the fork. Nothing is decided here.
 """
 
 import asyncio
+import gc
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -29,6 +30,9 @@ _LAST_CALL_SECONDS = 8.0
 """What attempts under way have after SIGTERM: Cloud Run kills after 10 s, and a release and an
 answer take a moment (https://cloud.google.com/run/docs/container-contract#instance-shutdown)."""
 
+_GARBAGE_THRESHOLD = 10_000
+"""New objects after which Python looks for cycles; its own 700 are those of two or three events."""
+
 _STATE_SECONDS = 1.0  # between two lines of the debug log on how the pacer stands
 
 
@@ -52,6 +56,16 @@ def svix_sender(settings: Settings) -> SvixSender:
     """The way to the Svix that the settings name. To be called in a running loop."""
     token, url = settings.svix_token, settings.svix_server_url
     return SvixSender(token, url, create_applications=settings.create_applications)
+
+
+def collect_less_garbage() -> None:
+    """Let the collector leave alone what stays; it took a tenth of an event's processor time.
+
+    Those are the modules, 100,000 objects, which each full collection went through. To be called
+    once in a process that only serves.
+    """
+    gc.freeze()
+    gc.set_threshold(_GARBAGE_THRESHOLD)
 
 
 class Worker:

@@ -11,6 +11,7 @@ import pytest
 
 from bench import drain, model
 from bench.drain import BUSY, FLOOR, HALVING, Scenario
+from bench.shares import WITHIN, change
 from local.push import Policy, Subscription
 from tests import virtual_time
 
@@ -109,36 +110,9 @@ def test_without_a_limit_a_new_instance_is_as_fast_as_a_warm_one() -> None:
     assert warm / cold >= 0.9
 
 
-def test_an_instance_that_starts_has_its_share_within_a_minute() -> None:
-    """And where one stops, the other takes all: nobody tells it."""
-
-    async def main() -> list[list[float]]:
-        uniform = random.Random(1).uniform  # noqa: S311 - reproducible, not secret
-        svix = model.Svix(uniform, lambda _: 20.0)
-        relay = model.Relay(svix, uniform, places=6400, budget=540.0)
-        taken: list[list[float]] = []
-
-        def counts() -> list[int]:
-            return [each.pacer.state().taken for each in relay.instances]
-
-        async def measure(seconds: float) -> None:
-            before = counts()
-            await asyncio.sleep(seconds)
-            taken.append(
-                [(now - then) / seconds for then, now in zip(before, counts(), strict=True)]
-            )
-
-        pushing = asyncio.create_task(Subscription(relay.deliver, BUSY).run(model.backlog(20_000)))
-        await asyncio.sleep(20)
-        relay.start()
-        await asyncio.sleep(60)
-        await measure(30)
-        relay.kill()
-        await asyncio.sleep(60)
-        await measure(20)
-        pushing.cancel()
-        return taken
-
-    both, one = virtual_time.run(main())
-    assert all(5 <= rate <= 15 for rate in both)
-    assert 18 <= one[0] <= 21
+def test_shares_are_new_within_a_minute_of_a_stop_and_of_a_start() -> None:
+    """Nobody tells an instance that another one has stopped or started."""
+    shares = change(seed=1, instances=2, rate=20.0)
+    assert shares.stopped <= WITHIN
+    assert shares.started <= WITHIN
+    assert max(shares.refused_without, shares.refused_with) <= 0.03

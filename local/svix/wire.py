@@ -220,13 +220,13 @@ def minified(text: str) -> str:
     """A JSON text without spaces and needless escapes; its numbers as they are."""
 
     def shorter(match: re.Match[str]) -> str:
-        string = match[1]
-        return json.dumps(json.loads(string), ensure_ascii=False) if string else ""
+        string = match[1] or ""
+        return json.dumps(json.loads(string), ensure_ascii=False) if "\\" in string else string
 
     return _STRING_OR_SPACE.sub(shorter, text)
 
 
-_STRING_OR_SPACE = re.compile(r'("(?:[^"\\]|\\.)*")|\s+')
+_STRING_OR_SPACE = re.compile(r'("(?:[^"\\]++|\\.)*+")|\s+')
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
