@@ -1,4 +1,4 @@
-"""The Cloud Function: HTTP in, an HTTP status out. What happens to an event is in `relay/`."""
+"""The Cloud Function: takes HTTP requests and answers them. `relay/` decides the answers."""
 
 import math
 import os
@@ -34,12 +34,12 @@ async def notifications(request: Request) -> Response:
 
     Also answers `POST /reconcile`: Cloud Scheduler calls it to compare the ledger with Svix.
     """
-    global _worker  # noqa: PLW0603 - built once per worker process, on its first request
-    path = request.scope["path"]  # `request.url` parses a URL anew
+    global _worker  # noqa: PLW0603 - created once per worker process, by its first request
+    path = request.scope["path"]  # cheaper than `request.url`, which parses the URL again
     if path not in {"/notifications", "/reconcile"}:
         return JSONResponse({"detail": "not found: events go to /notifications"}, 404)
     if request.method != "POST":
-        return JSONResponse({"detail": "only POST is taken here"}, 405, {"Allow": "POST"})
+        return JSONResponse({"detail": "only POST is accepted here"}, 405, {"Allow": "POST"})
     if _worker is None:
         _worker = Worker(SETTINGS, _open_ledger)
         collect_less_garbage()
