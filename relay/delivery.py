@@ -30,7 +30,6 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Protocol
 
 from relay import results
@@ -58,7 +57,7 @@ from relay.pacing import NoTurn, Pacer, Turn, Waiter
 from relay.parking import Parking
 from relay.waits import REAL_TIME, Waits
 
-ASK_FIRST_AGE = timedelta(hours=11)
+ASK_FIRST_SECONDS = 11 * 3600.0
 """Claims of events that were first claimed longer ago than this ask Svix before they send. Svix
 forgets an idempotency key after 12 h. The hour of margin covers waiting and clock differences."""
 
@@ -243,7 +242,7 @@ class Delivery:
                 async with asyncio.timeout(max(0.0, request.deadline - self.waits.clock())):
                     await other.wait()
             except TimeoutError:
-                return results.in_progress(InProgress(timedelta(0), 0))
+                return results.in_progress(InProgress(0.0, 0))
             if duplicate := await request.delivered_before():
                 return duplicate
         return None
@@ -355,7 +354,7 @@ class _Request:
                 return results.duplicate(claim)
             case Claim():
                 self._delivery.observe("claimed", self._event)
-                if self._claim is None and claim.age >= ASK_FIRST_AGE:
+                if self._claim is None and claim.age >= ASK_FIRST_SECONDS:
                     self._next_call = Call.ASK
                 self._claim = claim
         return claim
@@ -404,7 +403,7 @@ class _Request:
             try:
                 await delivery.ledger.complete(claim, answer.message_id, fanout_confirmed=confirmed)
             except ClaimLost:
-                return InProgress(timedelta(0), claim.attempts)
+                return InProgress(0.0, claim.attempts)
             except LedgerUnavailable as failure:
                 if delivery.closing or delivery.waits.clock() + pause >= self.deadline:
                     return results.unrecorded(answer, failure)
@@ -419,7 +418,7 @@ class _Request:
         try:
             self._claim = await self._delivery.ledger.release(claim)
         except ClaimLost:
-            return InProgress(timedelta(0), claim.attempts)
+            return InProgress(0.0, claim.attempts)
         except LedgerUnavailable:
             # Our next claim finds our token in the record and takes it over at once. Other
             # deliveries can take it over when the lease ends.
@@ -434,11 +433,11 @@ class _Request:
             budget = self.deadline - delivery.waits.clock()
             if budget <= 0 or delivery.closing:
                 break
-            await delivery.waits.sleep(min(pause, claimed.lease_remaining.total_seconds(), budget))
+            await delivery.waits.sleep(min(pause, claimed.lease_remaining, budget))
             try:
                 record = await delivery.ledger.record(self.key)
             except LedgerUnavailable:
-                claimed = InProgress(timedelta(seconds=_LONGEST_LOOK), claimed.attempts)
+                claimed = InProgress(_LONGEST_LOOK, claimed.attempts)
                 continue
             match record.refusal(self._event) if record else None:
                 case None:

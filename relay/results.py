@@ -43,8 +43,7 @@ def duplicate(record: Duplicate) -> Result:
 
 def in_progress(claimed: InProgress) -> Result:
     """Another delivery holds the claim, and the budget is over."""
-    seconds = claimed.lease_remaining.total_seconds()
-    detail = f"another delivery holds the claim, for {seconds:.0f} s at most"
+    detail = f"another delivery holds the claim, for {claimed.lease_remaining:.0f} s at most"
     return Result(outcome=Outcome.IN_PROGRESS, detail=detail)
 
 

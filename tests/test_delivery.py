@@ -5,7 +5,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
@@ -14,7 +14,7 @@ from relay.config import ATTEMPT_SECONDS
 from relay.delivery import Delivery, GiveUp, History, Retry, Settle, what_next
 from relay.envelope import Event, Source
 from relay.ledger import (
-    LEASE,
+    LEASE_SECONDS,
     Claim,
     ClaimLost,
     DeadLetter,
@@ -28,6 +28,8 @@ from relay.ledger import (
 from relay.outcome import Answer, Call, Outcome, Remark, Result, Verdict
 from relay.pacing import NoTurn, Pacer, Waiter
 from relay.waits import Waits
+
+HOUR = 3600.0  # seconds
 
 SEND, ASK = Call.SEND, Call.ASK
 ACCEPTED = Answer(SEND, Verdict.ACCEPTED, 202, message_id="msg_1")
@@ -251,12 +253,12 @@ class Run:
     sleeps: list[float]
 
 
-def claim(age: timedelta = timedelta(0), attempts: int = 1) -> Claim:
+def claim(age: float = 0.0, attempts: int = 1) -> Claim:
     """A claim of ours."""
     return Claim("key", "token", object(), attempts, age)
 
 
-def record(state: State, *, lease: timedelta = LEASE, payload_sha256: str = "0" * 64) -> Record:
+def record(state: State, *, lease: float = LEASE_SECONDS, payload_sha256: str = "0" * 64) -> Record:
     """An event's record, touched just now."""
     now = datetime.now(UTC)
     return Record(
@@ -385,7 +387,7 @@ async def test_a_live_claim_is_looked_at_again_until_the_event_is_delivered() ->
     """A push that meets a live claim is not nacked."""
     busy = record(State.CLAIMED)
     run = await deliver(
-        claims=[InProgress(LEASE, 1)],
+        claims=[InProgress(LEASE_SECONDS, 1)],
         records=[busy, busy, busy, busy, busy, busy, record(State.DELIVERED)],
     )
     assert run.log == ["claim", *["look"] * 7]
@@ -395,7 +397,7 @@ async def test_a_live_claim_is_looked_at_again_until_the_event_is_delivered() ->
 
 async def test_a_claim_that_is_free_by_now_is_taken() -> None:
     run = await deliver(
-        ACCEPTED, claims=[InProgress(LEASE, 1), claim()], records=[record(State.RELEASED)]
+        ACCEPTED, claims=[InProgress(LEASE_SECONDS, 1), claim()], records=[record(State.RELEASED)]
     )
     assert run.log == ["claim", "look", "claim", "send", "complete msg_1"]
     assert run.result.outcome is Outcome.DELIVERED
@@ -403,14 +405,14 @@ async def test_a_claim_that_is_free_by_now_is_taken() -> None:
 
 async def test_a_dead_claim_is_looked_at_when_its_lease_ends() -> None:
     """After a crash an event waits no longer than its lease."""
-    run = await deliver(ACCEPTED, claims=[InProgress(timedelta(seconds=0.1), 1), claim()])
+    run = await deliver(ACCEPTED, claims=[InProgress(0.1, 1), claim()])
     assert run.sleeps == [0.1]
     assert run.result.outcome is Outcome.DELIVERED
 
 
 async def test_a_claim_that_outlives_the_budget_is_in_progress() -> None:
     run = await deliver(
-        claims=[InProgress(LEASE, 1)], records=[record(State.CLAIMED) for _ in range(100)]
+        claims=[InProgress(LEASE_SECONDS, 1)], records=[record(State.CLAIMED) for _ in range(100)]
     )
     assert run.result.outcome is Outcome.IN_PROGRESS
     assert sum(run.sleeps) == pytest.approx(BUDGET)
@@ -418,22 +420,20 @@ async def test_a_claim_that_outlives_the_budget_is_in_progress() -> None:
 
 async def test_an_old_claim_asks_svix_before_it_sends() -> None:
     """Svix may have forgotten the idempotency key of the earlier try."""
-    run = await deliver(FOUND, claims=[claim(timedelta(hours=11, seconds=1), 2)])
+    run = await deliver(FOUND, claims=[claim(11 * HOUR + 1, 2)])
     assert run.log == ["claim", "ask", "complete msg_0 unconfirmed"]
     assert run.result.remark is Remark.FANOUT_UNCONFIRMED
 
 
 async def test_a_younger_claim_is_resent_without_asking() -> None:
     """The idempotency key covers it."""
-    run = await deliver(ACCEPTED, claims=[claim(timedelta(hours=10, minutes=59), 2)])
+    run = await deliver(ACCEPTED, claims=[claim(11 * HOUR - 60, 2)])
     assert run.log == ["claim", "send", "complete msg_1"]
 
 
 async def test_an_old_claim_is_sent_once_svix_has_said_that_it_has_nothing() -> None:
     """And not before, however often asking fails."""
-    run = await deliver(
-        UNASKED, ASK_LIMITED, MISSING, ACCEPTED, claims=[claim(timedelta(hours=12))]
-    )
+    run = await deliver(UNASKED, ASK_LIMITED, MISSING, ACCEPTED, claims=[claim(12 * HOUR)])
     calls = [entry for entry in run.log if entry in {"ask", "send"}]
     assert calls == ["ask", "ask", "ask", "send"]
 

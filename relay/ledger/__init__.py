@@ -5,6 +5,8 @@ the operator's commands use. `firestore.py` and `sqlite.py` implement both and p
 
 A ledger does not call Svix and decides no outcome. It gives a claim to one worker at a time, judges
 leases by its own clock, and rejects the writes of a worker that has lost its claim.
+
+Durations are seconds. Only what is added to dates is a timedelta.
 """
 
 import hashlib
@@ -18,15 +20,15 @@ from typing import Protocol, Self
 from relay.envelope import Event, Form, Names, Source
 from relay.outcome import Result
 
-LEASE = timedelta(seconds=30)
+LEASE_SECONDS = 30.0
 """How long a claim is valid. An attempt takes at most 20 s from its claim on: 5 to claim, 10 to
 call Svix, 5 to settle. So no worker still calls Svix when its lease ends. The record holds the
 claim's lease, so that every version of the relay judges a claim by the same lease."""
 
-LEDGER_TIMEOUT = timedelta(seconds=5)
+LEDGER_CALL_SECONDS = 5.0
 """The longest one call may take, including its retries."""
 
-PARK_TIMEOUT = timedelta(seconds=20)
+PARK_SECONDS = 20.0
 """The longest `Ledger.park` may take. A large letter takes a dozen writes. Cloud Run ends a request
 30 s after its budget, so there is time to store a letter after the budget."""
 
@@ -84,8 +86,8 @@ class Claim:
     """The version of the record that a settle requires; the ledger decides what it is."""
     attempts: int
     """How many claims the event has had, including this one."""
-    age: timedelta
-    """The time since the event's first claim, by the ledger's clock."""
+    age: float
+    """Seconds since the event's first claim, by the ledger's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +101,9 @@ class Duplicate:
 
 @dataclass(frozen=True, slots=True)
 class InProgress:
-    """Another delivery holds the claim, for `lease_remaining` at most."""
+    """Another delivery holds the claim, for `lease_remaining` seconds at most."""
 
-    lease_remaining: timedelta
+    lease_remaining: float
     attempts: int
 
 
@@ -123,8 +125,8 @@ class Record:
     state: State
     claim: str
     """The token of the latest claim."""
-    lease: timedelta
-    """The lease of the latest claim; it begins at `touched_at`."""
+    lease: float
+    """The lease of the latest claim in seconds; it begins at `touched_at`."""
     attempts: int
     """How many claims the event has had."""
     payload_sha256: str
@@ -150,23 +152,23 @@ class Record:
         return key_of(self.project, self.event_id)
 
     @property
-    def age(self) -> timedelta:
-        """How long ago the event was claimed first."""
-        return self.read_at - self.first_claimed_at
+    def age(self) -> float:
+        """How many seconds ago the event was first claimed."""
+        return (self.read_at - self.first_claimed_at).total_seconds()
 
     @property
-    def lease_remaining(self) -> timedelta:
-        """How long the claim is still valid; zero or less if nobody holds one."""
+    def lease_remaining(self) -> float:
+        """How many seconds the claim is still valid; zero or less if nobody holds one."""
         if self.state is not State.CLAIMED:
-            return timedelta(0)
-        return self.lease - (self.read_at - self.touched_at)
+            return 0.0
+        return self.lease - (self.read_at - self.touched_at).total_seconds()
 
     def refusal(self, event: Event) -> Duplicate | InProgress | None:
         """Why `event` cannot be claimed now; None if it can."""
         if self.state is State.DELIVERED:
             changed = event.payload_sha256 != self.payload_sha256
             return Duplicate(self.svix_message_id, changed, self.attempts)
-        if (remaining := self.lease_remaining) > timedelta(0):
+        if (remaining := self.lease_remaining) > 0:
             return InProgress(remaining, self.attempts)
         return None
 
@@ -238,8 +240,8 @@ def _storable(name: str | None) -> str | None:
 class Ledger(Protocol):
     """A ledger as a delivery uses it.
 
-    Every method may raise `LedgerUnavailable`, and takes at most `LEDGER_TIMEOUT` unless it says
-    otherwise. A cancelled write may still be made.
+    Every method may raise `LedgerUnavailable`. It takes at most `LEDGER_CALL_SECONDS` unless it
+    says otherwise. A cancelled write may still be made.
     """
 
     async def record(self, key: str) -> Record | None:
@@ -272,7 +274,7 @@ class Ledger(Protocol):
     async def park(self, letter: DeadLetter) -> None:
         """Store a dead letter. If it is already stored, nothing changes.
 
-        Takes at most `PARK_TIMEOUT`.
+        Takes at most `PARK_SECONDS`.
         """
 
     async def close(self) -> None:
@@ -315,7 +317,7 @@ class Archive(Ledger, Protocol):
     async def dead_letter(self, letter_id: str) -> DeadLetter | None:
         """One dead letter with its payload; None if there is none.
 
-        Raises `LetterDamaged` if the payload is incomplete. Takes at most `PARK_TIMEOUT`.
+        Raises `LetterDamaged` if the payload is incomplete. Takes at most `PARK_SECONDS`.
         """
 
     def dead_letters(

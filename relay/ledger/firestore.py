@@ -18,7 +18,7 @@ https://cloud.google.com/firestore/docs/reference/rpc/google.firestore.v1#precon
 import contextlib
 import secrets
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Self
 
 from google.api_core.exceptions import Conflict, FailedPrecondition, NotFound
@@ -27,7 +27,7 @@ from google.cloud.firestore import SERVER_TIMESTAMP, AsyncClient, FieldFilter
 
 from relay.envelope import Event
 from relay.ledger import (
-    LEASE,
+    LEASE_SECONDS,
     RECORD_LIFETIME,
     SHARDS,
     Claim,
@@ -53,7 +53,7 @@ _CONTESTED = (Conflict, FailedPrecondition, NotFound)
 class FirestoreLedger:
     """A ledger for any number of instances. Leases are judged by Firestore's clock."""
 
-    def __init__(self, client: AsyncClient, lease: timedelta) -> None:
+    def __init__(self, client: AsyncClient, lease: float) -> None:
         self._lease = lease
         self._events = client.collection("events")
         # The layer beneath the library's documents.
@@ -66,8 +66,10 @@ class FirestoreLedger:
         self._letters = Letters(client, self._calls)
 
     @classmethod
-    def connect(cls, project: str | None, database: str, *, lease: timedelta = LEASE) -> Self:
+    def connect(cls, project: str | None, database: str, *, lease: float = LEASE_SECONDS) -> Self:
         """A ledger with a client of its own, which belongs to the running event loop.
+
+        `lease` is in seconds.
 
         Google's library finds the credentials and, if `project` is None, the project. It also reads
         FIRESTORE_EMULATOR_HOST. Raises `LedgerMisconfigured` if it does not find them.
@@ -107,7 +109,7 @@ class FirestoreLedger:
                 # Each further round needs another writer that was faster, so the loop ends.
                 with contextlib.suppress(Conflict):
                     version = await self._create(key, event, claimed)
-                    return Claim(key, token, version, 1, timedelta(0))
+                    return Claim(key, token, version, 1, 0.0)
                 record = await self._read(key)
                 if record is None:
                     continue
@@ -174,7 +176,7 @@ class FirestoreLedger:
         return {
             "state": State.CLAIMED.value,
             "claim": token,
-            "lease": self._lease.total_seconds(),
+            "lease": self._lease,
             "pubsub_message_id": event.source.message_id,
             **_touched(),
         }
@@ -286,13 +288,13 @@ def _touched() -> dict[str, Any]:
 
 def _moved_on(claim: Claim, version: Any) -> Claim:
     """The claim, at a later version of its record."""
-    passed = time_of(version) - time_of(claim.version)
+    passed = (time_of(version) - time_of(claim.version)).total_seconds()
     return Claim(claim.key, claim.token, version, claim.attempts, claim.age + passed)
 
 
 def _claim_of(record: Record) -> Claim:
     """The latest claim in a record. Its age is of when the record was written."""
-    age = record.touched_at - record.first_claimed_at
+    age = (record.touched_at - record.first_claimed_at).total_seconds()
     return Claim(record.key, record.claim, record.version, record.attempts, age)
 
 
@@ -303,7 +305,7 @@ def _record(stored: dict[str, Any], version: Any, read_at: datetime) -> Record:
         event_type=stored["event_type"],
         state=State(stored["state"]),
         claim=stored["claim"],
-        lease=timedelta(seconds=stored["lease"]),
+        lease=stored["lease"],
         attempts=stored["attempts"],
         payload_sha256=stored["payload_sha256"],
         first_claimed_at=stored["first_claimed_at"],

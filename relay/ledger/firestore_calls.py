@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from typing import Any
 
 from google.api_core.exceptions import (
@@ -21,17 +20,17 @@ from google.auth.exceptions import GoogleAuthError
 from google.cloud.firestore import AsyncQuery, DocumentSnapshot
 from grpc import RpcError
 
-from relay.ledger import LEDGER_TIMEOUT, LedgerMisconfigured, LedgerUnavailable
+from relay.ledger import LEDGER_CALL_SECONDS, LedgerMisconfigured, LedgerUnavailable
 from relay.ledger.batches import Batches, Closed
 from relay.ledger.patience import patiently
 
 _PAGE = 500  # documents
 
-_PAGE_TIMEOUT = timedelta(seconds=30)
+_PAGE_SECONDS = 30.0
 """The longest one page may take. It usually takes a tenth of a second. Only the operator's commands
 read pages."""
 
-# gRPC's text if the credentials give no token. Then it sends nothing, and its status is UNAVAILABLE.
+# gRPC's text if the credentials give no token. It sends nothing then; its status is UNAVAILABLE.
 _NO_TOKEN = "metadata from plugin failed"  # noqa: S105 - no secret
 
 
@@ -43,12 +42,12 @@ class Calls:
         self._batches = batches
 
     @contextlib.asynccontextmanager
-    async def answering(self, limit: timedelta | None = None) -> AsyncIterator[None]:
-        """Raise `LedgerUnavailable` if the calls in this context fail or exceed the limit.
+    async def answering(self, limit: float | None = None) -> AsyncIterator[None]:
+        """Raise `LedgerUnavailable` if the calls in this context fail, or take too long.
 
-        Without a limit, it is `LEDGER_TIMEOUT`.
+        `limit` is in seconds; None: `LEDGER_CALL_SECONDS`.
         """
-        seconds = (limit or LEDGER_TIMEOUT).total_seconds()
+        seconds = limit or LEDGER_CALL_SECONDS
         try:
             async with asyncio.timeout(seconds):
                 yield
@@ -104,7 +103,7 @@ async def pages(query: AsyncQuery, calls: Calls) -> AsyncIterator[DocumentSnapsh
     """A query's documents. Holds one page at a time, and asks again for a page that fails."""
 
     async def page() -> list[DocumentSnapshot[Any]]:
-        async with calls.answering(_PAGE_TIMEOUT):
+        async with calls.answering(_PAGE_SECONDS):
             return await query.limit(_PAGE).get(retry=None)
 
     while True:

@@ -29,7 +29,7 @@ from google.cloud.firestore import (
 from relay.envelope import Form
 from relay.ledger import (
     DEAD_LETTER_LIFETIME,
-    PARK_TIMEOUT,
+    PARK_SECONDS,
     DeadLetter,
     LetterDamaged,
 )
@@ -65,7 +65,7 @@ class Letters:
             "expires_at": datetime.now(UTC) + DEAD_LETTER_LIFETIME,
         }
         in_parts = len(content) > PART_BYTES
-        async with self._calls.answering(PARK_TIMEOUT):
+        async with self._calls.answering(PARK_SECONDS):
             if not in_parts:
                 stored["content"] = content
             elif (await self._get(letter.id)).exists:
@@ -82,7 +82,7 @@ class Letters:
 
     async def read(self, letter_id: str) -> DeadLetter | None:
         """One letter with its payload. Raises `LetterDamaged` if that is incomplete."""
-        async with self._calls.answering(PARK_TIMEOUT):
+        async with self._calls.answering(PARK_SECONDS):
             snapshot = await self._get(letter_id)
             while snapshot.exists:
                 try:

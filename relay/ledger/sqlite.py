@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -21,8 +21,8 @@ from typing import TypeVar
 from relay.envelope import Event, Form
 from relay.ledger import (
     DEAD_LETTER_LIFETIME,
-    LEASE,
-    LEDGER_TIMEOUT,
+    LEASE_SECONDS,
+    LEDGER_CALL_SECONDS,
     RECORD_LIFETIME,
     Claim,
     ClaimLost,
@@ -120,13 +120,13 @@ _HOPELESS = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READ
 
 
 class SqliteLedger:
-    """A ledger in the file at `path`, which the first call opens.
+    """A ledger in the file at `path`, which the first call opens. `lease` is in seconds.
 
     With `create`, a missing file is created in its directory, which must exist. Without `create`, a
     missing file raises `LedgerMisconfigured`, and expired records are not deleted.
     """
 
-    def __init__(self, path: Path, *, create: bool, lease: timedelta = LEASE) -> None:
+    def __init__(self, path: Path, *, create: bool, lease: float = LEASE_SECONDS) -> None:
         self._path = path
         self._create = create
         self._lease = lease
@@ -274,7 +274,7 @@ class SqliteLedger:
 
         `mode` is `immediate` for writes. Reads are `deferred`, and wait for no writer.
         """
-        limit = LEDGER_TIMEOUT.total_seconds()
+        limit = LEDGER_CALL_SECONDS
         give_up_at = time.monotonic() + limit
 
         def run() -> _T:
@@ -308,7 +308,7 @@ class SqliteLedger:
 
 
 def _claim(
-    database: sqlite3.Connection, event: Event, previous: Claim | None, lease: timedelta
+    database: sqlite3.Connection, event: Event, previous: Claim | None, lease: float
 ) -> Claim | Duplicate | InProgress:
     key = key_of(event.project, event.id)
     token = secrets.token_hex(16)
@@ -324,7 +324,7 @@ def _claim(
         "event_id": event.id,
         "event_type": event.type,
         "claim": token,
-        "lease": lease.total_seconds(),
+        "lease": lease,
         "payload_sha256": event.payload_sha256,
         "pubsub_message_id": event.source.message_id,
         "now": now,
@@ -332,7 +332,7 @@ def _claim(
     }
     database.execute(_CLAIM, row)
     if record is None:
-        return Claim(key, token, None, 1, timedelta(0))
+        return Claim(key, token, None, 1, 0.0)
     return Claim(key, token, None, record.attempts + 1, record.age)
 
 
@@ -372,7 +372,7 @@ def _record(row: sqlite3.Row, now: float) -> Record:
         event_type=row["event_type"],
         state=State(row["state"]),
         claim=row["claim"],
-        lease=timedelta(seconds=row["lease"]),
+        lease=row["lease"],
         attempts=row["attempts"],
         payload_sha256=row["payload_sha256"],
         first_claimed_at=_time(row["first_claimed_at"]),

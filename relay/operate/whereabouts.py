@@ -263,7 +263,7 @@ def locate(evidence: Evidence) -> Whereabouts:
 
 def _place(evidence: Evidence) -> Place:  # noqa: PLR0911 - the rules, in order
     record, svix = evidence.record, evidence.svix
-    if record and record.lease_remaining > timedelta(0):
+    if record and record.lease_remaining > 0:
         return Place.BEING_SENT
     if svix and svix.message:
         if record is None:
@@ -323,7 +323,7 @@ def _next_by(place: Place, evidence: Evidence) -> datetime | None:
     if record is None:
         return None
     if place is Place.BEING_SENT:
-        return record.read_at + record.lease_remaining
+        return record.touched_at + timedelta(seconds=record.lease)
     redelivered = place.waits or (place is Place.UNSETTLED and not _unsettled_for_long(evidence))
     return record.touched_at + REDELIVERED_WITHIN if redelivered else None
 
@@ -334,7 +334,7 @@ def _unsettled_for_long(evidence: Evidence) -> bool:
 
 def _remedies(place: Place, evidence: Evidence) -> tuple[Remedy, ...]:
     record = evidence.record
-    age = record.age if record else timedelta(0)
+    age = timedelta(seconds=record.age if record else 0.0)
     seek = (Remedy.SEEK,) if age < _IN_SUBSCRIPTION else ()
     match place:
         case Place.PARKED:
