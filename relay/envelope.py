@@ -145,7 +145,7 @@ def read(body: bytes, headers: Mapping[str, str], tag_paths: Sequence[str]) -> E
     attributes = Attributes.of_headers(headers)
     source = _source(headers, attributes, body)
     if not source.pushed and headers.get("content-encoding", "identity").lower() != "identity":
-        detail = "compressed bodies are not taken: send plain JSON"
+        detail = "compressed bodies are not accepted: send plain JSON"
         raise Refused(Outcome.MALFORMED, detail, source, code=MEDIA_TYPE)
     envelope, data = (body, "") if len(body) <= EVENT_LIMIT else _without_data(body)
     if len(envelope) > EVENT_LIMIT:
