@@ -109,6 +109,7 @@ VARIATIONS = [
     replace(
         _FOUR,
         name="28 a second, budget 240 s",
+        used=0.9,  # of 5,000 events, the end is a larger part
         rate=28.0,
         events=5000,
         refused=1.0,
@@ -118,6 +119,7 @@ VARIATIONS = [
     replace(
         _FOUR,
         name="12 a second, budget 540 s",
+        used=0.9,
         rate=12.0,
         budget=540.0,
         events=5000,
