@@ -58,19 +58,20 @@ from relay.parking import Parking
 from relay.waits import REAL_TIME, Waits
 
 ASK_FIRST_SECONDS = 11 * 3600.0
-"""Claims of events that were first claimed longer ago than this ask Svix before they send. Svix
-forgets an idempotency key after 12 h. The hour of margin covers waiting and clock differences."""
+"""An event that was first claimed longer ago than this may be in Svix already, and Svix forgets an
+idempotency key after 12 h. So the delivery asks Svix before it sends. The hour between the two
+covers waiting and clock differences."""
 
 UNEXPLAINED_CONFLICTS = 2
 UNEXPLAINED_AFTER_SECONDS = 5.0
-"""A conflict is unexplained after this many conflicts, if this long after the first ask Svix still
-does not have the message. Two conflicts are harmless. If two events of a new project race to create
-its application, Svix answers one of them with 409. Svix also holds an idempotency lock for 5 s. A
-conflict that outlasts both means that something we cannot find has the event's id."""
+"""How many conflicts it takes, and how long after the first ask, until a conflict is unexplained.
+Two kinds of conflict are harmless. If two events of a new project race to create its application,
+Svix answers one of them with 409. Svix also answers 409 while it holds an idempotency lock, for
+5 s. A conflict that outlasts both means that something we cannot find has the event's id."""
 
 _FIRST_BACK_OFF, _LONGEST_BACK_OFF = 0.2, 20.0
 """Seconds between the attempts of one event, doubled with each. Waiting costs no other event
-anything. Pub/Sub slows the whole subscription down for a nack."""
+anything, but for each nack Pub/Sub slows down the whole subscription."""
 
 _FIRST_LOOK, _LONGEST_LOOK = 0.2, 5.0
 """Seconds between looks at an event that another delivery holds, doubled with each. The same pauses
