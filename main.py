@@ -1,4 +1,4 @@
-"""The Cloud Function: HTTP in, an HTTP status out. What happens to an event is in `relay/`."""
+"""The Cloud Function: takes HTTP requests and answers them. `relay/` decides the answers."""
 
 import math
 import os
@@ -13,9 +13,10 @@ from relay.envelope import Names
 from relay.outcome import Result
 from relay.worker import Worker, collect_less_garbage, ledger_opener
 
-# The framework hands Cloud Run's request time-out to gunicorn as a time-out of the worker. An idle
-# instance gets no processor: thawed later than that, it would be killed with the request that woke
-# it. Cloud Run's own request time-out stays. The framework reads this after it has imported us.
+# The framework passes Cloud Run's request time-out to gunicorn as a worker time-out. Cloud Run
+# freezes an idle instance. If it thaws one after that time-out, gunicorn kills the worker together
+# with the request that woke it. 0 turns the worker time-out off; Cloud Run still ends requests that
+# take too long. The framework reads this variable after it has imported this module.
 os.environ["CLOUD_RUN_TIMEOUT_SECONDS"] = "0"
 
 try:
@@ -29,16 +30,16 @@ _worker: Worker | None = None
 
 @functions_framework.aio.http
 async def notifications(request: Request) -> Response:
-    """Take one event, from a Pub/Sub push or posted by hand: `POST /notifications`.
+    """Answer `POST /notifications`, which brings one event, pushed by Pub/Sub or posted by hand.
 
-    `POST /reconcile`, called by Cloud Scheduler, compares the ledger with Svix.
+    Also answers `POST /reconcile`: Cloud Scheduler calls it to compare the ledger with Svix.
     """
-    global _worker  # noqa: PLW0603 - built once per worker process, on its first request
-    path = request.scope["path"]  # `request.url` parses a URL anew
+    global _worker  # noqa: PLW0603 - created once per worker process, by its first request
+    path = request.scope["path"]  # cheaper than `request.url`, which parses the URL again
     if path not in {"/notifications", "/reconcile"}:
         return JSONResponse({"detail": "not found: events go to /notifications"}, 404)
     if request.method != "POST":
-        return JSONResponse({"detail": "only POST is taken here"}, 405, {"Allow": "POST"})
+        return JSONResponse({"detail": "only POST is accepted here"}, 405, {"Allow": "POST"})
     if _worker is None:
         _worker = Worker(SETTINGS, _open_ledger)
         collect_less_garbage()

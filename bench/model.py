@@ -9,14 +9,13 @@ the obvious function. Times are seconds of the virtual loop.
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Protocol
 
 from local.push import Arrival
 from relay.delivery import Delivery
 from relay.envelope import Event, Source
 from relay.ledger import (
-    LEASE,
+    LEASE_SECONDS,
     Claim,
     ClaimLost,
     DeadLetter,
@@ -146,13 +145,13 @@ class Ledger:
         row = self.rows.setdefault(key, _Row("released", 0, 0, now(), now()))
         if row.state == "delivered":
             return Duplicate("msg", payload_changed=False, attempts=row.attempts)
-        remaining = LEASE - timedelta(seconds=now() - row.touched_at)
+        remaining = LEASE_SECONDS - (now() - row.touched_at)
         is_ours = previous is not None and previous.version == row.version
-        if row.state == "claimed" and remaining > timedelta(0) and not is_ours:
+        if row.state == "claimed" and remaining > 0 and not is_ours:
             return InProgress(remaining, row.attempts)
         row.attempts += 1
         version = self._write(row, "claimed")
-        age = timedelta(seconds=now() - row.first_claimed_at)
+        age = now() - row.first_claimed_at
         return Claim(key, str(version), version, row.attempts, age)
 
     async def complete(

@@ -1,18 +1,18 @@
-"""The webhook relay: each event that Pub/Sub pushes is in Svix once, in effect, before it is acked.
+"""The webhook relay puts each event that Pub/Sub pushes into Svix once, and only then acks it.
 
-The way of one event, through one room each:
+One event passes through these modules, in this order:
 
     main.py        an HTTP request comes in
-    worker.py      one worker process: its clients, its requests, its end
-    intake.py      which body may be read when
-    envelope.py    body and headers -> Event; anything that is not a valid event is refused
-    delivery.py    the protocol, and the table of what comes next after each answer of Svix
-      pacing/        a turn to call Svix; requests wait for theirs rather than being refused
-      ledger/        claim: one worker at a time; settle: delivered, or released for the next
-      sender.py      one call to Svix, its answer classified
-    parking.py     what can never succeed is stored as a dead letter
-    results.py     how the delivery ended, in words; outcome.py has the tables of statuses
-    logs.py        one JSON line
+    worker.py      runs one worker process: its clients, its requests and its shutdown
+    intake.py      decides which body is read when
+    envelope.py    makes an Event of body and headers, or refuses them
+    delivery.py    runs the protocol; a table says what follows each answer of Svix
+      pacing/        gives turns to call Svix, so that requests wait instead of being refused
+      ledger/        records claims, so that one worker at a time sends an event
+      sender.py      makes one call to Svix and classifies the answer
+    parking.py     stores a push that can never succeed as a dead letter
+    results.py     builds the result; outcome.py lists the outcomes and their HTTP statuses
+    logs.py        writes one JSON line
 
-`config.py` reads the settings. `operate/` holds the operator's commands. Imports run downwards.
+`config.py` reads the settings. `operate/` holds the operator's commands. No imports are circular.
 """

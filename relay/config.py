@@ -1,7 +1,7 @@
-"""Settings: read once from the environment, every fault reported at once, frozen after.
+"""The settings: read once from the environment, and then frozen. All faults are reported at once.
 
-Google's own variables (`GOOGLE_CLOUD_PROJECT`, `FIRESTORE_EMULATOR_HOST`) are read by Google's
-libraries as well; here they are only named where the relay needs them.
+Google's libraries also read variables by themselves, such as `FIRESTORE_EMULATOR_HOST`. This module
+reads only those that the relay uses.
 """
 
 import math
@@ -11,34 +11,34 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 CLAIM_SECONDS = 5.0
-"""The longest the ledger may take to answer a claim, its retries included."""
+"""The longest the ledger may take to answer a claim, including its retries."""
 
 SVIX_CALL_SECONDS = 10.0
 """The longest one call to Svix may take, from connecting to the last byte."""
 
 SETTLE_SECONDS = 5.0
-"""The longest the ledger may take to record what Svix said."""
+"""The longest the ledger may take to record Svix's answer, including its retries."""
 
 ATTEMPT_SECONDS = CLAIM_SECONDS + SVIX_CALL_SECONDS + SETTLE_SECONDS
-"""The longest an attempt may take, and what the last turn leaves of a request's budget."""
+"""The longest an attempt may take. A request gets its last turn so long before its budget ends."""
 
 _BUDGET = 240.0  # seconds
 _BUDGET_BOUNDS = (30.0, 540.0)
-# Below 30 s an attempt (20 s) leaves hardly any room to wait; above 540 s the ack deadline (the
-# budget and 60 s) passes the 600 s that Pub/Sub allows.
+# With less than 30 s, an attempt (20 s) leaves hardly any time to wait. With more than 540 s, the
+# ack deadline (the budget plus 60 s) would exceed Pub/Sub's maximum of 600 s.
 
 _BODIES_MIB = 48
 _BODIES_BOUNDS = (32.0, 32_768.0)
-# A wrapped push of Pub/Sub's largest message is 14 MB; two of them, and room for small ones.
+# 32 MiB hold two wrapped pushes of Pub/Sub's largest message, 14 MB each, and some smaller bodies.
 
 _EVENT_TAGS = "data.id"
-_MOST_TAGS = 5  # that Svix takes on a message: https://api.svix.com/docs
+_MOST_TAGS = 5  # Svix's maximum for a message: https://api.svix.com/docs
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 class ConfigurationError(Exception):
-    """The environment is missing something or holds something wrong; its text names every fault."""
+    """Variables of the environment are missing or wrong. The text names every fault."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__(
@@ -48,42 +48,41 @@ class ConfigurationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the environment decides. Times are in seconds.
+    """The settings. Times are in seconds.
 
-    The request budget bounds everything that waits, so that this order always holds: attempt <
-    budget < function time-out < ack deadline.
+    This order always holds: attempt < budget < function time-out < ack deadline.
     """
 
     svix_token: str = field(repr=False)
     svix_server_url: str | None = None
-    """None: by the token's region, as the SDK does."""
+    """None: the SDK takes the URL of the token's region."""
     ledger_path: Path | None = None
-    """The embedded ledger's file; None: Firestore."""
+    """The file of the SQLite ledger; None: Firestore."""
     google_cloud_project: str | None = None
-    """None: as Google's credentials say."""
+    """None: Google's credentials decide."""
     firestore_database: str = "(default)"
     create_applications: bool = True
     request_budget: float = _BUDGET
-    """The longest a request waits and works before it answers."""
+    """The longest a request may take, from its arrival to its answer."""
     bodies_mib: int = _BODIES_MIB
-    """How many MiB of large bodies are held at one moment."""
+    """How many MiB of large bodies may be held at one moment."""
     event_tags: tuple[str, ...] = (_EVENT_TAGS,)
-    """Paths into the event whose values become the Svix message's tags."""
+    """Paths into the event. Their values become the Svix message's tags."""
     log_level: str = "INFO"
 
     @property
     def function_timeout(self) -> float:
-        """When Cloud Run ends the request: after the relay has answered."""
+        """After how long Cloud Run ends a request; the relay has answered before."""
         return self.request_budget + 30
 
     @property
     def ack_deadline(self) -> float:
-        """When Pub/Sub gives a push up: after Cloud Run has ended the request."""
+        """How long Pub/Sub waits for an answer; Cloud Run has ended the request before."""
         return self.request_budget + 60
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
-        """Read the settings. Raises `ConfigurationError`; an empty variable counts as unset."""
+        """Read the settings. An empty variable counts as unset. Raises `ConfigurationError`."""
         values = {name: value for name, value in environment.items() if value.strip()}
         faults: list[str] = []
         settings = cls(
@@ -110,7 +109,7 @@ def _token(values: Mapping[str, str], faults: list[str]) -> str:
     if not token:
         faults.append("SVIX_TOKEN is missing: set it to an API token of the Svix environment")
     elif not (token.isascii() and token.isprintable()) or " " in token:
-        faults.append("SVIX_TOKEN holds a character that no token has: was it copied whole?")
+        faults.append("SVIX_TOKEN has a character that no token has: was it copied completely?")
     return token
 
 
@@ -139,17 +138,17 @@ def _ledger(values: Mapping[str, str], faults: list[str]) -> Path | None:
         return None
     kind, _, path = ledger.partition(":")
     if kind != "sqlite" or not path:
-        faults.append(f"LEDGER is {ledger!r}: it is `firestore` or `sqlite:PATH`")
+        faults.append(f"LEDGER is {ledger!r}: it must be `firestore` or `sqlite:PATH`")
         return None
     if not Path(path).absolute().parent.is_dir():
-        faults.append(f"LEDGER names a file in {Path(path).parent}, which is no directory")
+        faults.append(f"LEDGER names a file in {Path(path).parent}, which is not a directory")
     return Path(path)
 
 
 def _flag(values: Mapping[str, str], name: str, faults: list[str], *, default: bool) -> bool:
     text = values.get(name, str(default)).strip().lower()
     if text not in {"true", "false"}:
-        faults.append(f"{name} is {text!r}: it is `true` or `false`")
+        faults.append(f"{name} is {text!r}: it must be `true` or `false`")
     return text == "true"
 
 
@@ -167,7 +166,7 @@ def _number(
     except ValueError:
         number = math.nan
     if not low <= number <= high:
-        faults.append(f"{name} is {text!r}: it is a number from {low:g} to {high:g}")
+        faults.append(f"{name} is {text!r}: it must be a number from {low:g} to {high:g}")
         return default
     return number
 
@@ -177,8 +176,8 @@ def _tags(values: Mapping[str, str], faults: list[str]) -> tuple[str, ...]:
     paths = tuple(path.strip() for path in text.split(","))
     if len(paths) > _MOST_TAGS or not all(name for path in paths for name in path.split(".")):
         faults.append(
-            f"EVENT_TAGS is {text!r}: it is at most {_MOST_TAGS} paths into the event, separated "
-            "by commas, such as `data.id`"
+            f"EVENT_TAGS is {text!r}: it must be at most {_MOST_TAGS} paths into the event, "
+            "separated by commas, such as `data.id`"
         )
     return paths
 
@@ -186,5 +185,5 @@ def _tags(values: Mapping[str, str], faults: list[str]) -> tuple[str, ...]:
 def _log_level(values: Mapping[str, str], faults: list[str]) -> str:
     level = values.get("LOG_LEVEL", "INFO").strip().upper()
     if level not in LOG_LEVELS:
-        faults.append(f"LOG_LEVEL is {level!r}: it is one of {', '.join(LOG_LEVELS)}")
+        faults.append(f"LOG_LEVEL is {level!r}: it must be one of {', '.join(LOG_LEVELS)}")
     return level

@@ -1,36 +1,35 @@
-"""The protocol: an event is in Svix once, in effect, and acknowledged only when that is recorded.
+"""The protocol that puts an event into Svix once and acknowledges it only after recording that.
 
-A delivery is a loop of attempts until one says what becomes of the event. An attempt is one turn,
-one claim, one call to Svix and one settle:
+A delivery is a loop of attempts. It ends when an attempt decides the event's outcome. An attempt is
+one turn, one claim, one call to Svix and one settle:
 
     wait for a turn -> claim -> send (or ask for) the message -> settle: delivered or released
 
-`what_next` is the table of what comes after each answer of Svix. Before the call:
+`what_next` is the table of what follows each answer of Svix. Before the call:
 
-    the claim says                 next
-    ours                           call Svix; if a pause has begun meanwhile, release and wait again
-    delivered before               the turn goes to the next in line; `duplicate`
-    in progress elsewhere          the same; look again until it is delivered or free
-    the ledger does not answer     the turn is spent; the pacer holds claims back for a while
+    the claim's result             next
+    claimed                        call Svix; if a pause began since the turn, release and wait
+    delivered before               give the turn back; the outcome is `duplicate`
+    in progress elsewhere          give the turn back; look again until it is delivered or free
+    the ledger does not answer     the turn is used up; the pacer pauses all claims for a while
 
-A crash is healed by whoever delivers the event next:
+After a crash, Pub/Sub's redelivery continues:
 
-    the function dies...                         then
-    while it waits                               nothing was claimed: a redelivery goes on at once
-    between claim and send                       the lease runs out (30 s), a redelivery sends
-    between Svix's acceptance and settle         the resend carries the same idempotency key
-    the same, redelivered over 11 hours later    the next claim asks Svix before it sends
-    after settle, before the answer              the redelivery is a duplicate
+    the function dies                            the redelivery
+    while it waits                               claims at once, because nothing was claimed
+    between claim and send                       waits until the lease ends (30 s), then sends
+    between Svix's acceptance and settle         sends again with the same idempotency key
+    the same, and it comes over 11 hours later   asks Svix before it sends
+    after settle, before the answer              is a duplicate
 
-Does no I/O itself: the ledger, the sender, the pacer and the clock are passed in. Times are seconds
-of that clock.
+This module does no I/O itself: the ledger, the sender, the pacer and the clock are passed in. Times
+are seconds of that clock.
 """
 
 import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Protocol
 
 from relay import results
@@ -58,28 +57,33 @@ from relay.pacing import NoTurn, Pacer, Turn, Waiter
 from relay.parking import Parking
 from relay.waits import REAL_TIME, Waits
 
-ASK_FIRST_AGE = timedelta(hours=11)
-"""Svix forgets an idempotency key after 12 h; the hour between is for waiting and for clocks."""
+ASK_FIRST_SECONDS = 11 * 3600.0
+"""An event that was first claimed longer ago than this may be in Svix already, and Svix forgets an
+idempotency key after 12 h. So the delivery asks Svix before it sends. The hour between the two
+covers waiting and clock differences."""
 
 UNEXPLAINED_CONFLICTS = 2
 UNEXPLAINED_AFTER_SECONDS = 5.0
-"""Two first events of a project race to create its application, and one gets a 409 that asking
-can't explain; Svix holds an idempotency lock for 5 s. A conflict that outlasts both is another's:
-the id is taken by something that we can't see."""
+"""How many conflicts it takes, and how long after the first ask, until a conflict is unexplained.
+Two kinds of conflict are harmless. If two events of a new project race to create its application,
+Svix answers one of them with 409. Svix also answers 409 while it holds an idempotency lock, for
+5 s. A conflict that outlasts both means that something we cannot find has the event's id."""
 
 _FIRST_BACK_OFF, _LONGEST_BACK_OFF = 0.2, 20.0
-"""Seconds between the attempts of one event, doubled with each: waiting costs nobody anything,
-while a nack is charged to the whole subscription."""
+"""Seconds between the attempts of one event, doubled with each. Waiting costs no other event
+anything, but for each nack Pub/Sub slows down the whole subscription."""
 
 _FIRST_LOOK, _LONGEST_LOOK = 0.2, 5.0
-"""Seconds between looks at an event that another delivery is working on, doubled with each."""
+"""Seconds between looks at an event that another delivery holds, doubled with each. The same pauses
+separate the tries to record an event as delivered."""
 
 _HOPELESS_FAILURES = 3
-"""An event that failed so often, while others were taken, is itself the reason."""
+"""After so many failures of one event, while Svix took other projects' events, the event itself is
+the likely cause."""
 
 
 class Sender(Protocol):
-    """One call to Svix, its answer classified; neither raises for anything Svix may do."""
+    """Makes one call to Svix and classifies the answer. No method raises for what Svix does."""
 
     async def send(self, event: Event, idempotency_key: str) -> Answer:
         """Create the event's message."""
@@ -96,12 +100,12 @@ class Settle:
     """Svix has the message: record the event as delivered."""
 
     fanout_confirmed: bool
-    """Whether Svix was seen to accept it, and so has queued it for the customer's endpoints."""
+    """Whether we saw Svix accept the message. If so, Svix has queued it for the endpoints."""
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
-    """Release the claim; the next attempt makes this call, at once or after a back-off."""
+class Retry:
+    """Release the claim. The next attempt makes this call, at once or after a back-off."""
 
     call: Call
     back_off: bool = False
@@ -116,11 +120,11 @@ class GiveUp:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What one delivery has learnt from Svix's answers so far."""
+    """What one delivery has learned from Svix's answers so far."""
 
     has_sent: bool = False
     saw_acceptance: bool = False
-    """A 2xx came whose body broke off."""
+    """Whether Svix answered 2xx with a body that broke off."""
     conflicts: int = 0
     first_asked_at: float | None = None
 
@@ -136,7 +140,7 @@ class History:
         )
 
     def has_unexplained_conflict(self, now: float) -> bool:
-        """Whether Svix's conflicts are of something that asking will never show."""
+        """Whether something that asking does not find causes the conflicts."""
         asked_long_ago = (
             self.first_asked_at is not None
             and now - self.first_asked_at >= UNEXPLAINED_AFTER_SECONDS
@@ -146,39 +150,43 @@ class History:
 
 def what_next(  # noqa: PLR0911 - a return for each row
     answer: Answer, history: History, now: float, *, pushed: bool
-) -> Settle | Again | GiveUp:
-    """What follows an answer of Svix. `history` includes it; the first matching row applies."""
+) -> Settle | Retry | GiveUp:
+    """What follows an answer of Svix. The first matching row applies.
+
+    `history` includes this answer.
+    """
     match answer.call, answer.verdict:
         case Call.SEND, Verdict.ACCEPTED:
             return Settle(fanout_confirmed=True)
         case Call.SEND, Verdict.BROKEN_OFF | Verdict.CONFLICT:
-            return Again(Call.ASK)
+            return Retry(Call.ASK)
         case Call.SEND, Verdict.REJECTED:
             return GiveUp(Outcome.REJECTED)
         case Call.ASK, Verdict.ACCEPTED:
-            # A Svix that died between storing the message and queueing it never sends it on.
+            # Svix may have died after it stored the message and before it queued it. Then it never
+            # sends the message to the endpoints.
             return Settle(fanout_confirmed=history.saw_acceptance)
         case Call.ASK, Verdict.MISSING if history.has_unexplained_conflict(now):
             return GiveUp(Outcome.CONFLICT)
         case Call.ASK, Verdict.MISSING:
-            # Not sent yet, nothing has failed: there is nothing to back off from.
-            return Again(Call.SEND, back_off=history.has_sent)
+            # If we have not sent yet, nothing has failed, and no back-off is needed.
+            return Retry(Call.SEND, back_off=history.has_sent)
         case _, Verdict.MISCONFIGURED if not pushed:
-            return GiveUp(Outcome.MISCONFIGURED)  # whoever posted it can read the answer and act
+            return GiveUp(Outcome.MISCONFIGURED)  # a person posted it, who reads the answer
         case call, Verdict.RATE_LIMITED:
-            return Again(call)  # the pacer knows when
+            return Retry(call)  # the pacer delays the next turn
         case call, _:
-            return Again(call, back_off=True)
+            return Retry(call, back_off=True)
 
 
 # -- the loop
 
 
 class Delivery:
-    """Delivers events, one call of `deliver` each; any number may run at once.
+    """Delivers events, one call of `deliver` each. Any number of calls may run at once.
 
-    `ask_first`: ask Svix before anything is sent, however young the event. `observe` is told of
-    each step of an event, for the debug log.
+    With `ask_first`, each delivery asks Svix for the message before it sends anything. `observe` is
+    called with the name of each step of an event, for the debug log.
     """
 
     def __init__(
@@ -197,20 +205,21 @@ class Delivery:
         self.ask_first = ask_first
         self.observe = observe
         self.closing = False
-        """Whether the process is about to end: no attempt begins any more."""
+        """Whether the process is about to end. Then no new attempt begins."""
         self.attempting: set[object] = set()
-        """The owners of requests that hold a claim, or are about to learn whether they do."""
+        """The owners of requests that hold a claim or are asking the ledger for one."""
         self._under_way: dict[str, asyncio.Event] = {}
+        """By key, the events that a request works on; each is set when that request ends."""
 
     async def deliver(
         self, event: Event, arrived_at: float, deadline: float, owner: object = None
     ) -> Result:
-        """Bring one event into Svix by `deadline`, or say why not. Raises only if cancelled.
+        """Put one event into Svix by `deadline`, and return the result. Raises only if cancelled.
 
-        `owner` is in `attempting` while an attempt is under way.
+        `owner` is in `attempting` while the request holds a claim or asks for one.
         """
         request = _Request(self, event, arrived_at, deadline, owner)
-        result = await self._after_others(request)
+        result = await self._wait_for_others(request)
         if result is None:
             ended = self._under_way[request.key] = asyncio.Event()
             try:
@@ -220,36 +229,36 @@ class Delivery:
                 ended.set()
         if result.outcome in PARKED_OUTCOMES:
             return await self.parking.park(result, event.source, event.names, deadline)
-        if event.source.pushed and not result.acknowledges and not request.may_nack:
+        if event.source.pushed and not result.acknowledges and not request.has_nack:
             await self.pacer.nacks.space(deadline)
         return result
 
-    async def _after_others(self, request: "_Request") -> Result | None:
-        """Within this process an event is worked on by one request at a time.
+    async def _wait_for_others(self, request: "_Request") -> Result | None:
+        """Wait until no other request of this process works on the event.
 
-        The others wait for that one, then look. None: this request's turn to work on it.
+        Returns a result if the event was delivered meanwhile or the time is over, else None.
         """
         while (other := self._under_way.get(request.key)) is not None:
             try:
                 async with asyncio.timeout(max(0.0, request.deadline - self.waits.clock())):
                     await other.wait()
             except TimeoutError:
-                return results.in_progress(InProgress(timedelta(0), 0))
+                return results.in_progress(InProgress(0.0, 0))
             if duplicate := await request.delivered_before():
                 return duplicate
         return None
 
 
 class _Request:
-    """The loop of attempts for one event, and what it remembers."""
+    """The loop of attempts for one event, and its state."""
 
     def __init__(
         self, delivery: Delivery, event: Event, arrived_at: float, deadline: float, owner: object
     ) -> None:
         self.key = key_of(event.project, event.id)
         self.deadline = deadline
-        self.may_nack = False
-        """Whether the pacer's next spaced nack is ours already."""
+        self.has_nack = False
+        """Whether the pacer has already let this request nack."""
         self._delivery = delivery
         self._event = event
         self._owner = owner
@@ -259,37 +268,41 @@ class _Request:
         self._history = History()
         self._next_call = Call.ASK if delivery.ask_first else Call.SEND
         self._claim: Claim | None = None
-        """Our latest claim, as it was released; the ledger knows it if its release was lost."""
-        self._last: Answer | LedgerUnavailable | None = None
-        """What went wrong last."""
+        """Our latest claim, as released. If the release was lost, the ledger recognises it."""
+        self._last_failure: Answer | LedgerUnavailable | None = None
         self._failures = 0
         self._first_failure_at = 0.0
         self._waited = 0.0
 
     async def run(self) -> Result:
-        """Attempt until one says what becomes of the event."""
-        return self._counted(await self._run())
+        """Make attempts until one of them decides the outcome."""
+        result = await self._run()
+        attempts = self._claim.attempts if self._claim else result.attempts
+        return replace(result, attempts=attempts, waited=self._waited)
 
     async def _run(self) -> Result:
         delivery = self._delivery
-        if delivery.pacer.must_wait(self._waiter) and (before := await self.delivered_before()):
-            return before
+        if delivery.pacer.must_wait(self._waiter) and (duplicate := await self.delivered_before()):
+            return duplicate
         while not delivery.closing:
-            came = await self._attempt()
-            match came:
+            step = await self._attempt()
+            match step:
                 case Result():
-                    return came
+                    return step
                 case InProgress():
-                    if result := await self._wait_until_free(came):
+                    if result := await self._wait_until_free(step):
                         return result
-                case Again(back_off=True):
+                case Retry(back_off=True):
                     await self._back_off()
-                    if self.may_nack:
-                        return results.unsent(self._last)
+                    if self.has_nack:
+                        return results.unsent(self._last_failure)
         return results.unsent(None)
 
     async def delivered_before(self) -> Result | None:
-        """Look whether the event was delivered; a look that fails is skipped."""
+        """`duplicate` if the ledger says that the event was delivered, else None.
+
+        None too if the ledger does not answer: a later claim asks it again.
+        """
         with contextlib.suppress(LedgerUnavailable):
             record = await self._delivery.ledger.record(self.key)
             refusal = record.refusal(self._event) if record else None
@@ -297,8 +310,8 @@ class _Request:
                 return results.duplicate(refusal)
         return None
 
-    async def _attempt(self) -> Result | Again | InProgress:
-        """One turn, one claim, one call, one settle."""
+    async def _attempt(self) -> Result | Retry | InProgress:
+        """Wait for a turn, claim, call Svix and settle."""
         delivery = self._delivery
         delivery.observe("waiting", self._event)
         asked_at = delivery.waits.clock()
@@ -316,39 +329,39 @@ class _Request:
             return await self._settle(held, answer)
         except NoTurn as no_turn:
             self._waited += delivery.waits.clock() - asked_at
-            return results.unsent(self._last, no_turn)
+            return results.unsent(self._last_failure, no_turn)
         except asyncio.CancelledError:
             if held is not None:
-                # The process ends: the redelivery should not have to wait for the lease.
+                # The process ends. With a release, the redelivery need not wait out the lease.
                 with contextlib.suppress(ClaimLost, LedgerUnavailable):
                     await delivery.ledger.release(held)
             raise
         finally:
             delivery.attempting.discard(self._owner)
 
-    async def _take_claim(self, turn: Turn) -> Claim | Result | Again | InProgress:
+    async def _take_claim(self, turn: Turn) -> Claim | Result | Retry | InProgress:
         try:
             claim = await self._delivery.ledger.claim(self._event, previous=self._claim)
         except LedgerUnavailable as failure:
             turn.ledger_failed()
-            self._last = failure
+            self._last_failure = failure
             if isinstance(failure, LedgerMisconfigured) and not self._event.source.pushed:
-                return results.unsent(self._last)
-            return Again(self._next_call)
-        if isinstance(self._last, LedgerUnavailable):
-            self._last = None  # it answers again
+                return results.unsent(self._last_failure)
+            return Retry(self._next_call)
+        if isinstance(self._last_failure, LedgerUnavailable):
+            self._last_failure = None  # the ledger answers again
         match claim:
             case Duplicate():
                 return results.duplicate(claim)
             case Claim():
                 self._delivery.observe("claimed", self._event)
-                if self._claim is None and claim.age >= ASK_FIRST_AGE:
+                if self._claim is None and claim.age >= ASK_FIRST_SECONDS:
                     self._next_call = Call.ASK
                 self._claim = claim
         return claim
 
     async def _call(self, turn: Turn) -> Answer | None:
-        """One call to Svix; None where a pause has begun since the turn was given."""
+        """Make one call to Svix. None if a pause has begun since the turn was given."""
         if turn.superseded:
             return None
         delivery, event = self._delivery, self._event
@@ -363,10 +376,10 @@ class _Request:
         delivery.observe("answered", event)
         return answer
 
-    async def _settle(self, claim: Claim, answer: Answer | None) -> Result | Again | InProgress:
-        """Record what Svix said: delivered, or released for whoever comes next."""
+    async def _settle(self, claim: Claim, answer: Answer | None) -> Result | Retry | InProgress:
+        """Record the event as delivered, or release the claim, as `what_next` decides."""
         if answer is None:
-            return await self._release(claim) or Again(self._next_call)
+            return await self._release(claim) or Retry(self._next_call)
         now = self._delivery.waits.clock()
         self._history = self._history.after(answer, now)
         step = what_next(answer, self._history, now, pushed=self._event.source.pushed)
@@ -381,9 +394,9 @@ class _Request:
         return step
 
     async def _complete(self, claim: Claim, answer: Answer, step: Settle) -> Result | InProgress:
-        """Record the event as delivered: only what is recorded is acknowledged.
+        """Record the event as delivered, trying until the deadline.
 
-        Tried until the deadline: each try has the same condition, so it is safe after the lease.
+        Each try is conditional on our claim, so it is safe even after the lease has ended.
         """
         delivery = self._delivery
         confirmed = step.fanout_confirmed
@@ -391,7 +404,7 @@ class _Request:
             try:
                 await delivery.ledger.complete(claim, answer.message_id, fanout_confirmed=confirmed)
             except ClaimLost:
-                return InProgress(timedelta(0), claim.attempts)
+                return InProgress(0.0, claim.attempts)
             except LedgerUnavailable as failure:
                 if delivery.closing or delivery.waits.clock() + pause >= self.deadline:
                     return results.unrecorded(answer, failure)
@@ -402,28 +415,30 @@ class _Request:
         raise AssertionError  # there is always another pause
 
     async def _release(self, claim: Claim) -> InProgress | None:
-        """Let whoever comes next claim the event at once; `InProgress` where somebody has."""
+        """Let the next delivery claim the event. `InProgress` if another has taken the claim."""
         try:
             self._claim = await self._delivery.ledger.release(claim)
         except ClaimLost:
-            return InProgress(timedelta(0), claim.attempts)
+            return InProgress(0.0, claim.attempts)
         except LedgerUnavailable:
-            return None  # our next claim takes it over by its token; others, after the lease
+            # Our next claim finds our token in the record and takes it over at once. Other
+            # deliveries can take it over when the lease ends.
+            return None
         self._delivery.observe("released", self._event)
         return None
 
     async def _wait_until_free(self, claimed: InProgress) -> Result | None:
-        """Look again until the event is delivered, or its claim is free (None)."""
+        """Look again until the event is delivered or the budget is over; None if it is free."""
         delivery = self._delivery
         for pause in delivery.waits.pauses(_FIRST_LOOK, _LONGEST_LOOK):
             budget = self.deadline - delivery.waits.clock()
             if budget <= 0 or delivery.closing:
                 break
-            await delivery.waits.sleep(min(pause, claimed.lease_remaining.total_seconds(), budget))
+            await delivery.waits.sleep(min(pause, claimed.lease_remaining, budget))
             try:
                 record = await delivery.ledger.record(self.key)
             except LedgerUnavailable:
-                claimed = InProgress(timedelta(seconds=_LONGEST_LOOK), claimed.attempts)
+                claimed = InProgress(_LONGEST_LOOK, claimed.attempts)
                 continue
             match record.refusal(self._event) if record else None:
                 case None:
@@ -431,11 +446,15 @@ class _Request:
                 case Duplicate() as duplicate:
                     return results.duplicate(duplicate)
                 case InProgress() as claimed:
-                    pass  # by now
+                    pass
         return results.in_progress(claimed)
 
     async def _back_off(self) -> None:
-        """Wait before the next attempt; where waiting is in vain, until the event may be nacked."""
+        """Wait before the next attempt.
+
+        If the event is hopeless and half its budget is over, end the wait early with a nack when
+        the pacer permits one.
+        """
         delivery, now = self._delivery, self._delivery.waits.clock()
         pause = min(next(self._back_offs), max(0.0, self._waiter.last_turn - now))
         is_hopeless = (
@@ -444,19 +463,14 @@ class _Request:
             and delivery.pacer.others_taken_since(self._event.project, self._first_failure_at)
         )
         if is_hopeless and now >= self._half_time:
-            self.may_nack = await delivery.pacer.nacks.wait(now + pause)
+            self.has_nack = await delivery.pacer.nacks.acquire(now + pause)
         else:
             await delivery.waits.sleep(pause)
         self._waited += delivery.waits.clock() - now
 
     def _remember(self, answer: Answer) -> None:
-        self._last = answer
+        self._last_failure = answer
         if answer.verdict is Verdict.UNAVAILABLE:
             self._failures += 1
             if self._failures == 1:
                 self._first_failure_at = self._delivery.waits.clock()
-
-    def _counted(self, result: Result) -> Result:
-        """The result, with how often this delivery claimed and how long it waited."""
-        attempts = self._claim.attempts if self._claim else result.attempts
-        return replace(result, attempts=attempts, waited=self._waited)

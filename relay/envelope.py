@@ -1,9 +1,9 @@
-"""From a request's body and headers to an Event: pure, and the only place that knows the bodies.
+"""Reads a request's body and headers into an `Event`, or refuses them. Does no I/O.
 
-Three bodies are told apart by their structure and headers: Pub/Sub's wrapped push, its unwrapped
-push, and a bare event posted by hand. The event in them is a CloudEvents object, or it is in
-CloudEvents' binary mode (`binary_mode.py`). What cannot be carried to Svix faithfully is refused
-here, never edited.
+A body has one of three forms: Pub/Sub's wrapped push, its unwrapped push, or a bare event posted by
+hand. The structure and the headers say which. The event is a CloudEvents object, or is in
+CloudEvents' binary mode (`binary_mode.py`). An event that cannot go to Svix unchanged is refused,
+never edited.
 
 Sources: https://cloud.google.com/pubsub/docs/push and
 https://cloud.google.com/pubsub/docs/payload-unwrapping
@@ -21,30 +21,30 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from relay import strict_json
-from relay.binary_mode import Attributes, Uncarried, is_json
+from relay.binary_mode import Attributes, InvalidAttribute, is_json
 from relay.outcome import MEDIA_TYPE, TOO_LARGE, Outcome
 
 EVENT_LIMIT = 2 * 1024 * 1024
-"""Bytes of the largest event that is looked at. Svix takes a payload of 1 MiB, and a request of
-2 MiB: a larger event fits no Svix. By hand it is the limit of the body."""
+"""Bytes of the largest event that is parsed, and of the largest body posted by hand. Svix takes a
+payload of at most 1 MiB, and a request of at most 2 MiB."""
 
 PUSH_LIMIT = 14 * 1024 * 1024
-"""Bytes of the largest push: Pub/Sub's largest message is 10 MB, and base64 adds a third."""
+"""Bytes of the largest push. Pub/Sub's largest message is 10 MB, and base64 adds a third."""
 
-# Svix's own rule for application uids, event types and event ids (https://api.svix.com/docs). It
-# is a security boundary too: the SDK puts the application into the URL as it is.
+# Svix's rule for application uids, event types and event ids (https://api.svix.com/docs). It is a
+# security boundary too, because the SDK puts the application's uid into the URL without escaping.
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,256}")
 _NAMES = ("id", "type", "project")
 _RESERVED_PREFIX = {"id": "msg_", "project": "app_"}
 
-# Narrower than any rule that Svix has had for tags: one that does not fit would cost the event.
+# Narrower than any rule Svix has had for tags, because Svix rejects an event for one invalid tag.
 _TAG = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 _MOST_TAGS = 5
 
 _METADATA_LIMIT = 1024  # characters; Pub/Sub's own message ids and subscription names are shorter
 
 _PUSHED_BY = "APIs-Google"
-"""How the User-Agent of each Pub/Sub push begins."""
+"""The beginning of the User-Agent of each Pub/Sub push."""
 _DATA = re.compile(rb'"data"\s*:\s*("(?:[^"\\]++|\\.)*+")', re.DOTALL)
 _MESSAGE_FIELDS = {"data", "messageId", "message_id", "attributes"}
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -57,12 +57,12 @@ class Form(StrEnum):
     DATA = "data"
     """The event's bytes."""
     BODY = "body"
-    """The whole body, out of which no event could be taken."""
+    """The request's whole body, because no event could be read from it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What could be read of an event's names; each follows Svix's rule for names."""
+    """An event's names, as far as they could be read. Each follows Svix's rule for names."""
 
     id: str | None = None
     type: str | None = None
@@ -71,10 +71,10 @@ class Names:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """How an event came here. All of it is optional, even in a push."""
+    """How an event reached the relay. Even in a push, each field may be missing."""
 
     pushed: bool = False
-    """Whether Pub/Sub brought it, which takes a 2xx as an ack; else it was posted by hand."""
+    """Whether Pub/Sub pushed the event. If not, it was posted by hand."""
     data: bytes = field(default=b"", repr=False)
     form: Form = Form.DATA
     """What `data` is."""
@@ -83,39 +83,42 @@ class Source:
     published_at: datetime | None = None
     delivery_attempt: int | None = None
     attributes: Mapping[str, str | None] = field(default_factory=dict, repr=False)
-    """The message's attributes; None for one that stands twice or is no string that Pub/Sub could
-    carry. Of an unwrapped push, whose attributes are headers: what a replay needs of them to read
-    the event the same way (`ce-...`, `content-type`, `content-encoding`)."""
+    """The message's attributes; None for one that occurs twice, or that Pub/Sub could not carry. An
+    unwrapped push has them as headers. Of those, only the ones that a replay needs are kept:
+    `ce-...`, `content-type` and `content-encoding`."""
     traceparent: str | None = None
     """The publisher's trace, or the request's (https://www.w3.org/TR/trace-context/)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event of the platform. Its project is the Svix application: the tenant boundary."""
+    """One event of the platform.
+
+    Each project has its own Svix application, so that no customer gets another one's events.
+    """
 
     id: str
     type: str
     project: str
     text: bytes = field(repr=False)
-    """The event's JSON in UTF-8, as the publisher wrote it: Svix is sent these bytes."""
+    """The event's JSON in UTF-8, as the publisher wrote it. These bytes go to Svix."""
     tags: tuple[str, ...]
-    """What Svix's portal can find its message by."""
+    """The message's tags. Svix's portal can search for them."""
     payload_sha256: str
-    """Of the text, so that an id seen again with another payload is noticed."""
+    """The hash of `text`. It shows whether an id comes again with another payload."""
     source: Source
 
     @property
     def names(self) -> Names:
-        """Its three names together."""
+        """The event's three names."""
         return Names(self.id, self.type, self.project)
 
 
 class Refused(Exception):
-    """A request that no event can be taken from; its text never repeats the body's.
+    """No event can be read from the request. The text quotes nothing of the body.
 
-    `outcome` is MALFORMED, REJECTED (larger than any Svix takes) or INCOMPLETE; `code` a machine
-    word where HTTP has a status of its own for the reason.
+    `outcome` is MALFORMED, REJECTED (the event is too large for Svix) or INCOMPLETE. `code` is
+    TOO_LARGE or MEDIA_TYPE if HTTP has a status for that reason.
     """
 
     def __init__(
@@ -137,34 +140,34 @@ class Refused(Exception):
 def read(body: bytes, headers: Mapping[str, str], tag_paths: Sequence[str]) -> Event:
     """The event in a request's body.
 
-    `headers` has lower-case names; Starlette's show those that stand twice. `tag_paths` lead to
-    strings in the event, such as `data.id`. Raises `Refused` for every body that is not an event.
+    `headers` has lower-case names. Starlette's headers also yield repeated ones. `tag_paths` lead
+    to strings in the event, such as `data.id`. Raises `Refused`.
     """
     attributes = Attributes.of_headers(headers)
     source = _source(headers, attributes, body)
     if not source.pushed and headers.get("content-encoding", "identity").lower() != "identity":
-        detail = "compressed bodies are not taken: send plain JSON"
+        detail = "compressed bodies are not accepted: send plain JSON"
         raise Refused(Outcome.MALFORMED, detail, source, code=MEDIA_TYPE)
     envelope, data = (body, "") if len(body) <= EVENT_LIMIT else _without_data(body)
     if len(envelope) > EVENT_LIMIT:
         raise _too_large(source)
     parsed = _parse(envelope)
     if _is_wrapped(parsed.value):
-        return _wrapped(parsed.value, data, body, headers, tag_paths)
+        return _read_wrapped(parsed.value, data, body, headers, tag_paths)
     if len(body) > EVENT_LIMIT:
         raise _too_large(source)
     if not (source.pushed or attributes.binary or is_json(headers.get("content-type"))):
         detail = "the content type is not JSON: send application/json"
         raise Refused(Outcome.MALFORMED, detail, source, code=MEDIA_TYPE)
-    return _event(source, attributes, parsed, tag_paths)
+    return _read_event(source, attributes, parsed, tag_paths)
 
 
 def read_again(
     data: bytes, form: str, attributes: Mapping[str, str | None], tag_paths: Sequence[str]
 ) -> Event:
-    """The event in what was kept of a source, read as it was the first time.
+    """The event in a dead letter's data and attributes, read as it was the first time.
 
-    Its source is not a push. Raises `Refused`.
+    The event's source is not a push, so the event is not parked again. Raises `Refused`.
     """
     if form == Form.BODY:
         event = read(data, {}, tag_paths)
@@ -172,11 +175,11 @@ def read_again(
     source = Source(data=data, attributes=attributes)
     if len(data) > EVENT_LIMIT:
         raise _too_large(source)
-    return _event(source, Attributes.of(attributes.items()), _parse(data), tag_paths)
+    return _read_event(source, Attributes.of(attributes.items()), _parse(data), tag_paths)
 
 
 def source_of(headers: Mapping[str, str]) -> Source:
-    """What a request's headers alone say of where it comes from."""
+    """What a request's headers say about its source, without its body."""
     return _source(headers, Attributes.of_headers(headers), b"")
 
 
@@ -194,24 +197,24 @@ def _source(headers: Mapping[str, str], attributes: Attributes, body: bytes) -> 
 
 
 class _Parsed(NamedTuple):
-    """Bytes that may be JSON."""
+    """What came of parsing bytes as JSON."""
 
     text: bytes
-    """In UTF-8."""
+    """The JSON in UTF-8."""
     value: Any
     fault: str | None
-    """Why they are not JSON that can be carried; the text is empty then."""
+    """Why the bytes are not usable JSON. Then the text is empty."""
 
 
 def _parse(data: bytes) -> _Parsed:
     try:
         return _Parsed(*strict_json.parse(data), None)
-    except strict_json.Unfaithful as fault:
+    except strict_json.UnsafeJson as fault:
         return _Parsed(b"", None, str(fault))
 
 
 def _is_wrapped(value: Any) -> bool:
-    """Whether this is Pub/Sub's wrapper: an event has an id, a wrapper's message has its fields."""
+    """Whether a body's value is Pub/Sub's wrapper and not an event, which has an `id`."""
     if not isinstance(value, dict) or "id" in value:
         return False
     message = value.get("message")
@@ -219,9 +222,9 @@ def _is_wrapped(value: Any) -> bool:
 
 
 def _without_data(body: bytes) -> tuple[bytes, str]:
-    """A large push without its data, and the data: so that only the rest has to be parsed.
+    """Split a large push into the body without its data, which is small to parse, and the data.
 
-    Where there is none, the body as it is.
+    Without a `data` string, the body is returned whole.
     """
     found = max(_DATA.finditer(body), key=lambda match: len(match[1]), default=None)
     if found is None:
@@ -232,18 +235,18 @@ def _without_data(body: bytes) -> tuple[bytes, str]:
         return body, ""
 
 
-def _wrapped(
+def _read_wrapped(
     push: dict[str, Any],
-    taken_out: str,
+    large_data: str,
     body: bytes,
     headers: Mapping[str, str],
     tag_paths: Sequence[str],
 ) -> Event:
-    """The event in a wrapped push; its data is in `taken_out` where it was large."""
+    """The event in a wrapped push. `large_data` is the data that `_without_data` cut out."""
     message = push["message"]
     pairs = message.get("attributes")
     attributes = (
-        Attributes.of(pairs.items(), strict_json.doubled(pairs))
+        Attributes.of(pairs.items(), strict_json.repeated_names(pairs))
         if isinstance(pairs, dict)
         else Attributes({})
     )
@@ -257,54 +260,56 @@ def _wrapped(
         published_at=_time(message.get("publishTime") or message.get("publish_time")),
         delivery_attempt=attempt if type(attempt) is int else None,
         attributes=attributes.for_replay,
-        traceparent=_traceparent(attributes.kept) or _traceparent(headers),
+        traceparent=_traceparent(attributes.valid) or _traceparent(headers),
     )
-    data = message.get("data", "") or taken_out
+    data = message.get("data", "") or large_data
     fault = None
     if not isinstance(data, str) or not (data or attributes.binary):
         fault = "`message.data` is missing or not a string"
-    elif "message" in strict_json.doubled(push) or "data" in strict_json.doubled(message):
-        fault = "the push holds two messages, or a message two data"
+    elif "message" in strict_json.repeated_names(push) or "data" in strict_json.repeated_names(
+        message
+    ):
+        fault = "`message` or `message.data` occurs twice"
     else:
         try:
             source = replace(source, data=base64.b64decode(data, validate=True), form=Form.DATA)
         except (binascii.Error, ValueError):
             fault = "`message.data` is not base64"
     if fault:
-        raise Refused(Outcome.MALFORMED, fault, source, _proper_names(attributes.context()))
+        raise Refused(Outcome.MALFORMED, fault, source, _safe_names(attributes.context()))
     if len(source.data) > EVENT_LIMIT:
         raise _too_large(source)
-    return _event(source, attributes, _parse(source.data), tag_paths)
+    return _read_event(source, attributes, _parse(source.data), tag_paths)
 
 
 def _too_large(source: Source) -> Refused:
-    """Nothing of the event is looked at: its names are what the attributes tell."""
-    detail = f"the event is larger than {EVENT_LIMIT} bytes: Svix takes none of that size"
+    """The refusal of an event that is not parsed. Its names come from the attributes."""
+    detail = f"the event is larger than {EVENT_LIMIT} bytes, which is more than Svix takes"
     context = Attributes.of(source.attributes.items()).context()
-    return Refused(Outcome.REJECTED, detail, source, _proper_names(context), code=TOO_LARGE)
+    return Refused(Outcome.REJECTED, detail, source, _safe_names(context), code=TOO_LARGE)
 
 
-def _event(
+def _read_event(
     source: Source, attributes: Attributes, parsed: _Parsed, tag_paths: Sequence[str]
 ) -> Event:
-    """The event in a source's data, which `parsed` is what was read of."""
+    """The event in a source's data. `parsed` is that data, parsed."""
     text, value, fault = parsed
     if fault is None and strict_json.has_lone_surrogate(text):
         fault = "a lone surrogate"
     if attributes.binary and not _has_names(value):
         try:
             text, value = attributes.structured(source.data, None if fault else text, value)
-        except Uncarried as uncarried:
-            names = _proper_names(attributes.context())
-            raise Refused(Outcome.MALFORMED, str(uncarried), source, names) from None
+        except InvalidAttribute as invalid:
+            names = _safe_names(attributes.context())
+            raise Refused(Outcome.MALFORMED, str(invalid), source, names) from None
     elif fault is not None:
         readable = value if isinstance(value, dict) else strict_json.first_members(source.data)
-        detail = f"the event is not JSON that can be carried: {fault}"
-        raise Refused(Outcome.MALFORMED, detail, source, _proper_names(readable))
+        detail = f"the event is not usable JSON: {fault}"
+        raise Refused(Outcome.MALFORMED, detail, source, _safe_names(readable))
     elif not isinstance(value, dict):
         raise Refused(Outcome.MALFORMED, "the event is not a JSON object", source)
     if name_fault := next(filter(None, (_name_fault(value, name) for name in _NAMES)), None):
-        raise Refused(Outcome.MALFORMED, name_fault, source, _proper_names(value))
+        raise Refused(Outcome.MALFORMED, name_fault, source, _safe_names(value))
     return Event(
         id=value["id"],
         type=value["type"],
@@ -324,24 +329,24 @@ def _name_fault(event: dict[str, Any], field_name: str) -> str | None:
     name = event.get(field_name)
     if not isinstance(name, str):
         return f"`{field_name}` is missing or not a string"
-    if field_name in strict_json.doubled(event):
-        return f"`{field_name}` stands twice"
+    if field_name in strict_json.repeated_names(event):
+        return f"`{field_name}` occurs twice"
     if not _NAME.fullmatch(name) or name in {".", ".."}:
-        return f"`{field_name}` must be 1 to 256 of the characters a-z A-Z 0-9 _ . -"
+        return f"`{field_name}` must be 1 to 256 of the characters a-z A-Z 0-9 _ . -, not . or .."
     reserved = _RESERVED_PREFIX.get(field_name)
     if reserved and name.startswith(reserved):
-        return f"`{field_name}` must not begin with {reserved}: Svix's own ids do"
+        return f"`{field_name}` must not begin with {reserved}, because Svix's own ids do"
     return None
 
 
-def _proper_names(event: Mapping[str, Any]) -> Names:
-    """Those of an event's names that are safe to log and to store."""
-    twice = strict_json.doubled(event)
-    proper = (
+def _safe_names(event: Mapping[str, Any]) -> Names:
+    """The event's names that are safe to log and to store."""
+    repeated = strict_json.repeated_names(event)
+    safe = (
         name if isinstance(name, str) and _NAME.fullmatch(name) else None
-        for name in (None if name in twice else event.get(name) for name in _NAMES)
+        for name in (None if name in repeated else event.get(name) for name in _NAMES)
     )
-    return Names(*proper)
+    return Names(*safe)
 
 
 def _tags(event: dict[str, Any], paths: Sequence[str]) -> tuple[str, ...]:
@@ -361,9 +366,9 @@ def _traceparent(fields: Mapping[str, str]) -> str | None:
 
 
 def _metadata(value: Any) -> str | None:
-    """A message id or a subscription, or None: only what is safe to log and to store."""
-    plain = isinstance(value, str) and value.isascii() and value.isprintable()
-    return value if plain and 0 < len(value) <= _METADATA_LIMIT else None
+    """A message id or a subscription, if it is safe to log and to store; else None."""
+    is_plain = isinstance(value, str) and value.isascii() and value.isprintable()
+    return value if is_plain and 0 < len(value) <= _METADATA_LIMIT else None
 
 
 def _time(value: Any) -> datetime | None:

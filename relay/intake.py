@@ -1,11 +1,15 @@
-"""Reading a body: what may be read when, and how much at once.
+"""Decides which request's body is read when, so that large bodies do not fill the memory.
 
-A small body is read at once. A larger one is admitted whole before its first byte is read, and
-never more than the limit is admitted at one moment, from there until the request is answered. What
-waits stays unread: the sender cannot send on (back-pressure), and the server holds little of it.
-Projects take turns where they are known before the body is read, which is where the event's
-attributes are headers. Bodies that take long to parse are parsed one at a time, with the loop free
-between them, so that the pace of small events never depends on large ones.
+A small body is read at once. A large one must be admitted before its first byte is read. The total
+size of admitted bodies never exceeds the limit. A body counts from its admission until its request
+is answered.
+
+A body that waits stays unread. So its sender must stop sending (back-pressure), and the server
+buffers little of it. Waiting projects take turns. A project is known before its body is read only
+if the event's attributes are headers; the others share one line.
+
+Large bodies are parsed one at a time. The event loop runs between two of them, so that they do not
+hold up small events.
 """
 
 import asyncio
@@ -20,17 +24,18 @@ from relay.envelope import EVENT_LIMIT, PUSH_LIMIT, Event, Refused, read, source
 from relay.outcome import TOO_LARGE, Outcome
 
 _SMALL = 16 * 1024
-"""Bytes of a body that is read at once: 3,000 of these are 48 MiB, and an event has about 1 KiB."""
+"""Bytes of the largest body that is read at once. 3,000 such bodies are 48 MiB. An event usually
+has about 1 KiB."""
 
 _PARSED_ALONE = 64 * 1024
-"""Bytes from which on a body takes a millisecond and more to parse."""
+"""Bytes of the largest body that is parsed at once. A larger one takes more than a millisecond."""
 
 ARRIVAL_SECONDS = 20.0
-"""What a body has to arrive once it may be read: 14 MB at 6 Mbit/s."""
+"""The longest a body may take to arrive once it may be read: 14 MB at 6 Mbit/s."""
 
 
 class NotAdmitted(Exception):
-    """There was no room for the body in time; none of it was read."""
+    """There was no room for the body in time. None of it was read."""
 
     def __init__(self) -> None:
         super().__init__("too many large bodies at once: this one was not read in time")
@@ -38,16 +43,17 @@ class NotAdmitted(Exception):
 
 @dataclass(eq=False, slots=True)
 class _Place:
-    """One body that waits."""
+    """A waiting body's place in line."""
 
     size: int
     admitted: asyncio.Future[None]
 
 
 class Intake:
-    """Admits bodies, `limit` bytes at one moment; to be built in the running loop.
+    """Admits bodies of at most `limit` bytes in total. Must be created in the running loop.
 
-    `limit` is at least `PUSH_LIMIT`. `arrival_seconds` is what a body has to arrive.
+    `limit` is at least `PUSH_LIMIT`. `clock` gives seconds. `arrival_seconds` is the longest a body
+    may take to arrive.
     """
 
     def __init__(
@@ -57,20 +63,20 @@ class Intake:
         self._clock = clock
         self._arrival_seconds = arrival_seconds
         self._lines: OrderedDict[str | None, deque[_Place]] = OrderedDict()
-        """Who waits, by project; the project whose turn is next stands first."""
+        """The waiting bodies by project. The project whose turn is next comes first."""
         self._parsing = asyncio.Lock()
 
     @contextlib.asynccontextmanager
     async def admit(
         self, headers: Mapping[str, str], last_moment: float
     ) -> AsyncIterator["Admission"]:
-        """Wait until the body may be read; to be left when the request is answered.
+        """Wait until the body may be read. The context must last until the request is answered.
 
-        `last_moment` is on the clock. Raises `NotAdmitted`.
+        Raises `NotAdmitted` if the body is not admitted by `last_moment`, in seconds of the clock.
         """
         size = _size(headers)
         admission = Admission(size, headers, self._arrival_seconds, self._parsing)
-        if size <= _SMALL or size > PUSH_LIMIT:  # that is refused, unread
+        if size <= _SMALL or size > PUSH_LIMIT:  # the latter is refused unread
             yield admission
             return
         await self._enter(size, headers.get("ce-project"), last_moment)
@@ -93,7 +99,7 @@ class Intake:
                 self._leave(size)
             else:
                 place.admitted.cancel()
-                self._admit_next()  # it may have stood before one that there is room for
+                self._admit_next()  # there may be room for the body behind it
             if isinstance(reason, TimeoutError):
                 raise NotAdmitted from None
             raise
@@ -103,11 +109,11 @@ class Intake:
         self._admit_next()
 
     def _admit_next(self) -> None:
-        """Admit those whose turn it is, while there is room. Nobody is overtaken by a smaller."""
+        """Admit bodies in turn while there is room. A smaller body does not overtake a larger."""
         while self._lines:
             project, line = next(iter(self._lines.items()))
             while line and line[0].admitted.cancelled():
-                line.popleft()  # it gave up
+                line.popleft()  # its request no longer waits
             if line:
                 if line[0].size > self._free:
                     return
@@ -121,7 +127,7 @@ class Intake:
 
 
 class Admission:
-    """Leave to read one body."""
+    """The right to read one body."""
 
     def __init__(
         self, size: int, headers: Mapping[str, str], seconds: float, parsing: asyncio.Lock
@@ -132,7 +138,7 @@ class Admission:
         self._parsing = parsing
 
     async def event(self, chunks: AsyncIterator[bytes], tag_paths: Sequence[str]) -> Event:
-        """The event in the body that these chunks are. Raises `Refused`."""
+        """Read the chunks of the body, and return its event. Raises `Refused`."""
         body = await self._read(chunks)
         if len(body) <= _PARSED_ALONE:
             return read(body, self._headers, tag_paths)
@@ -141,7 +147,7 @@ class Admission:
                 return read(body, self._headers, tag_paths)
             finally:
                 del body
-                await asyncio.sleep(0)  # whoever waits has the loop before the next is parsed
+                await asyncio.sleep(0)  # the event loop runs before the next body is parsed
 
     async def _read(self, chunks: AsyncIterator[bytes]) -> bytes:
         if self._size > PUSH_LIMIT:
@@ -162,19 +168,19 @@ class Admission:
         return b"".join(parts)
 
     def _too_large(self) -> Refused:
-        """Pub/Sub sends none of that size, so this is answered to whoever posted it."""
+        """The refusal of a body that is larger than any push, and so was posted by hand."""
         source = replace(source_of(self._headers), pushed=False)
         detail = "the body is larger than any event that Svix takes, and than any push"
         return Refused(Outcome.REJECTED, detail, source, code=TOO_LARGE)
 
     def _incomplete(self, how: str) -> Refused:
-        """What was not read to its end says nothing about the event: it is never parked."""
+        """The refusal of a body that was not read to its end. It is never parked."""
         source = source_of(self._headers)
         return Refused(Outcome.INCOMPLETE, f"the body {how}", source)
 
 
 def _size(headers: Mapping[str, str]) -> int:
-    """How many bytes the body has, or may have."""
+    """The number of bytes that the body has, or the most that it may have."""
     declared = headers.get("content-length", "")
     if declared.isdecimal():
         return int(declared)

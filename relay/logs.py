@@ -1,7 +1,7 @@
-"""One JSON line per delivery, as Cloud Logging reads it; and at DEBUG, one for each of its steps.
+"""Writes one JSON line per delivery, in Cloud Logging's format. At DEBUG, also one per step.
 
-The fields are what `deploy/`'s metrics, dashboards and alerts are made of. No payload, no token,
-no personal datum: an event is named by its id, its type and its project alone.
+The metrics, dashboards and alerts in `deploy/` use the fields. No line has a payload, a token or
+personal data. An event is identified by its id, its type and its project.
 
 Source: https://cloud.google.com/logging/docs/structured-logging
 """
@@ -28,10 +28,9 @@ _CLOUD_TRACE = re.compile(r"([0-9a-f]{32})(?:/.*)?")
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """Writes the lines of at least `level` to standard output.
+    """Writes the lines of at least the severity `level` to standard output.
 
-    `cloud_project` is the Google Cloud project that traces are filed under; without it they are
-    left out.
+    `cloud_project` is the Google Cloud project of the traces. Without it, lines have no trace.
     """
 
     level: str
@@ -50,7 +49,7 @@ class Log:
         duration: float,
         headers: Mapping[str, str],
     ) -> None:
-        """Log one delivery; `duration` is in seconds, from the request's arrival."""
+        """Log one delivery. `duration` is in seconds, from the request's arrival."""
         if LOG_LEVELS.index(result.severity) < LOG_LEVELS.index(self.level):
             return
         is_named = names.project is not None and names.id is not None
@@ -78,29 +77,29 @@ class Log:
             "waited_ms": round(result.waited * 1000),
             **self._trace(source, headers),
         }
-        _print(line)
+        _write_line(line)
 
     def reconciliation(self, counts: Mapping[str, object], severity: str) -> None:
-        """Log what a reconciliation has found, whatever the level: an alert waits for the line."""
+        """Log what a reconciliation has found, at any level, because an alert needs the line."""
         line = {"severity": severity, "message": "reconciliation", "reconciliation": counts}
-        _print(line)
+        _write_line(line)
 
     def step(self, step: str, event: Event) -> None:
-        """Log one step of an event's way, at DEBUG."""
+        """Log one step of a delivery, at DEBUG."""
         if self.is_debug:
             line = {"severity": "DEBUG", "message": "step", "step": step, "at": time.time()}
-            _print(line | {"event_id": event.id, "project": event.project})
+            _write_line(line | {"event_id": event.id, "project": event.project})
 
     def pacer(self, state: PacerState) -> None:
-        """Log how the pacer stands, at DEBUG."""
+        """Log the pacer's state, at DEBUG."""
         if self.is_debug:
             line = {"severity": "DEBUG", "message": "pacer", "at": time.time()}
-            _print(line | asdict(state))
+            _write_line(line | asdict(state))
 
     def _trace(self, source: Source, headers: Mapping[str, str]) -> dict[str, str]:
-        """The publisher's trace where the message has one, else the request's.
+        """The fields for the publisher's trace, or for the request's if the message has none.
 
-        Cloud Logging shows a line with its trace by these two names:
+        Cloud Logging shows a line beside the trace that these two fields name:
         https://cloud.google.com/trace/docs/trace-log-integration
         """
         if self.cloud_project is None:
@@ -117,14 +116,14 @@ class Log:
         return {}
 
 
-def _print(line: Mapping[str, object]) -> None:
+def _write_line(line: Mapping[str, object]) -> None:
     present = {name: value for name, value in line.items() if value is not None}
     sys.stdout.write(json.dumps(present) + "\n")
     sys.stdout.flush()
 
 
 def _lag_ms(result: Result, source: Source) -> int | None:
-    """From publishing to Svix's acceptance, for what was delivered now."""
+    """Milliseconds from publishing until now, if this delivery put the event into Svix."""
     if result.outcome is not Outcome.DELIVERED or source.published_at is None:
         return None
     lag = datetime.now(UTC) - source.published_at

@@ -1,7 +1,7 @@
-"""What Svix may answer, and what can become of a delivery.
+"""The values for Svix's answers and for the results of deliveries.
 
-Values only: nothing here decides. `sender.py` classifies into an `Answer`, `delivery.py` turns
-answers into a `Result`, `main.py` and `logs.py` show it.
+`sender.py` classifies what came over the wire into an `Answer`. `delivery.py` turns answers into a
+`Result`. `main.py` and `logs.py` show the result.
 """
 
 from dataclasses import dataclass
@@ -9,33 +9,33 @@ from enum import Enum, StrEnum
 
 
 class Call(Enum):
-    """What was asked of Svix."""
+    """The kinds of call to Svix."""
 
     SEND = "send"
-    """To create the event's message."""
+    """Creates the event's message."""
     ASK = "ask"
-    """Whether it has the event's message."""
+    """Asks whether Svix has the event's message."""
 
 
 class Verdict(Enum):
-    """What one answer of Svix, or its absence, means for the event."""
+    """What one answer of Svix, or the lack of an answer, means for the event."""
 
     ACCEPTED = "accepted"
-    """The message is in Svix: it took what was sent, or found what was asked for."""
+    """The message is in Svix."""
     BROKEN_OFF = "broken_off"
-    """A 2xx whose body broke off: Svix has probably accepted the message."""
+    """Svix answered 2xx, and the body broke off. Svix has probably accepted the message."""
     RATE_LIMITED = "rate_limited"
-    """429: later, and slower."""
+    """Svix answered 429."""
     CONFLICT = "conflict"
-    """409: the event is there already, or two first events race to create one application."""
+    """Svix answered 409. It has the event already, or two events race to create an application."""
     MISSING = "missing"
-    """Asked for the message, Svix has none."""
+    """Svix answered that it does not have the message."""
     REJECTED = "rejected"
-    """Svix will never take this event as things are."""
+    """Svix will refuse this event every time, until someone changes the event or Svix."""
     UNAVAILABLE = "unavailable"
-    """No usable answer: the event may or may not have been accepted."""
+    """There is no usable answer. Svix may or may not have accepted the event."""
     MISCONFIGURED = "misconfigured"
-    """Our token, URL or account is at fault: no event passes until someone corrects it."""
+    """Our token, URL or account is wrong. Every event fails until someone corrects it."""
 
 
 _TAKEN = {Verdict.ACCEPTED, Verdict.BROKEN_OFF, Verdict.CONFLICT, Verdict.REJECTED}
@@ -45,8 +45,8 @@ _TAKEN = {Verdict.ACCEPTED, Verdict.BROKEN_OFF, Verdict.CONFLICT, Verdict.REJECT
 class Answer:
     """One answer of Svix, classified.
 
-    Of its body only `code` and the names of the offending fields are kept: details may echo the
-    payload.
+    Of the body, only `code` and the names of the faulty fields are kept, because the other details
+    may quote the payload.
     """
 
     call: Call
@@ -54,17 +54,18 @@ class Answer:
     status: int | None = None
     code: str | None = None
     locs: tuple[str, ...] = ()
+    """The fields that Svix found faulty, such as `body.payload`; Svix calls each a `loc`."""
     message_id: str | None = None
     retry_after: float | None = None
-    """Seconds, where a 429 or 503 said so."""
+    """Seconds, from the `Retry-After` header."""
     failure: str | None = None
     """Why there is no usable answer, such as `ConnectError` or `no answer in 10 s`."""
 
     @property
     def taken(self) -> bool:
-        """Whether Svix worked on an event that was sent, whatever it made of it.
+        """Whether Svix processed an event that we sent, whatever its answer was.
 
-        An unknown application counts: Svix is there, and has read the request.
+        An unknown application counts too: Svix works, and has read the request.
         """
         return self.call is Call.SEND and (
             self.verdict in _TAKEN or self.code in {"not_found", "unknown_application"}
@@ -79,12 +80,12 @@ class Answer:
 
     def __str__(self) -> str:
         """For people: `no answer in 10 s`, `422 body.payload`."""
-        said = (str(self.status) if self.status else None, self.code, *self.locs, self.failure)
-        return " ".join(filter(None, said)) or "no answer"
+        words = (str(self.status) if self.status else None, self.code, *self.locs, self.failure)
+        return " ".join(filter(None, words)) or "no answer"
 
 
 class Outcome(StrEnum):
-    """What became of a delivery; the value is the word in answers, logs and metrics."""
+    """How a delivery ended. The value is the word in answers, logs and metrics."""
 
     DELIVERED = "delivered"
     DUPLICATE = "duplicate"
@@ -100,16 +101,18 @@ class Outcome(StrEnum):
 
 
 class Remark(StrEnum):
-    """What an operator should know of an event although it was acknowledged."""
+    """Something an operator should know about an acknowledged event."""
 
     FANOUT_UNCONFIRMED = "fanout_unconfirmed"
-    """Svix has the message, but was not seen to accept it: it may never send it on."""
+    """Svix has the message, but we did not see Svix accept it. Svix may not have queued it for the
+    customer's endpoints."""
     PAYLOAD_CHANGED = "payload_changed"
-    """The id was delivered before with another payload: a publisher is at fault."""
+    """An event with the same id and another payload was delivered before. The publisher used an id
+    twice."""
 
 
-# The HTTP status, and the severity in Cloud Logging. Pub/Sub takes a 2xx as an ack and all else as
-# a nack. The last three are parked where Pub/Sub brought them, and then answered 200.
+# Each outcome's HTTP status, and its severity in Cloud Logging. Pub/Sub takes a 2xx as an ack and
+# everything else as a nack. A push that ends with one of the last three is parked and answered 200.
 _TABLE = {
     Outcome.DELIVERED: (200, "INFO"),
     Outcome.DUPLICATE: (200, "INFO"),
@@ -126,35 +129,35 @@ _TABLE = {
 PARKED_OUTCOMES = frozenset({Outcome.CONFLICT, Outcome.REJECTED, Outcome.MALFORMED})
 
 TOO_LARGE, MEDIA_TYPE = "too_large", "media_type"
-# What was posted by hand is answered with HTTP's own word where it has a closer one.
-_BY_HAND = {TOO_LARGE: 413, MEDIA_TYPE: 415}
+# For these reasons HTTP has a status of its own.
+_STATUS_OF_CODE = {TOO_LARGE: 413, MEDIA_TYPE: 415}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What became of one delivery: everything its answer and its log line say."""
+    """How one delivery ended: everything its answer and its log line say."""
 
     outcome: Outcome
     detail: str | None = None
-    """For people: what the last failure was."""
+    """The last failure, in words for people."""
     remark: Remark | None = None
     code: str | None = None
-    """A machine word for the reason, such as `too_large` or `unknown_application`."""
+    """A machine-readable reason, such as `too_large` or `unknown_application`."""
     retry_after: float | None = None
     """Seconds."""
     svix_status: int | None = None
     svix_code: str | None = None
     svix_message_id: str | None = None
     attempts: int | None = None
-    """How many claims this event has had, this one included."""
+    """How many claims this event has had, including this delivery's."""
     waited: float = 0.0
     """Seconds spent waiting for turns."""
     dead_letter: str | None = None
-    """The id it was parked under; a parked push is acknowledged."""
+    """The id of the dead letter, if the push was parked. A parked push is acknowledged."""
 
     @property
     def acknowledges(self) -> bool:
-        """Whether Pub/Sub is to forget the message."""
+        """Whether Pub/Sub takes the answer as an ack."""
         return self.status == 200  # noqa: PLR2004 - HTTP's own number
 
     @property
@@ -162,7 +165,7 @@ class Result:
         """The HTTP status to answer with."""
         if self.dead_letter is not None:
             return 200
-        return _BY_HAND.get(self.code or "", _TABLE[self.outcome][0])
+        return _STATUS_OF_CODE.get(self.code or "", _TABLE[self.outcome][0])
 
     @property
     def severity(self) -> str:

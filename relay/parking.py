@@ -1,6 +1,6 @@
-"""Parking: a push that can never succeed is stored as a dead letter, and acknowledged.
+"""Parking: a push that can never succeed is stored as a dead letter and acknowledged.
 
-Pub/Sub would bring it again for days otherwise. A person replays or discards it.
+Otherwise Pub/Sub would redeliver it for days. An operator replays or discards the dead letter.
 """
 
 from dataclasses import dataclass, replace
@@ -15,16 +15,16 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds, while the ledger does not an
 
 @dataclass(frozen=True, slots=True)
 class Parking:
-    """Stores what is parked in the ledger."""
+    """Stores dead letters in the ledger."""
 
     ledger: Ledger
     waits: Waits
 
     async def park(self, result: Result, source: Source, names: Names, deadline: float) -> Result:
-        """Store the push that ended as `result`; a try begins no later than `deadline`.
+        """Store the push that ended as `result`. No try begins after `deadline`.
 
-        What was posted by hand is not parked: whoever posted it reads the answer. What can't be
-        stored is not acknowledged: then the result is `ledger_unavailable`.
+        An event posted by hand is not parked, because the person who posted it reads the answer. If
+        the letter can't be stored, the result is `ledger_unavailable`, and the push is nacked.
         """
         if not source.pushed:
             return result

@@ -1,10 +1,10 @@
-"""The words for how a delivery ended: a Result of an answer, a failure, or a record."""
+"""Builds the `Result` of a delivery from Svix's answer, a failure or the event's record."""
 
 from relay.ledger import Duplicate, InProgress, LedgerMisconfigured, LedgerUnavailable
 from relay.outcome import Answer, Outcome, Remark, Result, Verdict
 from relay.pacing import NoTurn
 
-# What a delivery ends as when no turn is left; every other answer of Svix is `unavailable`.
+# The outcome when no turn is left, by Svix's last verdict. For any other verdict: `unavailable`.
 _UNSENT = {
     Verdict.RATE_LIMITED: Outcome.RATE_LIMITED,
     Verdict.MISCONFIGURED: Outcome.MISCONFIGURED,
@@ -12,7 +12,7 @@ _UNSENT = {
 
 
 def delivered(answer: Answer, *, fanout_confirmed: bool) -> Result:
-    """Svix has the message, and the ledger says so."""
+    """Svix has the message, and the ledger has recorded that."""
     return Result(
         outcome=Outcome.DELIVERED,
         remark=None if fanout_confirmed else Remark.FANOUT_UNCONFIRMED,
@@ -22,7 +22,7 @@ def delivered(answer: Answer, *, fanout_confirmed: bool) -> Result:
 
 
 def unrecorded(answer: Answer, failure: LedgerUnavailable) -> Result:
-    """Svix has the message, and the ledger can't be told: it is not acknowledged."""
+    """Svix has the message, and the ledger failed to record that. The push is nacked."""
     return Result(
         outcome=Outcome.LEDGER_UNAVAILABLE,
         detail=f"Svix has it, but the ledger could not record that: {failure}",
@@ -42,14 +42,13 @@ def duplicate(record: Duplicate) -> Result:
 
 
 def in_progress(claimed: InProgress) -> Result:
-    """Another delivery is at it, and the budget is over."""
-    seconds = claimed.lease_remaining.total_seconds()
-    detail = f"another delivery holds the claim, for {seconds:.0f} s at most"
+    """Another delivery holds the claim, and the budget is over."""
+    detail = f"another delivery holds the claim, for {claimed.lease_remaining:.0f} s at most"
     return Result(outcome=Outcome.IN_PROGRESS, detail=detail)
 
 
 def refused(outcome: Outcome, answer: Answer, retry_after: float | None = None) -> Result:
-    """Svix has not taken the event; `retry_after` is in seconds."""
+    """Svix has not accepted the event. `retry_after` is in seconds."""
     return Result(
         outcome=outcome,
         detail=f"Svix: {answer}",
@@ -60,16 +59,16 @@ def refused(outcome: Outcome, answer: Answer, retry_after: float | None = None) 
     )
 
 
-def unsent(last: Answer | LedgerUnavailable | None, no_turn: NoTurn | None = None) -> Result:
-    """No turn is left, or another attempt would be in vain: `last` is what went wrong last."""
+def unsent(failure: Answer | LedgerUnavailable | None, no_turn: NoTurn | None = None) -> Result:
+    """No attempt succeeded, and none is left. `failure` is what the last one failed with."""
     retry_after = no_turn.retry_after if no_turn else None
-    match last:
-        case Answer():
-            return refused(_UNSENT.get(last.verdict, Outcome.UNAVAILABLE), last, retry_after)
+    match failure:
+        case Answer(verdict=verdict):
+            return refused(_UNSENT.get(verdict, Outcome.UNAVAILABLE), failure, retry_after)
         case LedgerMisconfigured():
-            outcome, detail = Outcome.MISCONFIGURED, f"the ledger: {last}"
+            outcome, detail = Outcome.MISCONFIGURED, f"the ledger: {failure}"
         case LedgerUnavailable():
-            outcome, detail = Outcome.LEDGER_UNAVAILABLE, f"the ledger: {last}"
+            outcome, detail = Outcome.LEDGER_UNAVAILABLE, f"the ledger: {failure}"
         case None if no_turn is not None:
             outcome, detail = no_turn.outcome, no_turn.detail
         case _:

@@ -1,9 +1,9 @@
-"""The Svix adapter: one call through Svix's SDK, its answer classified.
+"""The Svix adapter: makes one call through Svix's SDK, and classifies the answer.
 
-Classified by what came over the wire (`svix_http.py`), not by the exception the SDK raised. The
-SDK's own retries are off: `delivery.py` tries again, and knows about pauses and deadlines.
+The verdict depends on what came over the wire (`svix_http.py`), not on the SDK's exception. The
+SDK's own retries are off, because `delivery.py` retries, and knows the pauses and the deadline.
 
-Source: https://api.svix.com/docs and the SDK itself; tests pin what is relied on.
+Sources: https://api.svix.com/docs and the SDK's code. Tests check what this module relies on.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ from relay.envelope import Event
 from relay.outcome import Answer, Call, Verdict
 from relay.svix_http import SvixCall, SvixHttp, WireAnswer
 
-# Svix's error codes are words such as `not_found`, its locs paths such as `body.payload`: anything
-# else might be a piece of the event.
+# An error code of Svix is a word such as `not_found`. A loc is a path such as `body.payload`.
+# Anything else may quote the event.
 _CODE = re.compile(r"[a-z0-9_-]{1,64}")
 _LOC = re.compile(r"[a-zA-Z0-9_.-]{1,100}")
 _LOCS_KEPT = 3
@@ -33,9 +33,10 @@ _MESSAGE_ID = re.compile(r"[a-zA-Z0-9_.-]{1,256}")
 
 
 class SvixSender(ClientBase):
-    """Sends events to Svix over one pool of connections; to be built in the running loop.
+    """Sends events to Svix over one pool of connections. Must be created in the running loop.
 
-    `server_url` None: by the token's region. `call_seconds` is the longest one call may take.
+    If `server_url` is None, the token's region decides. `call_seconds` is the longest one call may
+    take.
     """
 
     def __init__(
@@ -51,10 +52,11 @@ class SvixSender(ClientBase):
         self._create_applications = create_applications
 
     async def send(self, event: Event, idempotency_key: str) -> Answer:
-        """Create the event's message. Sent again under the same key it stays one message.
+        """Create the event's message. A second send with the same key creates no second message.
 
-        UNAVAILABLE with the code `not_found` where the application is about to exist, REJECTED as
-        `unknown_application` where none are created.
+        If Svix does not know the application, the answer is UNAVAILABLE when the relay creates
+        applications: another send is creating it. Otherwise it is REJECTED, with the code
+        `unknown_application`.
         """
         message = MessageIn(event_type=event.type, event_id=event.id, payload={})
         if event.tags:
@@ -73,13 +75,14 @@ class SvixSender(ClientBase):
         return replace(answer, verdict=Verdict.REJECTED, code="unknown_application")
 
     async def find(self, event: Event) -> Answer:
-        """Ask for the event's message: ACCEPTED if Svix has it, MISSING if it hasn't."""
+        """Ask for the event's message: ACCEPTED if Svix has it, MISSING if it does not."""
         options = MessageGetOptions()
         answer = await self._answer(
             Call.ASK, self._http.call(), lambda api: api.get(event.project, event.id, options)
         )
         if answer.verdict in {Verdict.BROKEN_OFF, Verdict.CONFLICT, Verdict.REJECTED}:
-            return replace(answer, verdict=Verdict.UNAVAILABLE)  # a question settles no event
+            # These verdicts are about a send. For an ask they say nothing about the message.
+            return replace(answer, verdict=Verdict.UNAVAILABLE)
         return answer
 
     async def close(self) -> None:
@@ -87,18 +90,18 @@ class SvixSender(ClientBase):
         await self._http.close()
 
     async def _answer(
-        self, kind: Call, call: SvixCall, ask: Callable[[MessageAsync], Awaitable[object]]
+        self, kind: Call, call: SvixCall, make_call: Callable[[MessageAsync], Awaitable[object]]
     ) -> Answer:
         failure = None
         try:
-            await ask(MessageAsync(self._client, cast("Any", call)))
-        except Exception as error:  # noqa: BLE001 - whatever the SDK makes of it, the wire decides
+            await make_call(MessageAsync(self._client, cast("Any", call)))
+        except Exception as error:  # noqa: BLE001 - the wire decides, not the SDK's exception
             failure = type(error).__name__
         return classify(kind, call, failure)
 
 
 def classify(kind: Call, call: SvixCall, failure: str | None = None) -> Answer:
-    """What a call's answer means, or its absence, for which `failure` is the SDK's word."""
+    """Classify a call's answer. `failure` names the SDK's exception, in case no answer came."""
     wire = call.answer
     if wire is None:
         return Answer(kind, Verdict.UNAVAILABLE, failure=call.failure or failure)
@@ -119,7 +122,7 @@ def classify(kind: Call, call: SvixCall, failure: str | None = None) -> Answer:
 
 
 def _verdict(wire: WireAnswer, error: "_Error | None", message_id: str | None) -> Verdict:
-    """The first row that fits; `error` is None where the body is not the API's."""
+    """The verdict on an answer. `error` is None if the body is not an error body of the API."""
     verdict = Verdict.UNAVAILABLE
     match wire.status_code:
         case _ if _is_success(wire):
@@ -149,20 +152,20 @@ def _is_success(wire: WireAnswer) -> bool:
 
 def _message_id(value: Any) -> str | None:
     message_id = value.get("id") if isinstance(value, dict) else None
-    proper = isinstance(message_id, str) and _MESSAGE_ID.fullmatch(message_id)
-    return message_id if proper else None
+    is_valid = isinstance(message_id, str) and _MESSAGE_ID.fullmatch(message_id)
+    return message_id if is_valid else None
 
 
 @dataclass(frozen=True, slots=True)
 class _Error:
-    """What may be repeated of the API's error body: its code, and which fields it minds."""
+    """What may be logged of the API's error body: its code, and the fields it finds faulty."""
 
     code: str | None
     locs: tuple[str, ...]
 
     @classmethod
     def of(cls, body: Any) -> "_Error | None":
-        """None where the body is not the API's: `{"code", "detail"}`, or a list of details."""
+        """Read an error body: `{"code", "detail"}`, or a list of details. None for any other."""
         if not isinstance(body, dict):
             return None
         code, details = body.get("code"), body.get("detail")
@@ -175,7 +178,7 @@ class _Error:
 
 
 def _retry_after(text: str | None, now: datetime) -> float | None:
-    """Seconds to wait, from either form of the header; None where it says nothing usable.
+    """Seconds to wait, from either form of the header; None if it is missing or not valid.
 
     Source: https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
     """
@@ -186,6 +189,6 @@ def _retry_after(text: str | None, now: datetime) -> float | None:
     except ValueError:
         try:
             seconds = (email.utils.parsedate_to_datetime(text) - now).total_seconds()
-        except (TypeError, ValueError):  # no date, or one without a time zone
+        except (TypeError, ValueError):  # not a date, or a date without a time zone
             return None
     return seconds if 0 <= seconds < math.inf else None

@@ -1,11 +1,13 @@
-"""The wire beneath Svix's SDK: what the SDK uses of httpx's client, done by Rust's reqwest.
+"""An HTTP client for Svix's SDK. It has the methods of httpx's client that the SDK uses.
 
-It costs an event a third of what aiohttp does and a twentieth of what httpx's own client does,
-and loads in a hundredth of the time. Each call keeps what came over the wire, whatever the SDK
-makes of it: the SDK raises parsing errors for bodies it does not expect.
+The work is done by Rust's reqwest. A call costs a third of aiohttp's processor time and a twentieth
+of httpx's, and the client is imported in a hundredth of the time.
 
-Proxies are the environment's (`HTTPS_PROXY`, `NO_PROXY`, ...). Trusted are certifi's certificates
-and the system's, or those of `SSL_CERT_FILE` instead of the system's.
+Each call keeps what came over the wire, because the SDK raises parsing errors for bodies that it
+does not expect.
+
+Proxies come from the environment (`HTTPS_PROXY`, `NO_PROXY`, ...). The client trusts certifi's
+certificates and the system's. `SSL_CERT_FILE` replaces the system's.
 """
 
 import json
@@ -19,35 +21,35 @@ import certifi
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import PyreqwestError, RequestTimeoutError
 
-_KEEP_ALIVE = timedelta(seconds=50)
-"""Idle connections are kept for the next burst, but not past a load balancer's usual minute."""
+_KEEP_ALIVE_SECONDS = 50.0
+"""How long an idle connection is kept. A load balancer usually closes it after a minute."""
 
 _LONGEST_ANSWER = 4 * 1024 * 1024
 """Bytes. An answer about an event has a few hundred, the longest page of a listing a megabyte."""
 
-_PLACE = b'"payload":{}'
-"""How the SDK writes an empty payload: there the event's own text goes."""
+_EMPTY_PAYLOAD = b'"payload":{}'
+"""The text with which the SDK writes an empty payload. The event's text replaces the `{}`."""
 
 
 @dataclass(slots=True)
 class WireAnswer:
-    """What came back: what the SDK uses of httpx's response, and the rest that matters."""
+    """An answer. It has the attributes of httpx's response that the SDK uses."""
 
     status_code: int
     retry_after: str | None
-    """The header of this name."""
+    """The `Retry-After` header."""
     body: bytes | None = None
-    """None where it broke off; cut off where it is longer than any answer of the API."""
+    """None if the body broke off. At most `_LONGEST_ANSWER` bytes are read."""
 
     def json(self) -> Any:
-        """The body's value. Raises `ValueError` where it is not JSON, or not there."""
+        """The body's value. Raises `ValueError` if the body is missing or is not JSON."""
         if self.body is None:
             raise ValueError("the answer broke off")
         return json.loads(self.body)
 
 
 class SvixHttp:
-    """A pool of connections to Svix. To be built in the running loop, and closed.
+    """A pool of connections to Svix. Must be created in the running loop, and closed.
 
     `call_seconds` is the longest one call may take, from connecting to the last byte.
     """
@@ -57,16 +59,16 @@ class SvixHttp:
             ClientBuilder()
             .follow_redirects(enable=False)
             .timeout(timedelta(seconds=call_seconds))
-            .pool_idle_timeout(_KEEP_ALIVE)
+            .pool_idle_timeout(timedelta(seconds=_KEEP_ALIVE_SECONDS))
             .add_root_certificate_pem(Path(certifi.where()).read_bytes())
             .build()
         )
         self._call_seconds = call_seconds
 
     def call(self, payload: bytes | None = None) -> "SvixCall":
-        """One call, to be handed to a class of the SDK as its `httpx` client.
+        """One call. Pass it to a class of the SDK as its `httpx` client.
 
-        `payload` takes the place of an empty one in what the SDK sends.
+        `payload` replaces the empty payload in the body that the SDK sends.
         """
         return SvixCall(self._client, self._call_seconds, payload)
 
@@ -76,16 +78,16 @@ class SvixHttp:
 
 
 class SvixCall:
-    """One call on the wire; made by `SvixHttp.call`."""
+    """One call on the wire. `SvixHttp.call` creates it."""
 
     def __init__(self, client: Client, seconds: float, payload: bytes | None) -> None:
         self._client = client
         self._seconds = seconds
         self._payload = payload
         self.answer: WireAnswer | None = None
-        """What has come so far."""
+        """What has come so far; None before the status."""
         self.failure: str | None = None
-        """Why there is no whole answer, such as `ConnectError` or `no answer in 10 s`."""
+        """Why there is no complete answer, such as `ConnectError` or `no answer in 10 s`."""
 
     async def request(
         self,
@@ -95,15 +97,15 @@ class SvixCall:
         headers: dict[str, str],
         params: dict[str, str] | None = None,
         content: bytes | None = None,
-        **_: object,  # the time-out, which here is of the whole call, and redirects: none followed
+        **_: object,  # the SDK's time-out and redirects: the client has its own settings for both
     ) -> WireAnswer:
-        """Raises `PyreqwestError`, which the SDK passes on."""
-        headers.pop("content-length", None)  # the client counts what is sent in the end
-        query = f"?{urlencode(params)}" if params else ""  # the client's own takes 0.1 ms
+        """Make the call. Raises `PyreqwestError`, which the SDK passes on."""
+        headers.pop("content-length", None)  # the client computes it, after the payload is put in
+        query = f"?{urlencode(params)}" if params else ""  # the client's own encoding takes 0.1 ms
         request = self._client.request(method, url + query).headers(headers)
         if content is not None:
-            request = request.body_bytes(_spliced(content, self._payload))
-        # Nothing is buffered: the status is to be known as soon as it is there.
+            request = request.body_bytes(_replace_payload(content, self._payload))
+        # Without buffering, the status is known as soon as it comes, even if the body breaks off.
         try:
             async with request.streamed_read_buffer_limit(0).build_streamed() as response:
                 answer = WireAnswer(response.status, response.get_header("retry-after"))
@@ -119,10 +121,10 @@ class SvixCall:
         return answer
 
 
-def _spliced(content: bytes, payload: bytes | None) -> bytes:
+def _replace_payload(content: bytes, payload: bytes | None) -> bytes:
     if payload is None:
         return content
-    before, place, after = content.partition(_PLACE)
-    if not place:
-        raise ValueError("the SDK writes an empty payload in another way")
-    return b"".join((before, _PLACE[:-2], payload, after))
+    before, found, after = content.partition(_EMPTY_PAYLOAD)
+    if not found:
+        raise ValueError("the SDK has changed how it writes an empty payload")
+    return b"".join((before, _EMPTY_PAYLOAD[:-2], payload, after))

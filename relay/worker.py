@@ -1,7 +1,7 @@
-"""One worker process: its clients, built on first use, the way of a request, and its end.
+"""Runs one worker process: its clients, its requests and its shutdown.
 
-Built on first use because the framework imports the source in one process and serves in a fork
-of it, and a network client does not survive the fork. Nothing is decided here.
+The clients are created on first use. The framework imports this code in one process and serves in a
+fork of it, and a network client does not survive the fork.
 """
 
 import asyncio
@@ -24,23 +24,26 @@ from relay.pacing import Pacer
 from relay.sender import SvixSender
 
 _LAST_ATTEMPT_SECONDS = 5.0
-"""After SIGTERM turns go on for so long; then all who hold no claim answer, wherever they wait."""
+"""For so long after SIGTERM, turns are still given. Then all requests without a claim are
+answered."""
 
 _LAST_CALL_SECONDS = 8.0
-"""What attempts under way have after SIGTERM: Cloud Run kills after 10 s, and a release and an
-answer take a moment (https://cloud.google.com/run/docs/container-contract#instance-shutdown)."""
+"""For so long after SIGTERM, attempts under way may go on. Cloud Run kills the process after 10 s,
+and a release and an answer take a moment
+(https://cloud.google.com/run/docs/container-contract#instance-shutdown)."""
 
 _GARBAGE_THRESHOLD = 10_000
-"""New objects after which Python looks for cycles; its own 700 are those of two or three events."""
+"""The number of new objects after which Python looks for cycles. Its default of 700 is reached by
+two or three events."""
 
-_STATE_SECONDS = 1.0  # between two lines of the debug log on how the pacer stands
+_STATE_SECONDS = 1.0  # between two lines of the debug log with the pacer's state
 
 
 def ledger_opener(settings: Settings, *, create: bool) -> Callable[[], Archive]:
-    """Import the ledger that the settings name; what is returned opens it, in a running loop.
+    """Import the ledger that the settings name, and return a function that opens it.
 
-    `create`: whether an embedded ledger that isn't there yet is made. Opening raises
-    `LedgerMisconfigured`.
+    That function must be called in a running loop, and may raise `LedgerMisconfigured`. With
+    `create`, it creates a missing SQLite ledger.
     """
     if settings.ledger_path is not None:
         from relay.ledger.sqlite import SqliteLedger  # noqa: PLC0415 - only one of the two is loaded
@@ -53,23 +56,23 @@ def ledger_opener(settings: Settings, *, create: bool) -> Callable[[], Archive]:
 
 
 def svix_sender(settings: Settings) -> SvixSender:
-    """The way to the Svix that the settings name. To be called in a running loop."""
+    """A sender to the Svix that the settings name. Must be called in a running loop."""
     token, url = settings.svix_token, settings.svix_server_url
     return SvixSender(token, url, create_applications=settings.create_applications)
 
 
 def collect_less_garbage() -> None:
-    """Let the collector leave alone what stays; it took a tenth of an event's processor time.
+    """Make the garbage collector ignore all objects that exist now, and run less often.
 
-    Those are the modules, 100,000 objects, which each full collection went through. To be called
-    once in a process that only serves.
+    The imported modules have 100,000 objects. Each full collection looked at all of them, which
+    took a tenth of an event's processor time. To be called once, when a process begins to serve.
     """
     gc.freeze()
     gc.set_threshold(_GARBAGE_THRESHOLD)
 
 
 class Worker:
-    """Handles the requests of one worker process. To be built in the worker's running loop."""
+    """Handles the requests of one worker process. Must be created in its running loop."""
 
     def __init__(self, settings: Settings, open_ledger: Callable[[], Archive]) -> None:
         self._settings = settings
@@ -79,7 +82,7 @@ class Worker:
         self._log = Log(settings.log_level, settings.google_cloud_project)
         self._sender = svix_sender(settings)
         self._archive: Archive
-        """Opened on its first use, with the delivery."""
+        """Opened by `_ready`, together with the delivery."""
         self._delivery: Delivery | None = None
         self._running: set[asyncio.Task[object] | None] = set()
         self._closing = False
@@ -89,9 +92,9 @@ class Worker:
     async def handle(
         self, chunks: AsyncIterator[bytes], headers: Mapping[str, str]
     ) -> tuple[Result, Names]:
-        """One request: its body read, its event delivered or parked, and logged.
+        """Answer one request: read its body, deliver or park its event, and log the result.
 
-        `headers` has lower-case names. The names are those that could be read.
+        `headers` has lower-case names. The returned names are those that could be read.
         """
         arrived_at = time.monotonic()
         came = _Came()
@@ -119,7 +122,7 @@ class Worker:
         arrived_at: float,
         deadline: float,
     ) -> Result:
-        """What becomes of the request; `came` is told what it brought. Raises only if cancelled."""
+        """The request's result. Fills `came`. Raises only if cancelled."""
         try:
             async with self._intake.admit(headers, deadline - ATTEMPT_SECONDS) as admission:
                 try:
@@ -150,8 +153,8 @@ class Worker:
         return await self._ready().parking.park(result, refused.source, refused.names, deadline)
 
     async def reconcile(self) -> dict[str, object]:
-        """Compare the ledger with Svix, beside the deliveries; the report, which is logged too."""
-        # Imported when it is first called: a cold start pays nothing for it.
+        """Compare the ledger with Svix while deliveries go on. Logs the report and returns it."""
+        # Imported here, so that a cold start does not take the time for it.
         from relay.operate.scheduled import reconcile  # noqa: PLC0415 - see above
 
         task = asyncio.current_task()
@@ -173,7 +176,7 @@ class Worker:
         return counts
 
     def _ready(self) -> Delivery:
-        """The delivery, with the ledger opened on its first use. Raises `LedgerMisconfigured`."""
+        """The delivery. The first call opens the ledger. Raises `LedgerMisconfigured`."""
         if self._delivery is None:
             self._archive = self._open_ledger()
             self._delivery = Delivery(
@@ -186,7 +189,7 @@ class Worker:
         return self._delivery
 
     async def close(self) -> None:
-        """Close the connections; for tests, as a process that ends needs none of it."""
+        """Close the connections. Only tests need this, because a process that ends closes them."""
         await self._sender.close()
         if self._delivery is not None:
             await self._delivery.ledger.close()
@@ -198,12 +201,12 @@ class Worker:
             self._log.pacer(self._pacer.state())
             await asyncio.sleep(_STATE_SECONDS)
 
-    # -- the end
+    # -- shutdown
 
     def _close_on_sigterm(self) -> None:
-        """Begin to close on SIGTERM, and hand the signal on to the server.
+        """Begin the shutdown on SIGTERM, and pass the signal on to the server.
 
-        Neither the framework nor the server tells a running handler that it has 10 s left.
+        Neither the framework nor the server tells a running request that it has 10 s left.
         """
         loop = asyncio.get_running_loop()
         served_by = signal.getsignal(signal.SIGTERM)
@@ -234,14 +237,14 @@ class Worker:
 
 @dataclass(slots=True)
 class _Came:
-    """What a request brought, as far as it is known by now."""
+    """The source and the names of a request's event, as far as they are known."""
 
     source: Source = field(default_factory=Source)
     names: Names = field(default_factory=Names)
 
 
 def _place_of(fault: Exception) -> str:
-    """Which exception, and where in the code; its text stays out, for it may quote the payload."""
+    """Name the exception and its place in the code. Its text may quote the payload."""
     place, trace = "", fault.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code

@@ -5,16 +5,16 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
 
 from relay.config import ATTEMPT_SECONDS
-from relay.delivery import Again, Delivery, GiveUp, History, Settle, what_next
+from relay.delivery import Delivery, GiveUp, History, Retry, Settle, what_next
 from relay.envelope import Event, Source
 from relay.ledger import (
-    LEASE,
+    LEASE_SECONDS,
     Claim,
     ClaimLost,
     DeadLetter,
@@ -28,6 +28,8 @@ from relay.ledger import (
 from relay.outcome import Answer, Call, Outcome, Remark, Result, Verdict
 from relay.pacing import NoTurn, Pacer, Waiter
 from relay.waits import Waits
+
+HOUR = 3600.0  # seconds
 
 SEND, ASK = Call.SEND, Call.ASK
 ACCEPTED = Answer(SEND, Verdict.ACCEPTED, 202, message_id="msg_1")
@@ -57,32 +59,32 @@ BUDGET = 240.0
     ("answer", "history", "pushed", "expected"),
     [
         (ACCEPTED, SENT, True, Settle(fanout_confirmed=True)),
-        (BROKEN_OFF, SENT, True, Again(ASK)),
-        (CONFLICT, SENT, True, Again(ASK)),
-        (LIMITED, SENT, True, Again(SEND)),
-        (BROKEN, SENT, True, Again(SEND, back_off=True)),
-        (NO_APPLICATION, SENT, True, Again(SEND, back_off=True)),
+        (BROKEN_OFF, SENT, True, Retry(ASK)),
+        (CONFLICT, SENT, True, Retry(ASK)),
+        (LIMITED, SENT, True, Retry(SEND)),
+        (BROKEN, SENT, True, Retry(SEND, back_off=True)),
+        (NO_APPLICATION, SENT, True, Retry(SEND, back_off=True)),
         (REJECTED, SENT, True, GiveUp(Outcome.REJECTED)),
         (REJECTED, SENT, False, GiveUp(Outcome.REJECTED)),
         (FOUND, SENT, True, Settle(fanout_confirmed=False)),
         (FOUND, History(saw_acceptance=True), True, Settle(fanout_confirmed=True)),
-        (MISSING, NEW, True, Again(SEND)),
-        (MISSING, SENT, True, Again(SEND, back_off=True)),
+        (MISSING, NEW, True, Retry(SEND)),
+        (MISSING, SENT, True, Retry(SEND, back_off=True)),
         (MISSING, TWO_CONFLICTS, True, GiveUp(Outcome.CONFLICT)),
-        (MISSING, History(conflicts=1, first_asked_at=0.0), True, Again(SEND)),
+        (MISSING, History(conflicts=1, first_asked_at=0.0), True, Retry(SEND)),
         (
             MISSING,
             History(has_sent=True, conflicts=2, first_asked_at=95.1),
             True,
-            Again(SEND, back_off=True),
+            Retry(SEND, back_off=True),
         ),
-        (ASK_LIMITED, SENT, True, Again(ASK)),
-        (UNASKED, SENT, True, Again(ASK, back_off=True)),
-        (ASK_CONFLICT, SENT, True, Again(ASK, back_off=True)),
-        (ASK_REJECTED, SENT, True, Again(ASK, back_off=True)),
-        (UNAUTHORISED, SENT, True, Again(SEND, back_off=True)),
+        (ASK_LIMITED, SENT, True, Retry(ASK)),
+        (UNASKED, SENT, True, Retry(ASK, back_off=True)),
+        (ASK_CONFLICT, SENT, True, Retry(ASK, back_off=True)),
+        (ASK_REJECTED, SENT, True, Retry(ASK, back_off=True)),
+        (UNAUTHORISED, SENT, True, Retry(SEND, back_off=True)),
         (UNAUTHORISED, SENT, False, GiveUp(Outcome.MISCONFIGURED)),
-        (ASK_UNAUTHORISED, SENT, True, Again(ASK, back_off=True)),
+        (ASK_UNAUTHORISED, SENT, True, Retry(ASK, back_off=True)),
         (ASK_UNAUTHORISED, SENT, False, GiveUp(Outcome.MISCONFIGURED)),
     ],
 )
@@ -90,7 +92,7 @@ def test_what_comes_next_is_as_the_table_reads(
     answer: Answer,
     history: History,
     pushed: bool,  # noqa: FBT001 - a case
-    expected: Settle | Again | GiveUp,
+    expected: Settle | Retry | GiveUp,
 ) -> None:
     assert what_next(answer, history, NOW, pushed=pushed) == expected
 
@@ -198,12 +200,12 @@ class ScriptedNacks:
     log: list[str]
     free: bool = True
 
-    async def wait(self, _until: float) -> bool:
+    async def acquire(self, _until: float) -> bool:
         self.log.append("wait for a nack")
         return self.free
 
     async def space(self, deadline: float) -> None:
-        await self.wait(deadline)
+        await self.acquire(deadline)
 
 
 @dataclass
@@ -251,12 +253,12 @@ class Run:
     sleeps: list[float]
 
 
-def claim(age: timedelta = timedelta(0), attempts: int = 1) -> Claim:
+def claim(age: float = 0.0, attempts: int = 1) -> Claim:
     """A claim of ours."""
     return Claim("key", "token", object(), attempts, age)
 
 
-def record(state: State, *, lease: timedelta = LEASE, payload_sha256: str = "0" * 64) -> Record:
+def record(state: State, *, lease: float = LEASE_SECONDS, payload_sha256: str = "0" * 64) -> Record:
     """An event's record, touched just now."""
     now = datetime.now(UTC)
     return Record(
@@ -385,7 +387,7 @@ async def test_a_live_claim_is_looked_at_again_until_the_event_is_delivered() ->
     """A push that meets a live claim is not nacked."""
     busy = record(State.CLAIMED)
     run = await deliver(
-        claims=[InProgress(LEASE, 1)],
+        claims=[InProgress(LEASE_SECONDS, 1)],
         records=[busy, busy, busy, busy, busy, busy, record(State.DELIVERED)],
     )
     assert run.log == ["claim", *["look"] * 7]
@@ -395,7 +397,7 @@ async def test_a_live_claim_is_looked_at_again_until_the_event_is_delivered() ->
 
 async def test_a_claim_that_is_free_by_now_is_taken() -> None:
     run = await deliver(
-        ACCEPTED, claims=[InProgress(LEASE, 1), claim()], records=[record(State.RELEASED)]
+        ACCEPTED, claims=[InProgress(LEASE_SECONDS, 1), claim()], records=[record(State.RELEASED)]
     )
     assert run.log == ["claim", "look", "claim", "send", "complete msg_1"]
     assert run.result.outcome is Outcome.DELIVERED
@@ -403,14 +405,14 @@ async def test_a_claim_that_is_free_by_now_is_taken() -> None:
 
 async def test_a_dead_claim_is_looked_at_when_its_lease_ends() -> None:
     """After a crash an event waits no longer than its lease."""
-    run = await deliver(ACCEPTED, claims=[InProgress(timedelta(seconds=0.1), 1), claim()])
+    run = await deliver(ACCEPTED, claims=[InProgress(0.1, 1), claim()])
     assert run.sleeps == [0.1]
     assert run.result.outcome is Outcome.DELIVERED
 
 
 async def test_a_claim_that_outlives_the_budget_is_in_progress() -> None:
     run = await deliver(
-        claims=[InProgress(LEASE, 1)], records=[record(State.CLAIMED) for _ in range(100)]
+        claims=[InProgress(LEASE_SECONDS, 1)], records=[record(State.CLAIMED) for _ in range(100)]
     )
     assert run.result.outcome is Outcome.IN_PROGRESS
     assert sum(run.sleeps) == pytest.approx(BUDGET)
@@ -418,22 +420,20 @@ async def test_a_claim_that_outlives_the_budget_is_in_progress() -> None:
 
 async def test_an_old_claim_asks_svix_before_it_sends() -> None:
     """Svix may have forgotten the idempotency key of the earlier try."""
-    run = await deliver(FOUND, claims=[claim(timedelta(hours=11, seconds=1), 2)])
+    run = await deliver(FOUND, claims=[claim(11 * HOUR + 1, 2)])
     assert run.log == ["claim", "ask", "complete msg_0 unconfirmed"]
     assert run.result.remark is Remark.FANOUT_UNCONFIRMED
 
 
 async def test_a_younger_claim_is_resent_without_asking() -> None:
     """The idempotency key covers it."""
-    run = await deliver(ACCEPTED, claims=[claim(timedelta(hours=10, minutes=59), 2)])
+    run = await deliver(ACCEPTED, claims=[claim(11 * HOUR - 60, 2)])
     assert run.log == ["claim", "send", "complete msg_1"]
 
 
 async def test_an_old_claim_is_sent_once_svix_has_said_that_it_has_nothing() -> None:
     """And not before, however often asking fails."""
-    run = await deliver(
-        UNASKED, ASK_LIMITED, MISSING, ACCEPTED, claims=[claim(timedelta(hours=12))]
-    )
+    run = await deliver(UNASKED, ASK_LIMITED, MISSING, ACCEPTED, claims=[claim(12 * HOUR)])
     calls = [entry for entry in run.log if entry in {"ask", "send"}]
     assert calls == ["ask", "ask", "ask", "send"]
 

@@ -282,7 +282,7 @@ def test_a_name_that_stands_twice_is_malformed(name: str, spelling: str) -> None
     )
     body = json.dumps(EVENT)[:-1] + f', "{escaped}": "other"}}'
     fault = refusal(body.encode())
-    assert fault.detail == f"`{name}` stands twice"
+    assert fault.detail == f"`{name}` occurs twice"
     assert getattr(fault.names, name) is None
     nested = json.dumps(EVENT)[:-1] + f', "more": {{"{name}": 1, "{name}": 2}}}}'
     assert read(nested.encode(), JSON, TAGS).text == nested.encode()
@@ -332,7 +332,7 @@ def test_a_message_that_is_not_pubsubs_makes_no_push(body: dict[str, Any]) -> No
 )
 def test_a_push_of_two_events_is_malformed(push: bytes) -> None:
     """Pub/Sub sends none; nobody could say which of the two it is."""
-    assert "two" in refusal(push).detail
+    assert "occurs twice" in refusal(push).detail
 
 
 def big(size: int) -> bytes:

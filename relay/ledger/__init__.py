@@ -1,9 +1,12 @@
-"""The record of what was sent: one document per event, and the dead letters.
+"""The ledger: one record per event, which says who may send it and whether it was delivered.
 
-The Protocols and their values: `Ledger` is what a delivery needs, `Archive` what the operator's
-commands need besides. `firestore.py` and `sqlite.py` implement both and pass one contract suite.
-A ledger knows nothing of Svix and decides nothing about an event: it makes a claim exclusive,
-judges leases by its own clock, and refuses a worker whose claim has passed to another.
+It also stores the dead letters. `Ledger` is the Protocol that a delivery uses. `Archive` adds what
+the operator's commands use. `firestore.py` and `sqlite.py` implement both and pass one test suite.
+
+A ledger does not call Svix and decides no outcome. It gives a claim to one worker at a time, judges
+leases by its own clock, and rejects the writes of a worker that has lost its claim.
+
+Durations are seconds. Only what is added to dates is a timedelta.
 """
 
 import hashlib
@@ -17,73 +20,74 @@ from typing import Protocol, Self
 from relay.envelope import Event, Form, Names, Source
 from relay.outcome import Result
 
-LEASE = timedelta(seconds=30)
-"""How long a claim holds. An attempt takes at most 20 s from its claim on (5 to claim, 10 to call
-Svix, 5 to settle), so no worker is still calling when its lease ends. Each claim's lease is in its
-record: everybody judges it as the claimant did."""
+LEASE_SECONDS = 30.0
+"""How long a claim is valid. An attempt takes at most 20 s from its claim on: 5 to claim, 10 to
+call Svix, 5 to settle. So no worker still calls Svix when its lease ends. The record holds the
+claim's lease, so that every version of the relay judges a claim by the same lease."""
 
-LEDGER_TIMEOUT = timedelta(seconds=5)
-"""The longest one call may take, its retries included."""
+LEDGER_CALL_SECONDS = 5.0
+"""The longest one call may take, including its retries."""
 
-PARK_TIMEOUT = timedelta(seconds=20)
-"""The longest `Ledger.park` may take: a large letter takes a dozen writes. The function's time-out
-leaves 30 s after the request's budget, in which a letter may still be stored."""
+PARK_SECONDS = 20.0
+"""The longest `Ledger.park` may take. A large letter takes a dozen writes. Cloud Run ends a request
+30 s after its budget, so there is time to store a letter after the budget."""
 
 RECORD_LIFETIME = timedelta(days=45)
-"""7 days in the subscription, 31 in the dead-letter subscription, and slack: while a message can
-still come back, its record must be there to recognise it."""
+"""Longer than Pub/Sub can hold a message: 7 days in the subscription and 31 in the dead-letter
+subscription. While a message can come back, its record is needed to recognise it."""
 
 DEAD_LETTER_LIFETIME = timedelta(days=90)
 
 SHARDS = 4
-"""The records' index is ordered by time, and so is written at its end only. Each shard has an end
-of its own: Firestore writes 500 entries a second to one."""
+"""The number of parts that the records' index is split into. The index is ordered by time, so all
+new entries go to its end. Firestore writes 500 entries a second there. Each shard has its own
+end."""
 
-_LONGEST_NAME = 1024  # characters, of what a malformed event calls its id, type or project
+_LONGEST_NAME = 1024  # characters of a dead letter's id, type or project
 
 
 def key_of(project: str, event_id: str) -> str:
     """The event's document id and its idempotency key at Svix: 64 hexadecimal digits.
 
-    A hash, because an id may hold what a document id may not, and because sequential ids would
-    heat one range of Firestore's keys. Neither name can contain the newline.
+    It is a hash for two reasons. An event id may have characters that a document id may not.
+    Sequential ids would put all of Firestore's load on one range of keys. The newline separates the
+    two names, because neither can contain it.
     """
     return hashlib.sha256(f"{project}\n{event_id}".encode()).hexdigest()
 
 
 class LedgerUnavailable(Exception):
-    """The ledger failed or did not answer in time; what was asked may or may not have happened."""
+    """The ledger failed or did not answer in time. A write may or may not have been made."""
 
 
 class LedgerMisconfigured(LedgerUnavailable):
-    """No call succeeds until a person acts: the credentials, the project, the database or the file.
+    """The credentials, the project, the database or the file are wrong.
 
-    Its text is one sentence that says what to check.
+    Every call fails until a person corrects that. The text is one sentence that says what to check.
     """
 
 
 class ClaimLost(Exception):
-    """The lease ran out and another delivery has taken the claim over: nothing was written."""
+    """Another delivery has taken the claim over. Nothing was written."""
 
 
 class LetterDamaged(Exception):
-    """A dead letter's payload is not whole; the text names the part that is missing or wrong."""
+    """A dead letter's payload is incomplete. The text names the missing or wrong part."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to send one event, until the lease runs out.
-
-    `token` is random and identifies this claim, `version` is what a settle must still find
-    unchanged (opaque: the last update time in Firestore), `attempts` counts the event's claims
-    including this one, and `age` is the time since its very first claim, by the ledger's clock.
-    """
+    """The right to send one event, until the lease ends."""
 
     key: str
     token: str
+    """A random string that identifies this claim."""
     version: object
+    """The version of the record that a settle requires; the ledger decides what it is."""
     attempts: int
-    age: timedelta
+    """How many claims the event has had, including this one."""
+    age: float
+    """Seconds since the event's first claim, by the ledger's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +101,14 @@ class Duplicate:
 
 @dataclass(frozen=True, slots=True)
 class InProgress:
-    """Another delivery holds the claim, for `lease_remaining` at most."""
+    """Another delivery holds the claim, for `lease_remaining` seconds at most."""
 
-    lease_remaining: timedelta
+    lease_remaining: float
     attempts: int
 
 
 class State(StrEnum):
-    """Where an event's record stands."""
+    """The state of an event's record."""
 
     CLAIMED = "claimed"
     RELEASED = "released"
@@ -113,7 +117,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One event's record, as it was at `read_at`. All times are the ledger's own clock's."""
+    """One event's record, as it was at `read_at`. All times are by the ledger's clock."""
 
     project: str
     event_id: str
@@ -121,24 +125,26 @@ class Record:
     state: State
     claim: str
     """The token of the latest claim."""
-    lease: timedelta
-    """Of the latest claim, from `touched_at` on."""
+    lease: float
+    """The lease of the latest claim in seconds; it begins at `touched_at`."""
     attempts: int
+    """How many claims the event has had."""
     payload_sha256: str
-    """Of the first claim's event, so that another payload under the same id is noticed."""
+    """The hash of the event that was claimed first. It shows whether the id comes again with
+    another payload."""
     first_claimed_at: datetime
     touched_at: datetime
-    """When it was last written."""
+    """When the record was last written."""
     read_at: datetime
     version: object = field(default=None, repr=False)
-    """What a write must still find unchanged; opaque, as a claim's."""
+    """The version of the record that a write requires, as in a claim."""
     delivered_at: datetime | None = None
     svix_message_id: str | None = None
     fanout_confirmed: bool | None = None
-    """Of a delivered event: whether Svix was seen to accept it, and so has queued it. False where
-    the message was found by asking; None where the event is not delivered."""
+    """True if we saw Svix accept the event, which means that Svix has queued it. False if we found
+    the message by asking. None if the event is not delivered."""
     pubsub_message_id: str | None = None
-    """Of the latest claim's push."""
+    """The id of the message that the latest claim was for."""
 
     @property
     def key(self) -> str:
@@ -146,43 +152,43 @@ class Record:
         return key_of(self.project, self.event_id)
 
     @property
-    def age(self) -> timedelta:
-        """How long ago the event was claimed first."""
-        return self.read_at - self.first_claimed_at
+    def age(self) -> float:
+        """How many seconds ago the event was first claimed."""
+        return (self.read_at - self.first_claimed_at).total_seconds()
 
     @property
-    def lease_remaining(self) -> timedelta:
-        """How long the claim still holds; zero or less where nobody holds one."""
+    def lease_remaining(self) -> float:
+        """How many seconds the claim is still valid; zero or less if nobody holds one."""
         if self.state is not State.CLAIMED:
-            return timedelta(0)
-        return self.lease - (self.read_at - self.touched_at)
+            return 0.0
+        return self.lease - (self.read_at - self.touched_at).total_seconds()
 
     def refusal(self, event: Event) -> Duplicate | InProgress | None:
-        """Why `event` cannot be claimed now; None where its record may be taken over."""
+        """Why `event` cannot be claimed now; None if it can."""
         if self.state is State.DELIVERED:
             changed = event.payload_sha256 != self.payload_sha256
             return Duplicate(self.svix_message_id, changed, self.attempts)
-        if (remaining := self.lease_remaining) > timedelta(0):
+        if (remaining := self.lease_remaining) > 0:
             return InProgress(remaining, self.attempts)
         return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """A push that can never succeed, as it is parked."""
+    """A push that can never succeed, as it is stored."""
 
     id: str
-    """64 hexadecimal digits, fixed when it is parked."""
+    """64 hexadecimal digits."""
     data: bytes = field(repr=False)
-    """As it came."""
+    """The bytes that came."""
     form: Form = Form.DATA
     """What `data` is."""
     attributes: str = field(default="{}", repr=False)
-    """The message's attributes as JSON text, which can hold whatever came."""
+    """The message's attributes as JSON text."""
     reason: str
-    """The outcome's word: `rejected`, `malformed` or `conflict`."""
+    """The outcome: `rejected`, `malformed` or `conflict`."""
     detail: str
-    """For people; never Svix's own words."""
+    """The reason in words for people. It never quotes Svix's text."""
     message_id: str | None = None
     subscription: str | None = None
     project: str | None = None
@@ -191,16 +197,16 @@ class DeadLetter:
     svix_status: int | None = None
     svix_code: str | None = None
     discarded: str | None = None
-    """Why an operator gave it up: `data` and `attributes` are gone then, all else stays."""
+    """Why an operator discarded the letter. A discarded letter has no `data` and `attributes`."""
     discarded_at: datetime | None = None
-    """Set by the ledger's clock, as `parked_at`."""
+    """By the ledger's clock, like `parked_at`."""
     parked_at: datetime | None = None
 
     @classmethod
     def of(cls, result: Result, source: Source, names: Names) -> Self:
-        """The letter for a push that ended so.
+        """The letter for a push that ended as `result`.
 
-        Its id is the same for the same message, so that parking twice is once.
+        A message always gets the same id, so a message that is parked twice is stored once.
         """
         attributes = dict(source.attributes)
         if source.message_id is None:
@@ -228,70 +234,74 @@ class DeadLetter:
 
 
 def _storable(name: str | None) -> str | None:
-    """A malformed event's names can be of any length, and hold half a surrogate pair."""
+    """Shorten a name, and escape half surrogate pairs, which UTF-8 cannot encode."""
     if name is None:
         return None
     return name[:_LONGEST_NAME].encode("utf-8", "backslashreplace").decode()
 
 
 class Ledger(Protocol):
-    """What `delivery.py` asks of a ledger.
+    """A ledger as a delivery uses it.
 
-    Every method raises `LedgerUnavailable`, and takes at most `LEDGER_TIMEOUT` where it doesn't
-    say otherwise. Cancelled, a write may still land.
+    Every method may raise `LedgerUnavailable`. It takes at most `LEDGER_CALL_SECONDS` unless it
+    says otherwise. A cancelled write may still be made.
     """
 
     async def record(self, key: str) -> Record | None:
-        """One event's record."""
+        """One event's record; None if there is none."""
 
     async def claim(
         self, event: Event, *, previous: Claim | None = None
     ) -> Claim | Duplicate | InProgress:
-        """Take the right to send this event, or learn why not.
+        """Claim the event, or say why that is not possible.
 
-        `previous` is this delivery's own earlier claim. Where its release was lost, the record
-        still says that it holds: it is taken over at once.
+        `previous` is this delivery's own earlier claim. If its release was lost, the record still
+        holds that claim. Then the new claim replaces it at once.
         """
 
     async def complete(
         self, claim: Claim, svix_message_id: str | None, *, fanout_confirmed: bool
     ) -> None:
-        """Record the event as delivered. Raises `ClaimLost` where the claim is no longer ours.
+        """Record the event as delivered. Raises `ClaimLost` if another delivery has the claim.
 
-        Every try of one claim has the same condition: it may be repeated after the lease.
+        The write is conditional on the claim, so it may be repeated, even after the lease.
         """
 
     async def release(self, claim: Claim) -> Claim:
-        """Let the next delivery claim it at once. Raises `ClaimLost` as `complete` does.
+        """End the claim, so that the next delivery can claim the event at once.
 
-        Returns the claim as it was released: as `previous`, it saves the next claim a read.
+        Returns the released claim. Passed as `previous`, it saves the next claim a read. Raises
+        `ClaimLost` as `complete` does.
         """
 
     async def park(self, letter: DeadLetter) -> None:
-        """Store a dead letter; parking one again changes nothing. At most `PARK_TIMEOUT`."""
+        """Store a dead letter. If it is already stored, nothing changes.
+
+        Takes at most `PARK_SECONDS`.
+        """
 
     async def close(self) -> None:
-        """Free connections and files. What is under way ends as `LedgerUnavailable`."""
+        """Close connections and files. Calls under way raise `LedgerUnavailable`."""
 
 
 class Archive(Ledger, Protocol):
-    """A ledger as the operator's commands use it: to look into, and to mend.
+    """A ledger as the operator's commands use it: they read many records, and mend some.
 
-    Iterating holds one page in memory. A page that fails is asked for again, for up to two
-    minutes: only then `LedgerUnavailable` is raised.
+    An iterator holds one page in memory. It asks again for a page that fails. After two minutes of
+    failures it raises `LedgerUnavailable`.
     """
 
     def undelivered(self) -> AsyncIterator[Record]:
-        """All records that are not delivered, whatever their age, the longest untouched first.
+        """All records that are not delivered, of any age. The record written longest ago is first.
 
-        A record that is written meanwhile moves to the end: it may come twice, or, delivered, not
-        at all.
+        A record that is written during the iteration moves to the end. So it may come twice, or not
+        at all if it is delivered.
         """
 
     def touched_since(self, since: datetime) -> AsyncIterator[Record]:
-        """The records that were written at `since` or later, in the order of that.
+        """The records that were written at `since` or later, in the order of their last write.
 
-        One that is written meanwhile comes twice.
+        A record that is written during the iteration may come twice.
         """
 
     async def mend(
@@ -302,34 +312,40 @@ class Archive(Ledger, Protocol):
         *,
         fanout_confirmed: bool | None = None,
     ) -> None:
-        """Write what is known of the event by now.
+        """Write the event's true state into its record.
 
-        Raises `ClaimLost` where its record was written since it was read.
+        Raises `ClaimLost` if the record was written after it was read.
         """
 
     async def dead_letter(self, letter_id: str) -> DeadLetter | None:
-        """One dead letter, whole. Raises `LetterDamaged` where it is not; `PARK_TIMEOUT`."""
+        """One dead letter with its payload; None if there is none.
+
+        Raises `LetterDamaged` if the payload is incomplete. Takes at most `PARK_SECONDS`.
+        """
 
     def dead_letters(
         self, prefix: str = "", *, project: str | None = None, event_id: str | None = None
     ) -> AsyncIterator[DeadLetter]:
-        """Those whose id begins so, by id, without `data` and `attributes`: none is read."""
+        """The dead letters whose id begins with `prefix`, in the order of their ids.
+
+        They come without `data` and `attributes`, which are not read.
+        """
 
     async def update_dead_letter(self, letter: DeadLetter) -> None:
-        """Say anew why the letter is there: its reason, detail, and Svix's status and code.
+        """Write the letter's reason, detail, and Svix's status and code.
 
-        A letter that was discarded or deleted meanwhile stays so.
+        A letter that was discarded or deleted meanwhile is left as it is.
         """
 
     async def discard_dead_letter(self, letter_id: str, why: str) -> None:
-        """Give a letter up for good: its payload is erased, the rest says what it was.
+        """Erase a letter's payload, and keep the rest.
 
-        Interrupted, it is to be called again. A letter that is not there, or discarded, is no
-        fault.
+        After an interruption, call it again. If the letter does not exist or is discarded, nothing
+        happens.
         """
 
     async def delete_dead_letter(self, letter_id: str) -> None:
-        """Delete a letter that was replayed. One that is not there is no fault.
+        """Delete a letter that was replayed. If it does not exist, nothing happens.
 
-        One that was discarded meanwhile stays, without its payload.
+        A letter that was discarded meanwhile stays, without its payload.
         """

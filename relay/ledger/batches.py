@@ -1,13 +1,16 @@
-"""Writes and reads of Firestore documents that are due at one moment travel in one call.
+"""Sends several writes or reads of Firestore documents in one call.
 
-A call costs the processor several times what a document in it costs. This room knows documents,
-not events: `Batches.write` and `Batches.read` look like calls of their own, and each has its own
-condition, its own answer and its own failure. What is due leaves at once; what comes while
-enough calls are under way forms the next batch. Nobody waits for a batch to fill.
+A call takes several times as much processor time as one document in it. `Batches.write` and
+`Batches.read` still look like single calls. Each has its own condition, answer and failure. This
+module knows documents, not events.
 
-A call is short and is not repeated by Google's library. A write that was aborted, or whose answer
-was lost, goes again in a call of its own, until its caller gives up: it may have landed before, so
-it can fail its own condition, and the caller must look whose write it is that stands there.
+A write or a read is sent at once if few calls are under way. Otherwise it waits for one of them to
+end. What waits then forms the next batch. No timer holds a batch back until it is full.
+
+A call has a short time limit, and Google's library does not retry it. A write that was aborted, or
+whose answer was lost, is sent again in a call of its own until its caller gives up. The first write
+may have been made, and then the second fails its condition. So the caller must read the document,
+and see whose write is there.
 
 Source: https://cloud.google.com/firestore/docs/reference/rpc/google.firestore.v1#batchwriterequest
 """
@@ -43,26 +46,26 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError
 
 LARGEST_BATCH = 20
-"""Documents; what Google's own bulk writers send. Larger ones save little more: in sixteens, a
-write costs the processor a ninth of what it costs alone."""
+"""Documents in a batch, as in Google's own bulk writers. Larger batches save little more. In a
+batch of sixteen, a write already takes a ninth of the processor time of a single write."""
 
 FEW, MANY = 4, 16
-"""Calls under way. With four, a write waits a quarter of an answer's time before it leaves; with
-more, batches would be smaller and cost more. Sixteen is for slow answers and for full batches. A
-connection carries a hundred calls at once (HTTP/2's usual limit of streams): sixteen batches and
-sixteen single documents, of writes and of reads, stay below that."""
+"""The most batches under way: usually `FEW`, and up to `MANY` while answers are slow or batches are
+full. With four, a write waits a quarter of an answer's time on average before it is sent. With
+more, batches would be smaller and cost more. Sixteen batches and sixteen single documents, of
+writes and of reads, stay below HTTP/2's usual limit of a hundred calls per connection."""
 
 SLOW_SECONDS = 0.1
-"""A call that has been under way for so long is not one of the few any more: a call that hangs
-must not hold up writes that have nothing to do with it. Firestore answers in 10 to 50 ms."""
+"""A call that takes longer than this no longer counts towards `FEW`, so that a call that hangs does
+not hold up others. Firestore answers in 10 to 50 ms."""
 
 CALL_SECONDS = 2.0
-"""The longest one call may take. A ledger's caller waits 5 s: a lost answer leaves it time to ask
-twice more."""
+"""The longest one call may take. A ledger call may take 5 s, so after a lost answer there is time
+for two more tries."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # seconds between the tries of one document
 
-# No answer to what was asked: it may have been done or not.
+# With these answers, a write may or may not have been made.
 _UNANSWERED = (
     Aborted,
     Cancelled,
@@ -74,7 +77,7 @@ _UNANSWERED = (
 )
 
 _SERVICE = "/google.firestore.v1.Firestore/"
-# The protobufs themselves, which the library's classes wrap.
+# The plain protobufs that the library's classes wrap.
 _WriteRequest, _WriteResponse = BatchWriteRequest.pb(), BatchWriteResponse.pb()
 _ReadRequest, _ReadResponse = BatchGetDocumentsRequest.pb(), BatchGetDocumentsResponse.pb()
 
@@ -87,13 +90,15 @@ class Closed(Exception):
 
 
 class Batches:
-    """Writes and reads through one gRPC channel of Google's library.
+    """Writes and reads through a gRPC channel of Google's library.
 
-    The channel itself: the client that is generated from Firestore's API, around it, takes a fifth
-    of a call's processor time. `database` is its full name, `metadata` what the library sends with
-    each call. Both methods raise Google's exceptions, and `Closed`; neither ends by itself while
-    Firestore gives no answer: the caller sets the time. A cancelled caller takes back what has not
-    left yet.
+    It uses the channel directly, because the library's client around it takes a fifth of a call's
+    processor time. `database` is the full name of the database, `metadata` what the library sends
+    with each call.
+
+    Both methods raise Google's exceptions, and `Closed`. Without an answer they try for ever, so
+    the caller must set a time limit. If the caller is cancelled before its write is sent, the write
+    is not sent.
     """
 
     def __init__(self, channel: Any, database: str, metadata: Sequence[tuple[str, str]]) -> None:
@@ -113,12 +118,12 @@ class Batches:
     async def write(self, write: Any) -> Any:
         """Make one write (a protobuf `Write`). Returns the document's update time, a `Timestamp`.
 
-        Raises what a commit of its own would: `AlreadyExists`, `FailedPrecondition`, ...
+        Raises the exceptions of a single commit: `AlreadyExists`, `FailedPrecondition`, ...
         """
         return await self._writes.ask(write.update.name, write)
 
     async def read(self, document: str) -> tuple[Any, Any]:
-        """The document of this full name, a protobuf, or None; and when it was read, a `Timestamp`.
+        """The document of this full name, as a protobuf or None, and the `Timestamp` of the read.
 
         Reads do not wait for writes.
         """
@@ -126,17 +131,17 @@ class Batches:
 
     @property
     def last_failure(self) -> Exception | None:
-        """The latest call's failure; None when it was answered."""
+        """The failure of the latest call of writes or, if that was answered, of reads; or None."""
         failures = (self._writes.last_failure, self._reads.last_failure)
         return next(filter(None, failures), None)
 
     @property
     def sizes(self) -> dict[str, Counter[int]]:
-        """How many calls there were of each size, of `writes` and of `reads`."""
+        """The number of calls of each size, for `writes` and for `reads`."""
         return {"writes": self._writes.sizes, "reads": self._reads.sizes}
 
     async def close(self) -> None:
-        """End what is under way; whoever waits for it is told that this is `Closed`."""
+        """End all calls under way. Their callers get `Closed`."""
         await self._writes.close()
         await self._reads.close()
 
@@ -144,7 +149,7 @@ class Batches:
         request = _WriteRequest(database=self._database, writes=writes)
         answer = await self._call_write(request, **self._options)
         return [
-            # A status may quote what was written: only its code is kept.
+            # A status may quote what was written, so only its code is kept.
             _failure(status.code) if status.code else result.update_time
             for status, result in zip(answer.status, answer.write_results, strict=True)
         ]
@@ -160,7 +165,7 @@ class Batches:
 
 @dataclass(eq=False, slots=True)
 class _Asked(Generic[_Q, _A]):
-    """One question about one document, and its answer to come: None where it must go alone."""
+    """One question about one document. Its answer is None if it must be asked again alone."""
 
     document: str
     question: _Q
@@ -170,7 +175,10 @@ class _Asked(Generic[_Q, _A]):
 
 
 class _Group(Generic[_Q, _A]):
-    """Questions of one kind; `send` answers several, each with a value or an exception."""
+    """Writes, or reads: asks several questions in one call.
+
+    `send` makes the call. It returns a value or an exception for each question.
+    """
 
     def __init__(self, send: Callable[[list[_Q]], Awaitable[list[_A | Exception]]]) -> None:
         self._send = send
@@ -199,7 +207,7 @@ class _Group(Generic[_Q, _A]):
             raise Closed
         self._waiting[asked] = None
         if not self._departing:
-            # Not at once: whatever else becomes due in this round of the event loop comes along.
+            # In the next round of the event loop, so that all questions of this round go together.
             self._departing = True
             asyncio.get_running_loop().call_soon(self._depart)
         try:
@@ -215,7 +223,7 @@ class _Group(Generic[_Q, _A]):
             return await asked.answer
 
     def _depart(self) -> None:
-        """Let leave what may leave now."""
+        """Send as many batches as may be sent now."""
         self._departing = False
         while self._waiting and self._together < self._bound():
             batch: dict[str, _Asked[_Q, _A]] = {}
@@ -231,7 +239,7 @@ class _Group(Generic[_Q, _A]):
             task.add_done_callback(partial(self._returns, slow=slow))
 
     def _bound(self) -> int:
-        """How many batches may be under way by now."""
+        """The most batches that may be under way now."""
         if len(self._waiting) >= LARGEST_BATCH:
             return MANY
         return min(FEW + len(self._slow), MANY)
@@ -258,10 +266,10 @@ class _Group(Generic[_Q, _A]):
         try:
             answers = await self._send([asked.question for asked in batch])
             self.last_failure = None
-        except Exception as error:  # noqa: BLE001 - whatever it is, each caller must learn of it
+        except Exception as error:  # noqa: BLE001 - each caller must get it, whatever it is
             failure = _known(error)
             self.last_failure = failure
-            # One may be what all were refused for: of several, each goes again alone.
+            # One document may have made the whole call fail, so each is asked again alone.
             answers = [failure] if len(batch) == 1 else [None] * len(batch)
         for asked, answer in zip(batch, answers, strict=True):
             if not asked.answer.done():
@@ -280,7 +288,7 @@ class _Group(Generic[_Q, _A]):
 
 
 def _known(error: Exception) -> Exception:
-    """One of Google's exceptions for one of gRPC's."""
+    """Google's exception for one of gRPC's; any other as it is."""
     if not isinstance(error, AioRpcError):
         return error
     failure: Exception = from_grpc_error(error)  # type: ignore[no-untyped-call] # published so
@@ -293,7 +301,7 @@ def _failure(code: int) -> Exception:
 
 
 def _pauses() -> Iterator[float]:
-    """Seconds before each new try, doubled each time; spread, so that contenders part."""
+    """Seconds before each new try, doubled each time, at random so that writers do not collide."""
     longest = _FIRST_PAUSE
     while True:
         yield random.uniform(longest / 2, longest)  # noqa: S311 - no secret

@@ -1,4 +1,4 @@
-"""What a dead letter carries, as both ledgers store it: one compressed piece of bytes."""
+"""Packs a dead letter's attributes and data into compressed bytes, as both ledgers store them."""
 
 import zlib
 
@@ -22,7 +22,7 @@ def pack(letter: DeadLetter) -> bytes:
 
 
 def unpack(letter_id: str, content: bytes) -> tuple[str, bytes]:
-    """The attributes and the data. Raises `LetterDamaged` for what `pack` has not made."""
+    """The attributes and the data. Raises `LetterDamaged` if `pack` has not made `content`."""
     try:
         whole = memoryview(zlib.decompress(content))
     except zlib.error:

@@ -1,7 +1,7 @@
-"""Firestore's documents as plain protobufs: a value in, a write out, and back.
+"""Converts between values and Firestore's documents and writes, as plain protobufs.
 
-A `create` and an `update` of the library's documents take twice the processor time, most of it in
-wrappers. What is not on an event's way uses the library.
+Google's library takes twice the processor time for a `create` and an `update`, mostly in wrappers.
+So deliveries use these functions. The operator's commands use the library.
 """
 
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ _Write = Write.pb()
 
 
 def creation(name: str, values: Mapping[str, Any]) -> Any:
-    """A write of a new document, which fails where there is one of this (full) name.
+    """A write that creates a document, and fails if one of this full name exists.
 
-    `SERVER_TIMESTAMP` as a value is the time at which Firestore makes the write.
+    `SERVER_TIMESTAMP` as a value becomes the time at which Firestore makes the write.
     """
     write = _filled(name, values)
     write.current_document.exists = False
@@ -25,7 +25,7 @@ def creation(name: str, values: Mapping[str, Any]) -> Any:
 
 
 def update(name: str, values: Mapping[str, Any], version: Any) -> Any:
-    """A write of these fields, which fails where the document's update time is another."""
+    """A write that updates these fields, and fails if `version` is not the last update time."""
     write = _filled(name, values)
     write.update_mask.field_paths.extend(write.update.fields)
     write.current_document.update_time.CopyFrom(version)
@@ -38,7 +38,7 @@ def values_of(document: Any) -> dict[str, Any]:
 
 
 def time_of(timestamp: Any) -> datetime:
-    """A protobuf `Timestamp` as a time, cut off at the microsecond."""
+    """A protobuf `Timestamp` as a datetime, which drops its nanoseconds."""
     time: datetime = timestamp.ToDatetime(tzinfo=UTC)
     return time
 

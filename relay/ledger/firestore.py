@@ -1,14 +1,15 @@
 """The ledger in Firestore: a document per event in `events`, the dead letters in `dead_letters`.
 
-A first claim creates the record and a settle updates it, conditional on the update time that the
-claim's write returned: transactions of one commit, without a read. A takeover is a conditional
-update as well, of the record that was read. Nothing holds a lock that would outlive a worker.
+The first claim of an event creates its record. A settle updates the record, on condition that its
+update time is still the one that the claim's write returned. Both are transactions of one commit,
+without a read. A later claim reads the record, and updates it on the same condition. No lock can
+outlive a worker.
 
-A write whose answer was lost may have landed, and is made again. Each claim writes a random token:
-where the record holds ours, our write landed.
+A write whose answer was lost may have been made, and is made again. Each claim writes a random
+token. If the record has our token, our write was made.
 
-What is queried: records by the composite index `state, shard, touched_at`; letters by their id,
-`project` and `event_id`. No other index exists (`deploy/firestore-indexes.txt`).
+Records are queried with the composite index `state, shard, touched_at`, dead letters by their id,
+`project` and `event_id`. There is no other index (`deploy/firestore-indexes.txt`).
 
 Sources: https://cloud.google.com/firestore/docs/manage-data/add-data and
 https://cloud.google.com/firestore/docs/reference/rpc/google.firestore.v1#precondition
@@ -17,7 +18,7 @@ https://cloud.google.com/firestore/docs/reference/rpc/google.firestore.v1#precon
 import contextlib
 import secrets
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Self
 
 from google.api_core.exceptions import Conflict, FailedPrecondition, NotFound
@@ -26,7 +27,7 @@ from google.cloud.firestore import SERVER_TIMESTAMP, AsyncClient, FieldFilter
 
 from relay.envelope import Event
 from relay.ledger import (
-    LEASE,
+    LEASE_SECONDS,
     RECORD_LIFETIME,
     SHARDS,
     Claim,
@@ -44,18 +45,18 @@ from relay.ledger.documents import creation, time_of, update, values_of
 from relay.ledger.firestore_calls import Calls, pages
 from relay.ledger.firestore_letters import Letters
 
-# What answers a write whose condition does not hold (any more):
+# The exceptions for a write whose condition does not hold:
 # https://cloud.google.com/firestore/docs/understand-error-codes
 _CONTESTED = (Conflict, FailedPrecondition, NotFound)
 
 
 class FirestoreLedger:
-    """A ledger that any number of instances share; leases are judged by Firestore's clock."""
+    """A ledger for any number of instances. Leases are judged by Firestore's clock."""
 
-    def __init__(self, client: AsyncClient, lease: timedelta) -> None:
+    def __init__(self, client: AsyncClient, lease: float) -> None:
         self._lease = lease
         self._events = client.collection("events")
-        # What is beneath the library's documents.
+        # The layer beneath the library's documents.
         self._transport = client._firestore_api.transport  # noqa: SLF001 - the ledgers' contract runs through it
         database = client._database_string  # noqa: SLF001 - the ledgers' contract runs through it
         metadata = client._rpc_metadata  # noqa: SLF001 - the ledgers' contract runs through it
@@ -65,11 +66,13 @@ class FirestoreLedger:
         self._letters = Letters(client, self._calls)
 
     @classmethod
-    def connect(cls, project: str | None, database: str, *, lease: timedelta = LEASE) -> Self:
+    def connect(cls, project: str | None, database: str, *, lease: float = LEASE_SECONDS) -> Self:
         """A ledger with a client of its own, which belongs to the running event loop.
 
-        Credentials, and a `project` of None, are Google's to find; FIRESTORE_EMULATOR_HOST too.
-        Raises `LedgerMisconfigured` where it finds none.
+        `lease` is in seconds.
+
+        Google's library finds the credentials and, if `project` is None, the project. It also reads
+        FIRESTORE_EMULATOR_HOST. Raises `LedgerMisconfigured` if it does not find them.
         """
         try:
             return cls(AsyncClient(project=project, database=database), lease)
@@ -78,7 +81,7 @@ class FirestoreLedger:
                 "Google's credentials are missing or can't be read: locally, run"
                 " `gcloud auth application-default login`"
             ) from None
-        except OSError:  # the library's, for a project that nothing names
+        except OSError:  # the library raises it if it finds no project
             raise LedgerMisconfigured(
                 "nothing names the Google Cloud project: set GOOGLE_CLOUD_PROJECT"
             ) from None
@@ -86,27 +89,27 @@ class FirestoreLedger:
     # -- one event
 
     async def record(self, key: str) -> Record | None:
-        """One event's record."""
+        """One event's record; None if there is none."""
         async with self._calls.answering():
             return await self._read(key)
 
     async def claim(
         self, event: Event, *, previous: Claim | None = None
     ) -> Claim | Duplicate | InProgress:
-        """Take the right to send this event, or learn why not."""
+        """Claim the event, or say why that is not possible."""
         key = key_of(event.project, event.id)
         token = secrets.token_hex(16)
         claimed = self._claimed(event, token)
         async with self._calls.answering():
             if previous is not None:
-                # Nobody else has touched the record, as a rule: then it need not be read.
+                # Usually no other delivery has written the record, and it need not be read.
                 with contextlib.suppress(*_CONTESTED):
                     return await self._take_over(previous, claimed)
             while True:
-                # The loop ends: it goes round only when another writer has just got ahead of us.
+                # Each further round needs another writer that was faster, so the loop ends.
                 with contextlib.suppress(Conflict):
                     version = await self._create(key, event, claimed)
-                    return Claim(key, token, version, 1, timedelta(0))
+                    return Claim(key, token, version, 1, 0.0)
                 record = await self._read(key)
                 if record is None:
                     continue
@@ -124,7 +127,7 @@ class FirestoreLedger:
     async def complete(
         self, claim: Claim, svix_message_id: str | None, *, fanout_confirmed: bool
     ) -> None:
-        """Record the event as delivered. Raises `ClaimLost` where the claim is no longer ours."""
+        """Record the event as delivered. Raises `ClaimLost` if another delivery has the claim."""
         delivered = {
             "delivered_at": SERVER_TIMESTAMP,
             "svix_message_id": svix_message_id,
@@ -133,7 +136,7 @@ class FirestoreLedger:
         await self._settle(claim, State.DELIVERED, delivered)
 
     async def release(self, claim: Claim) -> Claim:
-        """Let the next delivery claim it at once. Raises `ClaimLost` as `complete` does."""
+        """End the claim, so that the next delivery can claim the event at once."""
         return await self._settle(claim, State.RELEASED, {})
 
     async def _settle(self, claim: Claim, state: State, settled: dict[str, Any]) -> Claim:
@@ -147,7 +150,7 @@ class FirestoreLedger:
             record = await self._read(claim.key)
             if record is None or (record.claim, record.state) != (claim.token, state):
                 raise ClaimLost(f"{claim.key} is another delivery's by now, or gone")
-            return _claim_of(record)  # our write landed, and its answer was lost
+            return _claim_of(record)  # our write was made, and its answer was lost
 
     async def _create(self, key: str, event: Event, claimed: dict[str, Any]) -> Any:
         values = {
@@ -173,7 +176,7 @@ class FirestoreLedger:
         return {
             "state": State.CLAIMED.value,
             "claim": token,
-            "lease": self._lease.total_seconds(),
+            "lease": self._lease,
             "pubsub_message_id": event.source.message_id,
             **_touched(),
         }
@@ -187,17 +190,18 @@ class FirestoreLedger:
     # -- many events
 
     def undelivered(self) -> AsyncIterator[Record]:
-        """All records that are not delivered, whatever their age, the longest untouched first."""
+        """All records that are not delivered, of any age, by the time of their last write."""
         return self._records((State.CLAIMED, State.RELEASED), None)
 
     def touched_since(self, since: datetime) -> AsyncIterator[Record]:
-        """The records that were written at `since` or later, in the order of that."""
+        """The records that were written at `since` or later, in the order of their last write."""
         return self._records(tuple(State), since)
 
     async def _records(
         self, states: tuple[State, ...], since: datetime | None
     ) -> AsyncIterator[Record]:
-        # One query over all states, by time: a record whose state changes meanwhile is further on.
+        # One query over all states, in the order of time. A record that is written during the
+        # iteration moves to the end, so its new state is not missed.
         query = self._events.where(
             filter=FieldFilter("state", "in", [state.value for state in states])
         ).where(filter=FieldFilter("shard", "in", [*range(SHARDS)]))
@@ -216,7 +220,7 @@ class FirestoreLedger:
         *,
         fanout_confirmed: bool | None = None,
     ) -> None:
-        """Write what is known of the event by now. Raises `ClaimLost` where it was touched."""
+        """Write the event's true state. Raises `ClaimLost` if its record was written meanwhile."""
         known = {
             "state": state.value,
             "svix_message_id": svix_message_id,
@@ -241,25 +245,25 @@ class FirestoreLedger:
     # -- dead letters
 
     async def park(self, letter: DeadLetter) -> None:
-        """Store a dead letter; parking one again changes nothing."""
+        """Store a dead letter. If it is already stored, nothing changes."""
         await self._letters.park(letter)
 
     async def dead_letter(self, letter_id: str) -> DeadLetter | None:
-        """One dead letter, whole. Raises `LetterDamaged` where it is not."""
+        """One dead letter with its payload. Raises `LetterDamaged` if that is incomplete."""
         return await self._letters.read(letter_id)
 
     def dead_letters(
         self, prefix: str = "", *, project: str | None = None, event_id: str | None = None
     ) -> AsyncIterator[DeadLetter]:
-        """Those whose id begins so, by id, without `data` and `attributes`."""
+        """The dead letters whose id begins with `prefix`, without `data` and `attributes`."""
         return self._letters.list(prefix, project, event_id)
 
     async def update_dead_letter(self, letter: DeadLetter) -> None:
-        """Say anew why the letter is there."""
+        """Write the letter's reason and detail, unless it was discarded or deleted."""
         await self._letters.update(letter)
 
     async def discard_dead_letter(self, letter_id: str, why: str) -> None:
-        """Give a letter up for good: its payload is erased."""
+        """Erase a letter's payload, and keep the rest."""
         await self._letters.discard(letter_id, why)
 
     async def delete_dead_letter(self, letter_id: str) -> None:
@@ -267,30 +271,30 @@ class FirestoreLedger:
         await self._letters.delete(letter_id)
 
     async def close(self) -> None:
-        """Free the connections. What is under way ends as `LedgerUnavailable`."""
+        """Close the connections. Calls under way raise `LedgerUnavailable`."""
         await self.batches.close()
         # The client has no close of its own (https://github.com/googleapis/python-firestore).
         await self._transport.close()
 
 
 def _touched() -> dict[str, Any]:
-    """What each write of a record renews.
+    """The fields that each write of a record sets.
 
-    `expires_at` is by this instance's clock: when TTL deletes is not judged to the minute.
+    `expires_at` is by this instance's clock, because TTL does not delete to the minute anyway.
     """
     expires_at = datetime.now(UTC) + RECORD_LIFETIME
     return {"touched_at": SERVER_TIMESTAMP, "expires_at": expires_at}
 
 
 def _moved_on(claim: Claim, version: Any) -> Claim:
-    """The claim at its record's later version."""
-    passed = time_of(version) - time_of(claim.version)
+    """The claim, at a later version of its record."""
+    passed = (time_of(version) - time_of(claim.version)).total_seconds()
     return Claim(claim.key, claim.token, version, claim.attempts, claim.age + passed)
 
 
 def _claim_of(record: Record) -> Claim:
-    """The latest claim in a record, as old as it was when it was written."""
-    age = record.touched_at - record.first_claimed_at
+    """The latest claim in a record. Its age is of when the record was written."""
+    age = (record.touched_at - record.first_claimed_at).total_seconds()
     return Claim(record.key, record.claim, record.version, record.attempts, age)
 
 
@@ -301,7 +305,7 @@ def _record(stored: dict[str, Any], version: Any, read_at: datetime) -> Record:
         event_type=stored["event_type"],
         state=State(stored["state"]),
         claim=stored["claim"],
-        lease=timedelta(seconds=stored["lease"]),
+        lease=stored["lease"],
         attempts=stored["attempts"],
         payload_sha256=stored["payload_sha256"],
         first_claimed_at=stored["first_claimed_at"],

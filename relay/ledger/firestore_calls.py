@@ -1,9 +1,8 @@
-"""The bounds of one call to Firestore, and its failures in the ledger's own words."""
+"""Sets a time limit for calls to Firestore, and turns their failures into `LedgerUnavailable`."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from typing import Any
 
 from google.api_core.exceptions import (
@@ -21,33 +20,34 @@ from google.auth.exceptions import GoogleAuthError
 from google.cloud.firestore import AsyncQuery, DocumentSnapshot
 from grpc import RpcError
 
-from relay.ledger import LEDGER_TIMEOUT, LedgerMisconfigured, LedgerUnavailable
+from relay.ledger import LEDGER_CALL_SECONDS, LedgerMisconfigured, LedgerUnavailable
 from relay.ledger.batches import Batches, Closed
 from relay.ledger.patience import patiently
 
 _PAGE = 500  # documents
 
-_PAGE_TIMEOUT = timedelta(seconds=30)
-"""A page takes a tenth of a second as a rule; only the operator's commands wait for one."""
+_PAGE_SECONDS = 30.0
+"""The longest one page may take. It usually takes a tenth of a second. Only the operator's commands
+read pages."""
 
-# gRPC's words where the credentials give no token: it sends nothing then, and says UNAVAILABLE.
+# gRPC's text if the credentials give no token. It sends nothing then; its status is UNAVAILABLE.
 _NO_TOKEN = "metadata from plugin failed"  # noqa: S105 - no secret
 
 
 class Calls:
-    """Bounds calls; `batches` knows why those that travel together were not answered."""
+    """Sets time limits. `batches` has the reason why a batch was not answered."""
 
     def __init__(self, project: str, batches: Batches) -> None:
         self._project = project
         self._batches = batches
 
     @contextlib.asynccontextmanager
-    async def answering(self, limit: timedelta | None = None) -> AsyncIterator[None]:
-        """Whatever Firestore does within ends in time, and as a `LedgerUnavailable`.
+    async def answering(self, limit: float | None = None) -> AsyncIterator[None]:
+        """Raise `LedgerUnavailable` if the calls in this context fail, or take too long.
 
-        The limit is `LEDGER_TIMEOUT` where none is given.
+        `limit` is in seconds; None: `LEDGER_CALL_SECONDS`.
         """
-        seconds = (limit or LEDGER_TIMEOUT).total_seconds()
+        seconds = limit or LEDGER_CALL_SECONDS
         try:
             async with asyncio.timeout(seconds):
                 yield
@@ -62,7 +62,10 @@ class Calls:
             raise LedgerUnavailable("the ledger was closed") from None
 
     def _failed(self, failure: Exception) -> LedgerUnavailable:
-        """The failure's code and what to do. Its text stays out: it may quote what was written."""
+        """Build the exception, with the failure's code and what to do.
+
+        The failure's text is left out, because it may quote what was written.
+        """
         name = type(failure).__name__
         if isinstance(failure, GoogleAPICallError) and failure.grpc_status_code:
             name = failure.grpc_status_code.name
@@ -74,7 +77,7 @@ class Calls:
         return LedgerUnavailable(f"Firestore answered {name}: try again later")
 
     def _advice(self, failure: Exception) -> str | None:
-        """What to check where trying again does not help."""
+        """What to check; None if trying again may help."""
         project = self._project
         match failure:
             case PermissionDenied():
@@ -97,10 +100,10 @@ class Calls:
 
 
 async def pages(query: AsyncQuery, calls: Calls) -> AsyncIterator[DocumentSnapshot[Any]]:
-    """A query's documents. One page is held at a time; one that fails is asked for again."""
+    """A query's documents. Holds one page at a time, and asks again for a page that fails."""
 
     async def page() -> list[DocumentSnapshot[Any]]:
-        async with calls.answering(_PAGE_TIMEOUT):
+        async with calls.answering(_PAGE_SECONDS):
             return await query.limit(_PAGE).get(retry=None)
 
     while True:

@@ -1,11 +1,12 @@
-"""Dead letters in Firestore: a document each in `dead_letters`.
+"""Dead letters in Firestore: one document each in `dead_letters`.
 
-A payload that does not fit that document, compressed, stands in parts in `dead_letter_parts`. Parts
-are written first, each for itself, and the letter last: it names their number and their hash, and
-it alone makes the message parked. It goes first too, when it is deleted or discarded. So whatever
-dies in between leaves no half letter, but parts that belong to none; they expire.
+A compressed payload that is too large for that document is stored in parts, in
+`dead_letter_parts`. The parts are written first, one by one. The letter is written last, with their
+number and their hash. Only then is the message parked. When a letter is deleted or discarded, the
+letter goes first and its parts after it. So a crash can leave parts without a letter, which expire,
+but never a letter without its parts.
 
-None of this is on an event's way to Svix, so it uses the library's documents.
+No delivery to Svix uses this, so it uses the library's documents, which are slower.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ from google.cloud.firestore import (
 from relay.envelope import Form
 from relay.ledger import (
     DEAD_LETTER_LIFETIME,
-    PARK_TIMEOUT,
+    PARK_SECONDS,
     DeadLetter,
     LetterDamaged,
 )
@@ -36,11 +37,12 @@ from relay.ledger.content import pack, unpack
 from relay.ledger.firestore_calls import Calls, pages
 
 PART_BYTES = 900_000
-"""A document holds 1 MiB (https://cloud.google.com/firestore/quotas): that leaves 148 kB for the
-names and the detail."""
+"""The largest part. A document holds 1 MiB (https://cloud.google.com/firestore/quotas), so 148 kB
+are left for the names and the detail."""
 
 _PARTS_OUTLIVE = timedelta(days=2)
-"""TTL deletes within a day after `expires_at`: the letter must go before its parts."""
+"""How much later parts expire than their letter. TTL deletes within a day after `expires_at`, and
+the letter must be deleted before its parts."""
 
 _CARRIED = {"data", "attributes"}
 _FIELDS = [field.name for field in fields(DeadLetter) if field.name not in {"id", *_CARRIED}]
@@ -56,14 +58,14 @@ class Letters:
         self._parts = client.collection("dead_letter_parts")
 
     async def park(self, letter: DeadLetter) -> None:
-        """Store a letter; parking one again changes nothing."""
+        """Store a letter. If it is already stored, nothing changes."""
         content = await asyncio.to_thread(pack, letter)
         stored = {name: getattr(letter, name) for name in _FIELDS} | {
             "parked_at": SERVER_TIMESTAMP,
             "expires_at": datetime.now(UTC) + DEAD_LETTER_LIFETIME,
         }
         in_parts = len(content) > PART_BYTES
-        async with self._calls.answering(PARK_TIMEOUT):
+        async with self._calls.answering(PARK_SECONDS):
             if not in_parts:
                 stored["content"] = content
             elif (await self._get(letter.id)).exists:
@@ -74,12 +76,13 @@ class Letters:
                 return
             there = await self._get(letter.id)
             if there.exists and there.get("discarded") is not None:
-                # It was parked and discarded meanwhile: what is erased must not be back.
+                # Another delivery parked it and an operator discarded it meanwhile. The erased
+                # bytes must not come back.
                 await self._delete_parts(letter.id)
 
     async def read(self, letter_id: str) -> DeadLetter | None:
-        """One letter, whole. Raises `LetterDamaged` where it is not."""
-        async with self._calls.answering(PARK_TIMEOUT):
+        """One letter with its payload. Raises `LetterDamaged` if that is incomplete."""
+        async with self._calls.answering(PARK_SECONDS):
             snapshot = await self._get(letter_id)
             while snapshot.exists:
                 try:
@@ -94,7 +97,7 @@ class Letters:
     def list(
         self, prefix: str, project: str | None, event_id: str | None
     ) -> AsyncIterator[DeadLetter]:
-        """Those whose id begins so, by id, without what they carry."""
+        """The letters whose id begins with `prefix`, by id, without `data` and `attributes`."""
         query = self._letters.select(_FIELDS)
         for name, value in (("project", project), ("event_id", event_id)):
             if value is not None:
@@ -106,26 +109,26 @@ class Letters:
             yield _letter(snapshot.id, snapshot.to_dict() or {}, "{}", b"")
 
     async def update(self, letter: DeadLetter) -> None:
-        """Say anew why the letter is there, unless it was discarded or deleted."""
+        """Write the letter's reason and detail, unless it was discarded or deleted."""
         why = {
             name: getattr(letter, name) for name in ("reason", "detail", "svix_status", "svix_code")
         }
         await self._change(letter.id, why)
 
     async def discard(self, letter_id: str, why: str) -> None:
-        """Erase a letter's payload; the rest says what it was."""
+        """Erase a letter's payload, and keep the rest."""
         erased = {"content": DELETE_FIELD, "parts": DELETE_FIELD, "content_sha256": DELETE_FIELD}
         discarded = {"discarded": why, "discarded_at": SERVER_TIMESTAMP}
         await self._change(letter_id, discarded | erased)
         await self._delete_parts(letter_id)
 
     async def delete(self, letter_id: str) -> None:
-        """Delete a letter, unless it was discarded; parts that were left behind go as well."""
+        """Delete a letter, unless it was discarded, and any parts that are left of it."""
         await self._change(letter_id, None)
         await self._delete_parts(letter_id)
 
     async def _create(self, letter_id: str, stored: dict[str, Any]) -> bool:
-        """Store a letter; False where there is one already."""
+        """Store a letter. False if it is already stored."""
         async with self._calls.answering():
             try:
                 await self._letters.document(letter_id).create(stored)
@@ -134,7 +137,7 @@ class Letters:
             return True
 
     async def _change(self, letter_id: str, changes: dict[str, Any] | None) -> None:
-        """Update a letter, or delete it (None), unless it is discarded or gone."""
+        """Update a letter, or delete it if `changes` is None, unless it is discarded or deleted."""
         document = self._letters.document(letter_id)
         async with self._calls.answering():
             while True:
@@ -148,13 +151,13 @@ class Letters:
                     else:
                         await document.update(changes, option=unchanged)
                 except (FailedPrecondition, NotFound):
-                    continue  # somebody else was faster, or the answer to our own write was lost
+                    continue  # written meanwhile by another, or by us with a lost answer
                 return
 
     # -- parts
 
     async def _store_parts(self, letter_id: str, content: bytes) -> dict[str, Any]:
-        """Write the parts; returns what the letter says of them."""
+        """Write the parts. Returns the letter's fields about them."""
         digest = hashlib.sha256(content).hexdigest()
         expires_at = datetime.now(UTC) + DEAD_LETTER_LIFETIME + _PARTS_OUTLIVE
         offsets = range(0, len(content), PART_BYTES)
@@ -191,7 +194,7 @@ class Letters:
         return bytes(content)
 
     async def _delete_parts(self, letter_id: str) -> None:
-        """Delete all parts under this letter's id, also those that an interruption left behind."""
+        """Delete all parts with this letter's id, also those that an interruption has left."""
         query = self._with_prefix(self._parts.select([]), self._parts, letter_id)
         async for snapshot in pages(query, self._calls):
             async with self._calls.answering():
@@ -203,7 +206,7 @@ class Letters:
 
     @staticmethod
     def _with_prefix(query: AsyncQuery, collection: Any, prefix: str) -> AsyncQuery:
-        """By document id, and of those only what begins so."""
+        """The query in the order of document ids, for the ids that begin with `prefix` only."""
         query = query.order_by("__name__")
         if not prefix:
             return query
@@ -212,12 +215,12 @@ class Letters:
 
 
 def _part_id(letter_id: str, digest: str, number: int) -> str:
-    """The hash keeps apart what two parkings of one message store, should they differ."""
+    """The id of a part. With the hash in it, two different payloads of one message stay apart."""
     return f"{letter_id}-{digest[:16]}-{number}"
 
 
 def _letter(letter_id: str, stored: dict[str, Any], attributes: str, data: bytes) -> DeadLetter:
-    """Fields that are not known here are ignored: another version may have written them."""
+    """Build a letter. Unknown fields are ignored, because another version may have added them."""
     known = {name: stored[name] for name in _FIELDS if name in stored}
     known["form"] = Form(known["form"])
     return DeadLetter(id=letter_id, data=data, attributes=attributes, **known)

@@ -1,4 +1,4 @@
-"""How long the operator's commands wait for a ledger that fails."""
+"""Asks a failing ledger again, for the operator's commands."""
 
 import asyncio
 import time
@@ -11,16 +11,16 @@ from relay.waits import REAL_TIME
 _T = TypeVar("_T")
 
 PATIENCE_SECONDS = 120.0
-"""Long enough for a failing instance or zone to be replaced; a reconciliation of a large ledger
-should not have to be begun anew."""
+"""Long enough for a failing instance or zone to be replaced. A short outage should not end a
+reconciliation of a large ledger, which would have to start from the beginning."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0  # seconds between tries, doubled with each
 
 
 async def patiently(ask: Callable[[], Awaitable[_T]]) -> _T:
-    """Ask until there is an answer; after two minutes raise the last `LedgerUnavailable`.
+    """Call `ask` until it returns. After two minutes, raise its last `LedgerUnavailable`.
 
-    `LedgerMisconfigured` is raised at once.
+    Raises `LedgerMisconfigured` at once.
     """
     give_up_at = time.monotonic() + PATIENCE_SECONDS
     pauses = REAL_TIME.pauses(_FIRST_PAUSE, _LONGEST_PAUSE)

@@ -1,9 +1,9 @@
-"""The ledger in one SQLite file: for a laptop, and for a single node. No cloud, no emulator.
+"""The ledger in one SQLite file, for a laptop or a single node. Needs no cloud and no emulator.
 
-Safe for several processes of one machine: a claim is one `BEGIN IMMEDIATE` transaction, and
-SQLite lets one writer in at a time. All of them read the same machine's clock, so leases are
-judged by it. The file must not lie on a network file system (https://www.sqlite.org/wal.html).
-What is past its `expires_at` is deleted when the function opens the file.
+Several processes of one machine may share the file. A claim is one `BEGIN IMMEDIATE` transaction,
+and SQLite allows one writer at a time. Leases are judged by the machine's clock, which all the
+processes read. The file must not be on a network file system (https://www.sqlite.org/wal.html).
+When the function opens the file, it deletes what is past its `expires_at`.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -21,8 +21,8 @@ from typing import TypeVar
 from relay.envelope import Event, Form
 from relay.ledger import (
     DEAD_LETTER_LIFETIME,
-    LEASE,
-    LEDGER_TIMEOUT,
+    LEASE_SECONDS,
+    LEDGER_CALL_SECONDS,
     RECORD_LIFETIME,
     Claim,
     ClaimLost,
@@ -41,7 +41,7 @@ from relay.ledger.sqlite_file import open_file
 
 _T = TypeVar("_T")
 
-# A takeover keeps what the first claim wrote: names, payload_sha256 and first_claimed_at.
+# A later claim keeps what the first one wrote: the names, payload_sha256 and first_claimed_at.
 _CLAIM = """
 insert into events (
     key, project, event_id, event_type, state, claim, lease, attempts, payload_sha256,
@@ -62,7 +62,7 @@ update events set
 where key = :key and claim = :claim and state = 'claimed'
 """
 
-# Any write of a delivery changes the state or the claim, any other the rest of these.
+# A write since the record was read has changed `touched_at`.
 _MEND = """
 update events set
     state = :state, delivered_at = :delivered_at, svix_message_id = :svix_message_id,
@@ -115,35 +115,36 @@ where id = :id and discarded is null
 
 _PAGE = 500  # rows
 
-# SQLite's codes for a file that will not open or be read until a person acts.
+# SQLite's error codes for a file that can't be used until a person acts.
 _HOPELESS = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY}
 
 
 class SqliteLedger:
-    """A ledger in the file at `path`.
+    """A ledger in the file at `path`, which the first call opens. `lease` is in seconds.
 
-    The file is opened by the first call. With `create` one that is not there is made (its
-    directory must be there); without, it is `LedgerMisconfigured`, and what has expired stays.
+    With `create`, a missing file is created in its directory, which must exist. Without `create`, a
+    missing file raises `LedgerMisconfigured`, and expired records are not deleted.
     """
 
-    def __init__(self, path: Path, *, create: bool, lease: timedelta = LEASE) -> None:
+    def __init__(self, path: Path, *, create: bool, lease: float = LEASE_SECONDS) -> None:
         self._path = path
         self._create = create
         self._lease = lease
-        # SQLite calls block, so they run in a thread. One is enough: SQLite has one writer anyway.
+        # SQLite calls block, so they run in a thread. One thread is enough, because SQLite allows
+        # one writer at a time.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._connection: sqlite3.Connection | None = None
 
     # -- one event
 
     async def record(self, key: str) -> Record | None:
-        """One event's record."""
+        """One event's record; None if there is none."""
         return await self._transact(lambda database: _read(database, key, _now()))
 
     async def claim(
         self, event: Event, *, previous: Claim | None = None
     ) -> Claim | Duplicate | InProgress:
-        """Take the right to send this event, or learn why not."""
+        """Claim the event, or say why that is not possible."""
         return await self._transact(
             lambda database: _claim(database, event, previous, self._lease), "immediate"
         )
@@ -151,12 +152,12 @@ class SqliteLedger:
     async def complete(
         self, claim: Claim, svix_message_id: str | None, *, fanout_confirmed: bool
     ) -> None:
-        """Record the event as delivered. Raises `ClaimLost` where the claim is no longer ours."""
+        """Record the event as delivered. Raises `ClaimLost` if another delivery has the claim."""
         delivered = _settled(State.DELIVERED, svix_message_id, fanout_confirmed=fanout_confirmed)
         await self._transact(lambda database: _settle(database, claim, delivered), "immediate")
 
     async def release(self, claim: Claim) -> Claim:
-        """Let the next delivery claim it at once. Raises `ClaimLost` as `complete` does."""
+        """End the claim, so that the next delivery can claim the event at once."""
         released = _settled(State.RELEASED)
         await self._transact(lambda database: _settle(database, claim, released), "immediate")
         return claim
@@ -164,11 +165,11 @@ class SqliteLedger:
     # -- many events
 
     def undelivered(self) -> AsyncIterator[Record]:
-        """All records that are not delivered, whatever their age, the longest untouched first."""
+        """All records that are not delivered, of any age, by the time of their last write."""
         return self._records(_UNDELIVERED, 0.0)
 
     def touched_since(self, since: datetime) -> AsyncIterator[Record]:
-        """The records that were written at `since` or later, in the order of that."""
+        """The records that were written at `since` or later, in the order of their last write."""
         return self._records(_TOUCHED, since.timestamp())
 
     async def _records(self, query: str, since: float) -> AsyncIterator[Record]:
@@ -189,7 +190,7 @@ class SqliteLedger:
         *,
         fanout_confirmed: bool | None = None,
     ) -> None:
-        """Write what is known of the event by now. Raises `ClaimLost` where it was touched."""
+        """Write the event's true state. Raises `ClaimLost` if its record was written meanwhile."""
         row = _settled(state, svix_message_id, fanout_confirmed=fanout_confirmed)
         row |= {"key": record.key, "claim": record.claim, "version": record.version}
         if record.delivered_at is not None and state is State.DELIVERED:
@@ -200,7 +201,7 @@ class SqliteLedger:
     # -- dead letters
 
     async def park(self, letter: DeadLetter) -> None:
-        """Store a dead letter; parking one again changes nothing."""
+        """Store a dead letter. If it is already stored, nothing changes."""
         now = _now()
         row = asdict(letter) | {
             "content": await asyncio.to_thread(pack, letter),
@@ -210,7 +211,7 @@ class SqliteLedger:
         await self._write(_PARK, row)
 
     async def dead_letter(self, letter_id: str) -> DeadLetter | None:
-        """One dead letter, whole. Raises `LetterDamaged` where it is not."""
+        """One dead letter with its payload. Raises `LetterDamaged` if that is incomplete."""
         rows = await self._rows("select * from dead_letters where id = ?", (letter_id,))
         if not rows:
             return None
@@ -222,7 +223,7 @@ class SqliteLedger:
     async def dead_letters(
         self, prefix: str = "", *, project: str | None = None, event_id: str | None = None
     ) -> AsyncIterator[DeadLetter]:
-        """Those whose id begins so, by id, without `data` and `attributes`."""
+        """The dead letters whose id begins with `prefix`, without `data` and `attributes`."""
         wanted = {"prefix": prefix, "project": project, "event_id": event_id, "page": _PAGE}
         after = ""
         while True:
@@ -234,11 +235,11 @@ class SqliteLedger:
             after = page[-1]["id"]
 
     async def update_dead_letter(self, letter: DeadLetter) -> None:
-        """Say anew why the letter is there, unless it was discarded or deleted."""
+        """Write the letter's reason and detail, unless it was discarded or deleted."""
         await self._write(_UPDATE, asdict(letter))
 
     async def discard_dead_letter(self, letter_id: str, why: str) -> None:
-        """Give a letter up for good: its payload is erased."""
+        """Erase a letter's payload, and keep the rest."""
         await self._write(_DISCARD, {"id": letter_id, "why": why, "now": _now()})
 
     async def delete_dead_letter(self, letter_id: str) -> None:
@@ -247,7 +248,7 @@ class SqliteLedger:
         await self._write(deleting, {"id": letter_id})
 
     async def close(self) -> None:
-        """Free the thread and the file."""
+        """Close the file, and end the thread."""
 
         def close() -> None:
             if self._connection is not None:
@@ -269,22 +270,23 @@ class SqliteLedger:
     async def _transact(
         self, work: Callable[[sqlite3.Connection], _T], mode: str = "deferred"
     ) -> _T:
-        """Run `work` as one transaction; what SQLite does within ends as `LedgerUnavailable`.
+        """Run `work` in one transaction. Raises `LedgerUnavailable` for SQLite's errors.
 
-        `mode` is `immediate` for what writes; a reader waits for nobody.
+        `mode` is `immediate` for writes. Reads are `deferred`, and wait for no writer.
         """
-        limit = LEDGER_TIMEOUT.total_seconds()
+        limit = LEDGER_CALL_SECONDS
         give_up_at = time.monotonic() + limit
 
         def run() -> _T:
-            # SQLite itself waits for other processes, as long as the queue for the thread has left.
-            left = give_up_at - time.monotonic()
-            if left <= 0:
+            # SQLite waits for other processes. Its time limit is what remains of ours after the
+            # wait for the thread.
+            remaining = give_up_at - time.monotonic()
+            if remaining <= 0:
                 raise TimeoutError
             if self._connection is None:
                 self._connection = open_file(self._path, give_up_at, create=self._create)
             database = self._connection
-            database.execute(f"pragma busy_timeout = {left * 1000:.0f}")
+            database.execute(f"pragma busy_timeout = {remaining * 1000:.0f}")
             database.execute(f"begin {mode}")
             try:
                 result = work(database)
@@ -306,7 +308,7 @@ class SqliteLedger:
 
 
 def _claim(
-    database: sqlite3.Connection, event: Event, previous: Claim | None, lease: timedelta
+    database: sqlite3.Connection, event: Event, previous: Claim | None, lease: float
 ) -> Claim | Duplicate | InProgress:
     key = key_of(event.project, event.id)
     token = secrets.token_hex(16)
@@ -322,7 +324,7 @@ def _claim(
         "event_id": event.id,
         "event_type": event.type,
         "claim": token,
-        "lease": lease.total_seconds(),
+        "lease": lease,
         "payload_sha256": event.payload_sha256,
         "pubsub_message_id": event.source.message_id,
         "now": now,
@@ -330,7 +332,7 @@ def _claim(
     }
     database.execute(_CLAIM, row)
     if record is None:
-        return Claim(key, token, None, 1, timedelta(0))
+        return Claim(key, token, None, 1, 0.0)
     return Claim(key, token, None, record.attempts + 1, record.age)
 
 
@@ -340,7 +342,7 @@ def _settle(database: sqlite3.Connection, claim: Claim, settled: dict[str, objec
         return
     record = _read(database, claim.key, _now())
     if record is None or (record.claim, record.state) != (claim.token, settled["state"]):
-        raise ClaimLost(f"{claim.key} is another delivery's by now, or gone")
+        raise ClaimLost(f"another delivery has claimed {claim.key} since, or it was deleted")
 
 
 def _settled(
@@ -370,7 +372,7 @@ def _record(row: sqlite3.Row, now: float) -> Record:
         event_type=row["event_type"],
         state=State(row["state"]),
         claim=row["claim"],
-        lease=timedelta(seconds=row["lease"]),
+        lease=row["lease"],
         attempts=row["attempts"],
         payload_sha256=row["payload_sha256"],
         first_claimed_at=_time(row["first_claimed_at"]),
@@ -392,7 +394,10 @@ def _letter(row: sqlite3.Row, attributes: str, data: bytes) -> DeadLetter:
 
 
 def _now() -> float:
-    """In whole microseconds, as a datetime has them: what was read can be asked for again."""
+    """Seconds since 1970, in whole microseconds.
+
+    A datetime is as exact. So a query for the `touched_at` of a record finds that record.
+    """
     return datetime.now(UTC).timestamp()
 
 

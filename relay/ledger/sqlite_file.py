@@ -1,4 +1,4 @@
-"""The SQLite ledger's file: its tables, and opening it."""
+"""Opens the SQLite ledger's file, and creates its tables."""
 
 import sqlite3
 import time
@@ -7,8 +7,8 @@ from pathlib import Path
 from relay.ledger import LedgerMisconfigured
 
 _VERSION = 2
-"""Of the tables below, as `pragma user_version` in the file. 0 is a file of somebody else's, or one
-that is being made."""
+"""The version of the tables below. The file has it as its `pragma user_version`. 0 is SQLite's
+default, which a file has that is no ledger."""
 
 # Times are seconds since 1970, UTC.
 _TABLES = f"""
@@ -60,19 +60,19 @@ delete from dead_letters where expires_at < unixepoch();
 
 
 def open_file(path: Path, give_up_at: float, *, create: bool) -> sqlite3.Connection:
-    """A connection to the ledger in this file; `create` makes one where there is none.
+    """A connection to the ledger in this file. With `create`, a missing ledger is created.
 
-    `give_up_at` is when to stop waiting for other processes, by `time.monotonic()`. Raises
-    `sqlite3.Error`, and `LedgerMisconfigured` for a file that is not there or no ledger.
+    `give_up_at` is the `time.monotonic()` at which to stop waiting for other processes. Raises
+    `sqlite3.Error`, and `LedgerMisconfigured` if the file is missing or is not a ledger.
     """
     if not create and not path.exists():
-        raise LedgerMisconfigured(f"{path} is not there: only the function makes a ledger")
-    left = max(0.0, give_up_at - time.monotonic())
-    database = sqlite3.connect(path, timeout=left, isolation_level=None)
+        raise LedgerMisconfigured(f"{path} does not exist: only the function creates a ledger")
+    remaining = max(0.0, give_up_at - time.monotonic())
+    database = sqlite3.connect(path, timeout=remaining, isolation_level=None)
     try:
         if create:
-            _write_ahead(database, give_up_at)
-            # One transaction: several processes may open a new file at once.
+            _enable_wal(database, give_up_at)
+            # In one transaction, because several processes may open a new file at once.
             database.execute("begin immediate")
             if _is_new(database):
                 _run(database, _TABLES)
@@ -102,24 +102,25 @@ def _check_version(database: sqlite3.Connection, path: Path) -> None:
 
 
 def _run(database: sqlite3.Connection, script: str) -> None:
-    """Run statements within the open transaction, which `executescript` would commit first."""
+    """Run statements within the open transaction; `executescript` would commit it first."""
     for statement in script.split(";"):
         database.execute(statement)
 
 
-def _write_ahead(database: sqlite3.Connection, give_up_at: float) -> None:
-    """Keep readers and the writer from waiting for each other.
+def _enable_wal(database: sqlite3.Connection, give_up_at: float) -> None:
+    """Turn on write-ahead logging, so that readers and the writer do not wait for each other.
 
-    `synchronous` stays FULL: what was acknowledged must survive a power cut too.
+    `synchronous` stays FULL, because an acknowledged event must be recorded even after a power cut.
     """
     while True:
         try:
             database.execute("pragma journal_mode = wal")
         except sqlite3.OperationalError as failure:
-            # The one statement for which SQLite does not wait itself: two that open a new file
-            # at once would deadlock (https://www.sqlite.org/c3ref/busy_handler.html).
-            busy = failure.sqlite_errorcode == sqlite3.SQLITE_BUSY
-            if not busy or time.monotonic() > give_up_at:
+            # SQLite's busy handler does not wait for this statement, because two processes that
+            # open a new file at once would deadlock
+            # (https://www.sqlite.org/c3ref/busy_handler.html).
+            is_busy = failure.sqlite_errorcode == sqlite3.SQLITE_BUSY
+            if not is_busy or time.monotonic() > give_up_at:
                 raise
             time.sleep(0.01)
         else:

@@ -1,6 +1,6 @@
-"""Would a delivery work from here? The token, the ledger, the clocks; what is wrong and what to do.
+"""Checks whether a delivery would work from this machine: the token, the ledger and the clock.
 
-Settings are not among them: without them nothing can be asked.
+Wrong settings end the command before any check.
 """
 
 import textwrap
@@ -17,12 +17,13 @@ from relay.operate.svix import SvixUnavailable, SvixView
 from relay.outcome import Outcome, Result
 
 _SKEW = timedelta(seconds=60)
-"""Leases are judged by the ledger's clock alone; ours dates what is to expire, and the log."""
+"""The most that this machine's clock may differ from the ledger's. Leases are judged by the
+ledger's clock alone. This machine's clock is used for expiry times and log lines."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was tried; `advice` says what to do where it is not well."""
+    """One thing that was checked. `advice` says what to do if there is a fault."""
 
     subject: str
     result: str
@@ -30,7 +31,7 @@ class Check:
 
 
 async def check_token(svix: SvixView) -> Check:
-    """Does Svix take the token?"""
+    """Check that Svix takes the token."""
     try:
         await svix.accepts_token()
     except SvixUnavailable as failure:
@@ -39,9 +40,9 @@ async def check_token(svix: SvixView) -> Check:
 
 
 async def check_ledger(archive: Archive) -> list[Check]:
-    """Does the ledger take a write, give it back, and does its clock agree with ours?
+    """Check that the ledger writes, reads and deletes, and that its clock agrees with ours.
 
-    What is written is a dead letter, which is deleted again: no delivery looks at those.
+    Writes a dead letter, because no delivery reads dead letters, and deletes it again.
     """
     source = Source(pushed=True, message_id=f"check-{uuid.uuid4()}")
     probe = DeadLetter.of(
@@ -79,7 +80,7 @@ def settings(read: Settings) -> dict[str, object]:
 
 
 def render(read: Mapping[str, object], found: Sequence[Check]) -> str:
-    """The settings, and what was tried."""
+    """The settings and the checks, as text."""
     lines = [cut(f"  {name:20}{value}") for name, value in read.items()]
     lines.append("")
     for each in found:

@@ -1,7 +1,7 @@
-"""What the commands have in common: how they are run, exit codes, options, progress.
+"""What the commands share: running a command, exit statuses, options, progress.
 
-0: as it should be. 1: something is not sent. 2: wrong usage or settings. 3: the ledger or Svix
-could not be asked. 130: interrupted.
+0: all is well. 1: something is not sent. 2: wrong usage or settings. 3: the ledger or Svix did not
+answer. 130: interrupted.
 """
 
 import asyncio
@@ -24,17 +24,18 @@ from relay.ledger import Archive, LedgerMisconfigured, LedgerUnavailable
 from relay.operate.svix import Pace, SvixUnavailable, SvixView
 from relay.worker import ledger_opener
 
-AS_IT_SHOULD_BE, NOT_SENT, WRONG_USAGE, NO_ANSWER, INTERRUPTED = 0, 1, 2, 3, 130
+OK, NOT_SENT, WRONG_USAGE, NO_ANSWER, INTERRUPTED = 0, 1, 2, 3, 130
 
 PATIENCE = 300.0
-"""Seconds that a long command waits for a ledger or a Svix that fails: a deployment or a failover
-of either is over by then."""
+"""Seconds that a long command waits for a failing ledger or a failing Svix. A deployment or a
+failover takes less."""
 SHORT_PATIENCE = 20.0
-"""Seconds, where somebody waits for one answer."""
+"""Seconds that a short command waits, while a person waits for its answer."""
 CALLS_A_SECOND = 2.0
-"""To Svix, where many are made and nothing else is said: its limit is the function's."""
+"""The default rate of calls to Svix for a command that makes many. The function needs the rest of
+Svix's limit."""
 _FEW_CALLS_A_SECOND = 20.0
-"""To Svix, where a handful is made."""
+"""The rate of calls to Svix for a command that makes a few."""
 
 _P = ParamSpec("_P")
 
@@ -43,7 +44,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="JSON, for script
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What a command works with, while it runs."""
+    """The settings and the ledger of a running command."""
 
     settings: Settings
     archive: Archive
@@ -55,7 +56,7 @@ class Tools:
         patience: float = SHORT_PATIENCE,
         waiting: Callable[[str, float], None] = lambda _reason, _seconds: None,
     ) -> SvixView:
-        """A view of Svix, to be closed."""
+        """A view of Svix, which the caller must close."""
         token, url = self.settings.svix_token, self.settings.svix_server_url
         return SvixView(token, url, Pace(rate), patience, waiting)
 
@@ -72,7 +73,7 @@ async def open_tools() -> AsyncIterator[Tools]:
 
 
 def run(command: Callable[_P, Coroutine[Any, Any, int]]) -> Callable[_P, None]:
-    """Run a command in a loop of its own, and leave with its exit status."""
+    """Run a command in an event loop of its own, and exit with its status."""
 
     @functools.wraps(command)
     def running(*arguments: _P.args, **options: _P.kwargs) -> None:
@@ -85,7 +86,7 @@ def run(command: Callable[_P, Coroutine[Any, Any, int]]) -> Callable[_P, None]:
             click.echo(f"The ledger can't be used: {fault}", err=True)
             status = WRONG_USAGE
         except LedgerUnavailable as failure:
-            click.echo(f"The ledger could not be asked: {failure}", err=True)
+            click.echo(f"The ledger did not answer: {failure}", err=True)
             status = NO_ANSWER
         except SvixUnavailable as failure:
             click.echo(str(failure), err=True)
@@ -98,8 +99,8 @@ def run(command: Callable[_P, Coroutine[Any, Any, int]]) -> Callable[_P, None]:
     return running
 
 
-def say(text: str, value: object, *, as_json: bool) -> None:
-    """Print an answer, as text or as JSON."""
+def print_answer(text: str, value: object, *, as_json: bool) -> None:
+    """Print an answer: `text`, or `value` as JSON."""
     click.echo(json.dumps(value, indent=2) if as_json else text)
 
 
@@ -113,13 +114,13 @@ class Since(click.ParamType[datetime]):
     def convert(
         self, value: str, param: click.Parameter | None, ctx: click.Context | None
     ) -> datetime:
-        """Read what was typed."""
+        """The time that was typed."""
         if ago := self._AGO.fullmatch(value):
             return datetime.now(UTC) - timedelta(**{self._UNITS[ago[2]]: int(ago[1])})
         try:
             at = datetime.fromisoformat(value)
         except ValueError:
-            self.fail(f"{value!r} is neither like 90m, 24h, 7d nor ISO 8601", param, ctx)
+            self.fail(f"{value!r} is neither a time such as 90m, 24h, 7d nor ISO 8601", param, ctx)
         return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
@@ -129,17 +130,17 @@ class Name(click.ParamType[str]):
     name = "name"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Refuse what can't be printed, encoded or looked up."""
+        """Refuse a name that can't be printed, encoded or looked up."""
         if not value or not value.isprintable():
-            self.fail(f"{value!r} is no name of an event or a project", param, ctx)
+            self.fail(f"{value!r} is not the name of an event or a project", param, ctx)
         return value
 
 
-class Counter:
-    """Progress on stderr, so that what is printed stays clean.
+class StderrProgress:
+    """Prints progress to stderr, so that stdout has only the answer.
 
-    Counts what is done, and knows a total only where nobody has to be asked for it. On a terminal
-    the count is rewritten a few times a second; elsewhere each phase has one line.
+    Shows how many items are done, and the total if it is known. On a terminal the count is
+    rewritten a few times a second. Elsewhere each phase prints one line.
     """
 
     _INTERVAL = 0.2  # seconds between two rewrites
@@ -152,7 +153,7 @@ class Counter:
         self._shown_at = 0.0
 
     def begin(self, phase: str, total: int | None = None) -> None:
-        """A phase begins; `total` None: nobody knows how many items it has."""
+        """A phase begins. `total` is the number of its items; None if it is not known."""
         self.end()
         self._phase, self._total, self._count = phase, total, 0
         self._show()
@@ -164,11 +165,11 @@ class Counter:
             self._show()
 
     def note(self, text: str) -> None:
-        """Something that the operator should know now."""
+        """Print something that the operator should know now."""
         click.echo(("\n" if self._is_terminal else "") + text, err=True)
 
     def end(self) -> None:
-        """The last phase is over."""
+        """The current phase is over."""
         if self._phase:
             self._show()
             if self._is_terminal:

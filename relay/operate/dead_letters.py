@@ -1,4 +1,4 @@
-"""`python -m relay dead-letters`: what was parked, looked at, sent again, given up."""
+"""`python -m relay dead-letters`: lists, shows, replays and discards dead letters."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,7 @@ import functools
 import heapq
 import re
 import signal
-from collections import Counter as Tally
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -15,17 +15,17 @@ import click
 
 from relay.ledger import Archive, DeadLetter, LedgerUnavailable, LetterDamaged
 from relay.operate.cli import (
-    AS_IT_SHOULD_BE,
     INTERRUPTED,
     NO_ANSWER,
     NOT_SENT,
-    Counter,
+    OK,
     Name,
     Since,
+    StderrProgress,
     as_json,
     open_tools,
+    print_answer,
     run,
-    say,
 )
 from relay.operate.render import cut, iso, when
 from relay.operate.replay import SENT, Replay
@@ -38,7 +38,7 @@ _FAILURES_SHOWN = 10
 
 @click.group("dead-letters")
 def dead_letters() -> None:
-    """What was parked because it can't be sent as things are: look, replay, discard."""
+    """List, show, replay or discard dead letters: pushes that can't be sent as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class _Filter:
     since: datetime | None
 
     async def letters(self, archive: Archive) -> AsyncIterator[DeadLetter]:
-        """The letters that pass, without their payloads; discarded ones too."""
+        """The letters that pass the filter, also discarded ones, without their payloads."""
         async for letter in archive.dead_letters(project=self.project):
             if self._passes(letter):
                 yield letter
@@ -92,8 +92,8 @@ def _filters(command: Callable[..., None]) -> Callable[..., None]:
 @as_json
 @run
 async def list_letters(*, wanted: _Filter, page: int, as_json: bool) -> int:
-    """Count what is parked, by reason, and list it: the newest first."""
-    counts: Tally[str] = Tally()
+    """Count the dead letters by reason, and list them, the newest first."""
+    counts: Counter[str] = Counter()
     discarded = 0
     newest: list[tuple[datetime, str, DeadLetter]] = []
     async with open_tools() as tools:
@@ -102,7 +102,7 @@ async def list_letters(*, wanted: _Filter, page: int, as_json: bool) -> int:
                 counts[_reason(letter)] += 1
             else:
                 discarded += 1
-            # As many are kept as the page needs, however many there are.
+            # Keep only as many letters as the page needs, because there may be very many.
             entry = (letter.parked_at or datetime.min.replace(tzinfo=UTC), letter.id, letter)
             if len(newest) < page * _PAGE:
                 heapq.heappush(newest, entry)
@@ -117,11 +117,11 @@ async def list_letters(*, wanted: _Filter, page: int, as_json: bool) -> int:
         "pages": _pages(counts.total() + discarded),
         "letters": [_json(letter) for letter in shown],
     }
-    say(_listing(counts, discarded, shown, page), value, as_json=as_json)
-    return AS_IT_SHOULD_BE
+    print_answer(_listing(counts, discarded, shown, page), value, as_json=as_json)
+    return OK
 
 
-def _listing(counts: Tally[str], discarded: int, shown: list[DeadLetter], page: int) -> str:
+def _listing(counts: Counter[str], discarded: int, shown: list[DeadLetter], page: int) -> str:
     total = counts.total() + discarded
     lines = [f"{counts.total():,} parked, {discarded:,} discarded"]
     most = counts.most_common(_REASONS_SHOWN)
@@ -146,11 +146,11 @@ def _pages(total: int) -> int:
 
 @dead_letters.command()
 @click.argument("letter_id", metavar="ID")
-@click.option("--payload", is_flag=True, help="The event's own bytes too: personal data.")
+@click.option("--payload", is_flag=True, help="Also the event's bytes, which are personal data.")
 @as_json
 @run
 async def show(letter_id: str, *, payload: bool, as_json: bool) -> int:
-    """Show one dead letter; the beginning of its id will do."""
+    """Show one dead letter. The beginning of its id is enough."""
     async with open_tools() as tools:
         whole_id = (await _find(tools.archive, letter_id)).id
         try:
@@ -164,8 +164,8 @@ async def show(letter_id: str, *, payload: bool, as_json: bool) -> int:
     if payload:
         value["payload"] = letter.data.decode(errors="replace")
         text += f"\n\n{value['payload']}"
-    say(text, value, as_json=as_json)
-    return AS_IT_SHOULD_BE
+    print_answer(text, value, as_json=as_json)
+    return OK
 
 
 def _sheet(letter: DeadLetter) -> str:
@@ -189,21 +189,21 @@ def _sheet(letter: DeadLetter) -> str:
 
 @dead_letters.command("replay")
 @click.argument("letter_ids", metavar="[ID]...", nargs=-1)
-@click.option("--all", "every", is_flag=True, help="All that the filters leave.")
+@click.option("--all", "every", is_flag=True, help="All dead letters that pass the filters.")
 @_filters
 @as_json
 @run
 async def replay_letters(
     letter_ids: tuple[str, ...], *, wanted: _Filter, every: bool, as_json: bool
 ) -> int:
-    """Send dead letters again, as the function would; Svix is asked first.
+    """Send dead letters again, as the function would, after asking Svix for each.
 
-    What was delivered is deleted, the rest stays. May be interrupted, and run again. Exit status 1
-    where something stays.
+    Letters whose events are delivered are deleted, the others stay. May be interrupted, and run
+    again. Exit status 1 if a letter stays.
     """
     filtered = wanted != _Filter(None, None, None, None)
     if every == bool(letter_ids) or (letter_ids and filtered):
-        raise click.UsageError("name the dead letters, or say --all, which filters may narrow")
+        raise click.UsageError("name the dead letters, or give --all, alone or with filters")
     async with open_tools() as tools:
         if every:
             letters = wanted.letters(tools.archive)
@@ -212,7 +212,7 @@ async def replay_letters(
             chosen = [(await _find(tools.archive, each)).id for each in letter_ids]
         replay = Replay(tools.settings, tools.archive)
         results: dict[str, Result] = {}
-        failure, progress = None, Counter()
+        failure, progress = None, StderrProgress()
         progress.begin("Replay", len(chosen))
         with _stopping(replay) as stopped:
             try:
@@ -227,19 +227,19 @@ async def replay_letters(
         "replayed": {i: {"outcome": r.outcome, "detail": r.detail} for i, r in results.items()},
         "not_replayed": untouched,
     }
-    say(_replayed(results, untouched), value, as_json=as_json)
+    print_answer(_replayed(results, untouched), value, as_json=as_json)
     if failure is not None:
-        click.echo(f"The ledger could not be asked: {failure}", err=True)
+        click.echo(f"The ledger did not answer: {failure}", err=True)
         return NO_ANSWER
     if stopped:
         return INTERRUPTED
     sent = sum(result.outcome in SENT for result in results.values())
-    return NOT_SENT if sent < len(chosen) else AS_IT_SHOULD_BE
+    return NOT_SENT if sent < len(chosen) else OK
 
 
 def _replayed(results: dict[str, Result], untouched: int) -> str:
-    """A count for each outcome, and what failed."""
-    counts = Tally(result.outcome for result in results.values())
+    """The count of each outcome, and the letters that failed."""
+    counts = Counter(result.outcome for result in results.values())
     lines = [f"{outcome:18}{count:7,}" for outcome, count in sorted(counts.items())]
     if untouched:
         lines.append(f"{'not replayed':18}{untouched:7,}")
@@ -253,9 +253,9 @@ def _replayed(results: dict[str, Result], untouched: int) -> str:
 
 @contextlib.contextmanager
 def _stopping(replay: Replay) -> Iterator[list[int]]:
-    """End the replay in good order at the first SIGINT or SIGTERM; the second ends the process.
+    """Stop the replay at the first SIGINT or SIGTERM. The second one kills the process.
 
-    What is yielded holds the signal, once there was one.
+    The list that is yielded holds the first signal, after it came.
     """
     loop = asyncio.get_running_loop()
     numbers = (signal.SIGINT, signal.SIGTERM)
@@ -265,7 +265,7 @@ def _stopping(replay: Replay) -> Iterator[list[int]]:
         came.append(number)
         for each in numbers:
             loop.remove_signal_handler(each)
-        click.echo("\nStopping: waiting for what is being sent to Svix.", err=True)
+        click.echo("\nStopping: waiting for the calls to Svix that are under way.", err=True)
         replay.stop()
 
     for number in numbers:
@@ -282,28 +282,28 @@ def _stopping(replay: Replay) -> Iterator[list[int]]:
 
 @dead_letters.command()
 @click.argument("letter_ids", metavar="ID...", nargs=-1, required=True)
-@click.option("--reason", required=True, help="Why: it is kept, the event's bytes are not.")
+@click.option("--reason", required=True, help="Why. It is kept with the dead letter.")
 @as_json
 @run
 async def discard(letter_ids: tuple[str, ...], *, reason: str, as_json: bool) -> int:
-    """Give dead letters up for good: their bytes are erased; what they were and why is kept."""
+    """Erase the bytes of dead letters for good. Their names and the reasons are kept."""
     async with open_tools() as tools:
         chosen = [(await _find(tools.archive, each)).id for each in letter_ids]
         for letter_id in chosen:
             await tools.archive.discard_dead_letter(letter_id, reason)
-    say(f"Discarded: {len(chosen)}.", {"discarded": chosen}, as_json=as_json)
-    return AS_IT_SHOULD_BE
+    print_answer(f"Discarded: {len(chosen)}.", {"discarded": chosen}, as_json=as_json)
+    return OK
 
 
 async def _find(archive: Archive, beginning: str) -> DeadLetter:
-    """The one dead letter whose id begins so, without its payload."""
+    """The one dead letter whose id has this beginning, without its payload."""
     if not re.fullmatch(r"[0-9a-f]{1,64}", beginning):
-        raise click.UsageError(f"{beginning!r} is no dead letter's id: `list` shows them")
+        raise click.UsageError(f"{beginning!r} is not a dead letter's id: `list` shows the ids")
     found = []
     async for letter in archive.dead_letters(beginning):
         found.append(letter)
         if len(found) > 1:
-            raise click.UsageError(f"Several ids begin with {beginning}: say more of it")
+            raise click.UsageError(f"Several ids begin with {beginning}: give more of it")
     if not found:
         raise click.UsageError(f"No dead letter's id begins with {beginning}: see `list`")
     return found[0]

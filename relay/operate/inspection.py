@@ -1,4 +1,4 @@
-"""Everything that is known of one event: asked of the ledger and of Svix, then judged."""
+"""Collects all that the ledger and Svix know about one event, and locates the event."""
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,18 +19,21 @@ from relay.operate.whereabouts import (
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """One event, what is known of it, and where it is."""
+    """One event, the evidence about it, and where it is."""
 
     project: str
     event_id: str
     evidence: Evidence
     where: Whereabouts
     svix_failure: str | None
-    """Why Svix could not be asked."""
+    """Why Svix did not answer; None if it did."""
 
 
 async def inspect(archive: Archive, svix: SvixView, project: str, event_id: str) -> Inspection:
-    """Ask the ledger and Svix. Raises `LedgerUnavailable`; a Svix that fails is in the answer."""
+    """Ask the ledger and Svix about one event. Raises `LedgerUnavailable`.
+
+    If Svix fails, `svix_failure` says so.
+    """
     record = await archive.record(key_of(project, event_id))
     letters = [each async for each in archive.dead_letters(project=project, event_id=event_id)]
     answer, failure = None, None
@@ -55,5 +58,5 @@ async def _destinations(svix: SvixView, project: str, message: Message) -> Desti
 
 
 def _deleted(attempt: Attempt) -> Endpoint:
-    """An endpoint that is known by an attempt alone."""
+    """A deleted endpoint, as one of its attempts describes it."""
     return Endpoint(id=attempt.endpoint_id, host=attempt.host, created_at=attempt.at, deleted=True)

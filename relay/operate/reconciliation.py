@@ -1,14 +1,13 @@
-"""Was everything sent? The ledger's records and dead letters beside Svix's messages.
+"""Compares the ledger's records and dead letters with Svix's messages: was everything sent?
 
-    1. list    the records that were touched in the time asked, all that are undelivered whatever
-               their age, and the dead letters
-    2. walk    the messages of each project that has a record, newest first
-    3. judge   what the first two leave open, each by its record as it is by then: `locate`
-    4. mend    what `Mend` allows
-    5. again   messages that have no attempt yet although Svix accepted them minutes ago
+    1. list     the records touched in the time asked, all undelivered records, and the dead letters
+    2. read     Svix's messages of each project that has a record, newest first
+    3. judge    each event that the first two steps leave open, by its current record: `locate`
+    4. mend     what `Mend` allows
+    5. recheck  recent messages that Svix has accepted and not yet attempted
 
-A passing fault of the ledger or of Svix is waited out for minutes. What could not be finished is
-named in the report, and a report is there at any time, also for a run that is cut off.
+If the ledger or Svix fails, the run waits and asks again for minutes. The report names what could
+not be finished. It can be read at any time, so a run that is stopped has a report too.
 """
 
 import asyncio
@@ -51,9 +50,9 @@ from relay.operate.worklist import Candidate, Worklist
 
 _T = TypeVar("_T")
 
-_AT_ONCE = 16  # events judged at once: what is slow is the ledger's answer
+_AT_ONCE = 16  # events judged at once, because the ledger's answers take time
 _CLOCKS_APART = timedelta(minutes=1)
-"""How far Svix's clock may be from the ledger's."""
+"""The most that Svix's clock may differ from the ledger's."""
 _FIRST_BACK_OFF, _LONGEST_BACK_OFF = 1.0, 15.0  # seconds
 
 
@@ -62,27 +61,27 @@ class Mend(Enum):
 
     NOTHING = 0
     FANOUT = 1
-    """Have Svix send what it never sent on."""
+    """Make Svix send messages that it never sent on."""
     EVERYTHING = 2
-    """Settle what Svix has, and release what it lost, besides."""
+    """Also mark events that Svix has as delivered, and release events that Svix has lost."""
 
 
 class Progress(Protocol):
-    """Receives what a run is doing, and each item that is done."""
+    """Receives progress: the name and the size of each phase, and one call per finished item."""
 
     def begin(self, phase: str, total: int | None = None) -> None:
-        """A phase begins; `total` None: nobody knows how many items it has."""
+        """A phase begins. `total` is the number of its items; None if it is not known."""
 
     def step(self) -> None:
         """An item is done."""
 
     def note(self, text: str) -> None:
-        """Something that the operator should know now."""
+        """Show something that the operator should know now."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Young:
-    """An event whose message had no attempt yet, to be looked at again."""
+class _Unattempted:
+    """An event whose message had no attempt at the first look."""
 
     candidate: Candidate
     evidence: Evidence
@@ -90,12 +89,12 @@ class _Young:
 
 
 class Reconciliation:
-    """One comparison of the ledger with Svix. `report` is what was found so far.
+    """One comparison of the ledger with Svix. `report` has what it found so far.
 
-    `patience` is how long a question to the ledger is asked again while it fails, in seconds; the
-    view has its own. `look_again`: whether to wait, and look again at messages without an attempt.
-    `projects`: look at no others; empty: at all.
-    `every_attempt`: look at the fan-out of every message, not only where it is unconfirmed.
+    `patience` is how many seconds to keep asking a failing ledger. (`svix` has its own patience.)
+    With `look_again`, the run waits and looks again at messages without an attempt. `projects` are
+    the only ones to look at; if empty, all are. With `every_attempt`, the run looks at the fan-out
+    of every message, not only of those whose fan-out is unconfirmed.
     """
 
     def __init__(
@@ -127,19 +126,19 @@ class Reconciliation:
         self._svix_failure: str | None = None
         self._endpoints: dict[str, list[Endpoint]] = {}
         self._endpoints_asked = asyncio.Lock()
-        self._young: list[_Young] = []
+        self._unattempted: list[_Unattempted] = []
 
     async def run(self) -> None:
-        """Fill the report, which says where the ledger or Svix failed for long.
+        """Compare, and fill the report. It also says whether the ledger or Svix failed for long.
 
-        Raises `LedgerMisconfigured` alone: without a ledger there is nothing to report.
+        Raises only `LedgerMisconfigured`, because without a ledger there is nothing to report.
         """
         with Worklist() as worklist:
             try:
                 await self._list(worklist)
                 await self._compare(worklist)
                 await self._judge_other_letters(worklist)
-                await self._look_again_at_the_young()
+                await self._recheck_unattempted()
             except LedgerMisconfigured:
                 raise
             except LedgerUnavailable as failure:
@@ -149,7 +148,7 @@ class Reconciliation:
             finally:
                 self.report.unchecked = worklist.count_unjudged()
 
-    # -- what there is
+    # -- list
 
     async def _list(self, worklist: Worklist) -> None:
         report = self.report
@@ -169,7 +168,7 @@ class Reconciliation:
     def _add(self, worklist: Worklist, record: Record) -> None:
         if self._only and record.project not in self._only:
             return
-        # A message is not older than its event's first claim.
+        # No message is older than its event's first claim.
         listed = record.first_claimed_at - _CLOCKS_APART >= self.report.since
         self.report.events += worklist.add_record(
             record, listed=listed, confirmed=self._is_confirmed(record)
@@ -177,14 +176,14 @@ class Reconciliation:
         self._progress.step()
 
     def _is_confirmed(self, record: Record) -> bool:
-        """Whether Svix is trusted to have sent the message on."""
+        """Whether the fan-out of the record's message needs no look."""
         return record.fanout_confirmed is not False and not self._every_attempt
 
-    # -- beside what Svix has
+    # -- read and judge
 
     async def _compare(self, worklist: Worklist) -> None:
         projects = worklist.projects()
-        # In any order, so that runs that are cut off do not always leave out the same.
+        # In random order, so that runs that are stopped do not always miss the same projects.
         random.shuffle(projects)
         self.report.projects = len(projects)
         self.report.unfinished = projects.copy()
@@ -192,17 +191,17 @@ class Reconciliation:
         for project in projects:
             try:
                 if self._svix_failure is None:
-                    await self._walk(worklist, project)
+                    await self._read_messages(worklist, project)
             except SvixUnavailable as failure:
                 self._svix_failure = str(failure)
-            await self._a_few_at_once(
+            await self._judge_all(
                 worklist.candidates(project), lambda each: self._judge(worklist, each)
             )
             if self._svix_failure is None:
                 self.report.unfinished.remove(project)
             self._progress.step()
 
-    async def _walk(self, worklist: Worklist, project: str) -> None:
+    async def _read_messages(self, worklist: Worklist, project: str) -> None:
         since, until = self.report.since, self.report.until
         async for message in self._svix.messages(project, since):
             if until is not None and message.accepted_at > until:
@@ -211,10 +210,10 @@ class Reconciliation:
             if worklist.add_message(project, message):
                 self.report.places[Place.IN_SVIX] += 1
 
-    async def _a_few_at_once(
+    async def _judge_all(
         self, items: Iterable[_T], judge: Callable[[_T], Coroutine[Any, Any, None]]
     ) -> None:
-        """Judge all items. Raises `LedgerUnavailable`."""
+        """Judge all items, a few at once. Raises `LedgerUnavailable`."""
         remaining = iter(items)
         while batch := list(itertools.islice(remaining, _AT_ONCE)):
             try:
@@ -237,24 +236,24 @@ class Reconciliation:
         self._count(where.place, project, event_id, letters)
         if record is None or svix is None:
             return
-        await self._settle(where.place, record, svix.message)
-        doubtful = where.place is Place.UNSETTLED or not self._is_confirmed(record)
-        if svix.message is not None and doubtful:
-            await self._look_at_fanout(candidate, evidence, svix.message)
+        await self._mend_record(where.place, record, svix.message)
+        is_doubtful = where.place is Place.UNSETTLED or not self._is_confirmed(record)
+        if svix.message is not None and is_doubtful:
+            await self._check_fanout(candidate, evidence, svix.message)
 
     async def _ask_svix(
         self, candidate: Candidate, record: Record | None, letters: Sequence[DeadLetter]
     ) -> SvixAnswer | None:
-        """Whether Svix has the event's message, with a call only where nothing else tells."""
+        """Whether Svix has the event's message. Calls Svix only if nothing else says so."""
         if candidate.message:
             return SvixAnswer(candidate.message)
         if self._svix_failure is not None or record is None:
             return None
         if record.state is not State.DELIVERED:
             if any(letter.discarded is None for letter in letters):
-                return None  # Svix refused it, and no delivery has been recorded since
+                return None  # Svix rejected the event, and no delivery was recorded since
             if candidate.listed and candidate.state is record.state:
-                return SvixAnswer(None)  # a message would have been in the listing
+                return SvixAnswer(None)  # Svix's listing would have had the message
         try:
             return SvixAnswer(await self._svix.message(candidate.project, candidate.event_id))
         except SvixUnavailable as failure:
@@ -262,8 +261,8 @@ class Reconciliation:
             return None
 
     async def _judge_other_letters(self, worklist: Worklist) -> None:
-        """Judge the letters of events without a record in the list, and those without names."""
-        await self._a_few_at_once(
+        """Judge the letters of events that are not in the list, and those without names."""
+        await self._judge_all(
             worklist.other_letters(), lambda letter: self._judge_letter(worklist, letter)
         )
 
@@ -284,26 +283,27 @@ class Reconciliation:
         if place is Place.PARKED:
             self.report.reasons.update(each.reason for each in letters if each.discarded is None)
 
-    # -- mending
+    # -- mend
 
-    async def _settle(self, place: Place, record: Record, message: Message | None) -> None:
+    async def _mend_record(self, place: Place, record: Record, message: Message | None) -> None:
         if self._mend is not Mend.EVERYTHING:
             return
-        with contextlib.suppress(ClaimLost):  # a delivery was faster, and knows better
+        with contextlib.suppress(ClaimLost):  # a delivery has written the record meanwhile
             if place is Place.UNSETTLED and message is not None:
                 await self._archive.mend(
                     record, State.DELIVERED, message.id, fanout_confirmed=False
                 )
                 self.report.settled += 1
             elif place is Place.MISSING:
-                # The id stays, to tell that nobody brings this event again by itself.
+                # The message id stays. It shows that Pub/Sub will not redeliver the event, because
+                # the event was acknowledged.
                 await self._archive.mend(record, State.RELEASED, record.svix_message_id)
                 self.report.released += 1
 
-    async def _look_at_fanout(
+    async def _check_fanout(
         self, candidate: Candidate, evidence: Evidence, message: Message
     ) -> None:
-        """Report a message that Svix never sent on, and have it sent."""
+        """Report a message that Svix never sent on, and make Svix send it."""
         project = candidate.project
         try:
             endpoints = await self._endpoints_of(project)
@@ -315,7 +315,7 @@ class Reconciliation:
                 if self._mend is not Mend.NOTHING:
                     await self._resend(where, project, message)
             elif self._look_again and any(s.standing is Standing.QUEUED for s in where.standings):
-                self._young.append(_Young(candidate, evidence, message))
+                self._unattempted.append(_Unattempted(candidate, evidence, message))
         except SvixUnavailable as failure:
             self._svix_failure = str(failure)
 
@@ -332,28 +332,28 @@ class Reconciliation:
                 self._endpoints = {project: await self._svix.endpoints(project)}
             return self._endpoints[project]
 
-    async def _look_again_at_the_young(self) -> None:
-        """Look once more at messages that had no attempt, five minutes after the first look."""
-        young, self._young = self._young, []
+    async def _recheck_unattempted(self) -> None:
+        """Look again at messages that had no attempt, five minutes after the first look."""
+        unattempted, self._unattempted = self._unattempted, []
         self._look_again = False
-        if not young:
+        if not unattempted:
             return
-        again_at = max(each.evidence.now for each in young) + LOOKED_AT_TWICE
+        again_at = max(each.evidence.now for each in unattempted) + LOOKED_AT_TWICE
         wait = (again_at - self._now()).total_seconds()
         self._progress.note(
-            f"{len(young)} message(s) without an attempt yet: looking again in {wait:.0f} s"
+            f"{len(unattempted)} message(s) without an attempt yet: looking again in {wait:.0f} s"
         )
         await self._sleep(max(0.0, wait))
-        self._progress.begin("Again", len(young))
-        for each in young:
+        self._progress.begin("Recheck", len(unattempted))
+        for each in unattempted:
             evidence = replace(each.evidence, first_looked_at=each.evidence.now)
-            await self._look_at_fanout(each.candidate, evidence, each.message)
+            await self._check_fanout(each.candidate, evidence, each.message)
             self._progress.step()
 
-    # -- what fails for a moment
+    # -- the ledger
 
     async def _record(self, project: str, event_id: str) -> Record | None:
-        """The event's record. Raises `LedgerUnavailable` where the ledger fails for long."""
+        """The event's record. Raises `LedgerUnavailable` if the ledger fails for long."""
         key = key_of(project, event_id)
         give_up_at = time.monotonic() + self._patience
         back_off = _FIRST_BACK_OFF

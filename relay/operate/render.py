@@ -1,6 +1,6 @@
-"""What `inspect` and `reconcile` print: text that fits 80 columns, and the same as JSON.
+"""The output of `inspect` and `reconcile`: as text that fits 80 columns, and as JSON.
 
-Neither holds a payload, a token, or more of an endpoint's URL than its host.
+The output never has a payload, a token, or more of an endpoint's URL than its host.
 """
 
 import math
@@ -51,11 +51,12 @@ _NEXT = {
 
 _NOTHING_NEXT = {
     Place.NEVER_SEEN: (
-        "Nothing is known of it. Look at the subscription's backlog and its dead-letter topic "
+        "Nothing is known about it. Look at the subscription's backlog and its dead-letter topic "
         "(`./deploy.sh --status`), and ask the publisher."
     ),
     Place.UNRECORDED: (
-        "Nothing more happens here. A record is kept for 45 days; or somebody else sent it."
+        "Nothing more happens here. The record has expired (after 45 days), or another program "
+        "sent the event."
     ),
     Place.DISCARDED: "Nothing more happens. `dead-letters show` says why.",
     Place.UNKNOWN: "Ask again when Svix answers.",
@@ -80,7 +81,7 @@ _STANDINGS = {
 
 
 def inspection(found: Inspection) -> str:
-    """Where one event is: the first line is the answer, the rest says how it is known."""
+    """Where one event is, as text. The first line is the answer, the rest is the evidence."""
     where, evidence = found.where, found.evidence
     title = f"{found.event_id} of {found.project}: {_headline(found)}"
     lines = [*textwrap.wrap(title, WIDTH, break_on_hyphens=False), ""]
@@ -134,11 +135,11 @@ def _endpoint(found: EndpointStanding) -> list[str]:
     endpoint, last = found.endpoint, found.last
     name = f"{endpoint.id}, deleted" if endpoint.deleted else endpoint.id
     lines = [cut(f"  endpoint  {endpoint.host} ({name})")]
-    said = _STANDINGS[found.standing]
+    text = _STANDINGS[found.standing]
     if last:
         answer = f"HTTP {last.http}" if last.http else "no answer"
-        said += f": {answer}, attempt {found.attempts} at {when(last.at)}"
-    lines += _paragraph("            ", said)
+        text += f": {answer}, attempt {found.attempts} at {when(last.at)}"
+    lines += _paragraph("            ", text)
     if found.standing is Standing.RETRYING and endpoint.next_attempt:
         lines.append(f"            Svix tries again {when(endpoint.next_attempt)}")
     return lines
@@ -164,7 +165,7 @@ def _advice(remedy: Remedy, found: Inspection) -> str:
         case Remedy.REPLAY:
             letter = next(each for each in evidence.letters if each.discarded is None)
             return (
-                f"`python -m relay dead-letters replay {letter.id[:12]}`, once the cause is mended"
+                f"`python -m relay dead-letters replay {letter.id[:12]}`, after mending the cause"
             )
         case Remedy.FIX:
             return f"`{_fix(found)}`"
@@ -184,7 +185,7 @@ def _advice(remedy: Remedy, found: Inspection) -> str:
 
 
 def _fix(found: Inspection) -> str:
-    """The command that mends this event: its window has to reach back to it."""
+    """The command that mends this event. Its `--since` must reach back to the event."""
     evidence = found.evidence
     known = [evidence.now]
     if evidence.record:
@@ -194,14 +195,14 @@ def _fix(found: Inspection) -> str:
     hours = math.ceil((evidence.now - min(known)) / timedelta(hours=1)) + 1
     command = f"python -m relay reconcile --since {hours}h --project {found.project} --fix"
     confirmed = evidence.record is not None and evidence.record.fanout_confirmed is not False
-    looked_at = found.where.place is Place.UNSETTLED or not confirmed
-    if found.where.fanout is Fanout.NEVER_SENT_ON and not looked_at:
+    is_looked_at = found.where.place is Place.UNSETTLED or not confirmed
+    if found.where.fanout is Fanout.NEVER_SENT_ON and not is_looked_at:
         command += " --attempts"
     return command
 
 
 def inspection_json(found: Inspection) -> dict[str, object]:
-    """The same for scripts."""
+    """Where one event is, as JSON for scripts."""
     where, evidence = found.where, found.evidence
     record = evidence.record
     message = evidence.svix and evidence.svix.message
@@ -253,7 +254,7 @@ def _endpoint_json(found: EndpointStanding) -> dict[str, object]:
 # -- reconcile
 
 _ROWS = (
-    # what is counted, what it means, what mends it
+    # what is counted, its meaning, the command that mends it
     (Place.MISSING, "recorded as delivered, not in Svix", "reconcile --fix, then seek or publish"),
     (Place.OVERDUE, "not sent, and its redelivery is overdue", "inspect says how, for each"),
     (Place.PARKED, "can't be sent as things are", "dead-letters list, then replay or discard"),
@@ -263,12 +264,12 @@ _ROWS = (
     (Place.BEING_SENT, "being sent at this moment", None),
     (Place.UNSETTLED, "in Svix, not recorded as delivered", "reconcile --fix"),
     (Place.UNRECORDED, "in Svix, without a record here", None),
-    (Place.DISCARDED, "given up by an operator", None),
+    (Place.DISCARDED, "discarded by an operator", None),
 )
 
 
 def report(found: Report) -> str:
-    """What a reconciliation found, and what mends it."""
+    """What a reconciliation found, as text, with the commands that mend it."""
     until = when(found.until) if found.until else "now"
     head = (
         f"{when(found.since)} to {until}: {found.events:,} event(s) of {found.projects:,} "
@@ -308,9 +309,9 @@ def _conclusion(found: Report) -> list[str]:
     if found.unfinished:
         names = ", ".join(sorted(found.unfinished)[:10])
         more = f" and {len(found.unfinished) - 10:,} more" if len(found.unfinished) > 10 else ""  # noqa: PLR2004 - as above
-        lines += textwrap.wrap(f"Not compared to the end: {names}{more}.", WIDTH)
+        lines += textwrap.wrap(f"Comparison not finished: {names}{more}.", WIDTH)
     if found.without:
-        lines.append(f"Not everything was sent: {found.without:,} event(s) need somebody to act.")
+        lines.append(f"Not everything was sent: {found.without:,} event(s) need an operator.")
     if found.late:
         lines.append(
             f"{found.late:,} event(s) wait for their redelivery: run this again in an hour."
@@ -321,7 +322,7 @@ def _conclusion(found: Report) -> list[str]:
 
 
 def report_json(found: Report) -> dict[str, object]:
-    """The same for scripts."""
+    """What a reconciliation found, as JSON for scripts."""
     return {
         "since": iso(found.since),
         "until": iso(found.until),
@@ -359,17 +360,17 @@ def report_json(found: Report) -> dict[str, object]:
 
 
 def when(at: datetime | None) -> str:
-    """A time for people."""
+    """A time as people read it."""
     return "-" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def iso(at: datetime | None) -> str | None:
-    """A time for scripts."""
+    """A time as scripts read it."""
     return None if at is None else at.isoformat()
 
 
 def cut(line: str) -> str:
-    """A line that fits."""
+    """A line, cut off if it is too long for the output."""
     return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"
 
 
@@ -388,7 +389,7 @@ def _times(count: int) -> str:
 
 
 def _ago(age: timedelta) -> str:
-    """How long, in the largest unit of which there are two at least."""
+    """An age in words, in the largest unit of which there are at least two."""
     seconds = max(0, round(age.total_seconds()))
     for unit, name in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * unit:

@@ -1,4 +1,4 @@
-"""Dead letters, sent again by the function's own delivery, which asks Svix before it sends."""
+"""Sends dead letters again, with the function's own `Delivery`, which asks Svix before it sends."""
 
 import asyncio
 import json
@@ -19,11 +19,13 @@ SENT = {Outcome.DELIVERED, Outcome.DUPLICATE}
 
 
 class Replay:
-    """Sends dead letters again, once each. To be built in the running loop.
+    """Sends dead letters again, once each. Must be created in the running loop.
 
-    A letter whose event was delivered is deleted; one that Svix refuses again stays, with its new
-    reason; one that can't be sent now stays as it is. Interrupted anywhere it can be run again: a
-    letter is deleted only after its event is recorded as delivered.
+    If the event is delivered, the letter is deleted. If the event is rejected again, the letter
+    stays, with the new reason. If the event can't be sent now, the letter stays unchanged.
+
+    An interrupted replay can be run again, because a letter is deleted only after its event is
+    recorded as delivered.
     """
 
     def __init__(self, settings: Settings, archive: Archive) -> None:
@@ -36,9 +38,10 @@ class Replay:
         self._running: set[asyncio.Task[tuple[str, Result] | None]] = set()
 
     async def run(self, letter_ids: Iterable[str]) -> AsyncIterator[tuple[str, Result]]:
-        """Each letter's id and result, as they come. Raises `LedgerUnavailable`.
+        """The id and the result of each letter, in the order in which they end.
 
-        Ends early, with those under way, when it is stopped or where the relay is misconfigured.
+        If `stop` is called or the relay is misconfigured, no further letter is sent, and this ends
+        after those under way. Raises `LedgerUnavailable`.
         """
         waiting = iter(letter_ids)
         try:
@@ -65,7 +68,7 @@ class Replay:
             await self._sender.close()
 
     def stop(self) -> None:
-        """Begin no more. Attempts under way end by themselves; what waits is cancelled."""
+        """Begin no more attempts. Those under way are finished; letters that wait are cancelled."""
         self._delivery.closing = True
         for task in self._running - self._delivery.attempting:
             task.cancel()
@@ -76,7 +79,7 @@ class Replay:
         except LetterDamaged as fault:
             return letter_id, Result(outcome=Outcome.MALFORMED, detail=f"{fault}; left as it is")
         if letter is None or letter.discarded is not None:
-            return None  # somebody else was faster
+            return None  # replayed or discarded meanwhile
         result = await self._deliver(letter)
         if result.outcome in SENT:
             await self._archive.delete_dead_letter(letter_id)
@@ -98,7 +101,7 @@ class Replay:
             event = read_again(letter.data, letter.form, attributes, self._settings.event_tags)
         except Refused as refused:
             return Result(outcome=refused.outcome, detail=refused.detail, code=refused.code)
-        # The record is to name the push that the letter is of.
+        # The record then names the message that was parked.
         source = replace(
             event.source, message_id=letter.message_id, subscription=letter.subscription
         )

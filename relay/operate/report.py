@@ -1,4 +1,4 @@
-"""What a reconciliation has looked at, and what it has found so far."""
+"""What a reconciliation has looked at and found so far."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -11,60 +11,66 @@ _EXAMPLES = 5
 
 @dataclass(slots=True)
 class Report:
-    """What was looked at and what was found, so far."""
+    """What a reconciliation has looked at and found so far."""
 
     since: datetime
     until: datetime | None = None
     """None: until now."""
     events: int = 0
-    """Records in the time asked, and undelivered ones of any age."""
+    """How many records were looked at: those touched in the time, and all undelivered ones."""
     messages: int = 0
+    """How many of Svix's messages were looked at."""
     places: Counter[Place] = field(default_factory=Counter)
+    """How many events are at each place."""
     never_sent_on: int = 0
+    """How many messages Svix never sent to an endpoint that takes them."""
     reasons: Counter[str] = field(default_factory=Counter)
     """Why dead letters were parked."""
     examples: dict[Place | Fanout, list[tuple[str, str]]] = field(default_factory=dict)
-    """(project, event id), a few of each."""
+    """The project and the event id of a few events of each kind."""
     settled: int = 0
+    """How many events the reconciliation marked as delivered."""
     released: int = 0
+    """How many events it released, so that their next delivery sends them."""
     resent: int = 0
+    """How many messages it made Svix send on."""
     projects: int = 0
     unfinished: list[str] = field(default_factory=list)
-    """Projects that were not compared with Svix to the end."""
+    """Projects whose comparison with Svix was not finished."""
     unchecked: int = 0
-    """Delivered events of those projects, which may or may not be in Svix."""
+    """Events of those projects for which Svix was not asked."""
     failure: str | None = "not finished"
-    """Why the run ended early; None where it did not."""
+    """Why the run is not finished; None once it is."""
 
     @property
     def delivered(self) -> int:
-        """Events that are recorded as delivered and that Svix has."""
+        """Events that are recorded as delivered and are in Svix."""
         return self.places[Place.IN_SVIX]
 
     @property
     def waiting(self) -> int:
-        """Events that are sent soon without anybody's help."""
+        """Events that are not sent yet and will be sent without anyone's help."""
         return sum(self.places[place] for place in Place if place.waits)
 
     @property
     def late(self) -> int:
-        """Events that were to be sent before, and wait for their redelivery."""
+        """Events that wait for their redelivery."""
         return self.waiting - self.places[Place.BEING_SENT]
 
     @property
     def without(self) -> int:
-        """Events that a customer goes without until somebody acts."""
+        """Events that a customer goes without until a person acts."""
         stuck = sum(self.places[place] for place in Place if place.stuck)
         return stuck + self.never_sent_on - self.resent
 
     @property
     def complete(self) -> bool:
-        """Whether everything was compared that was asked for."""
+        """Whether the whole comparison was made."""
         return self.failure is None
 
     @property
     def everything_sent(self) -> bool:
-        """Whether every event is known to be in Svix, or to be on its way at this moment."""
+        """Whether every event is in Svix or is being sent at this moment."""
         return self.complete and not self.without and not self.late
 
     @property
@@ -73,7 +79,7 @@ class Report:
         return "ERROR" if self.without else "INFO"
 
     def as_log(self) -> dict[str, object]:
-        """The counts that the dashboards and alerts are made of."""
+        """The counts for the log line, which the dashboards and alerts use."""
         return {
             "since": self.since.isoformat(),
             "until": self.until.isoformat() if self.until else None,

@@ -1,11 +1,12 @@
-"""Reconciliation by itself: what `POST /reconcile` does, started every hour by Cloud Scheduler.
+"""The scheduled reconciliation: Cloud Scheduler calls `POST /reconcile` every hour.
 
-It compares the two hours that ended an hour ago, and all that is undelivered: each event is looked
-at in two runs, when its first redeliveries are over. It changes nothing but the fan-out: Svix sends
-what it never sent on. Two runs at once do no harm: both report, and a message that is sent to an
-endpoint twice is recognised there by its id.
+It compares the ledger with Svix for the two hours that ended an hour ago, and for all undelivered
+events. By then an event's first redeliveries are over. Each event is in two runs.
 
-Its calls to Svix take turns from the pacer that the deliveries use, and let deliveries go first.
+The only thing it changes is the fan-out: it makes Svix send messages that Svix never sent on. Two
+runs at once do no harm. Both report, and an endpoint that gets a message twice recognises its id.
+
+Its calls to Svix wait for turns of the pacer that the deliveries use. Deliveries go first.
 """
 
 import asyncio
@@ -26,16 +27,16 @@ _WINDOW = timedelta(hours=2)
 _ENDED_AGO = timedelta(hours=1)
 _CALLS_A_SECOND = 2.0
 _GIVES_WAY_SECONDS = 5.0
-"""How long a call lets deliveries go first. Then it stands in line as they do, so that a backlog of
-hours does not keep a run from its work."""
+"""How long a call lets deliveries go first. After that it waits in line like a delivery, so that a
+long backlog does not stop the reconciliation."""
 _LOOKS_SECONDS = 0.2  # between two looks whether a delivery waits
 
 _LINE = "reconciliation:"
-"""The name of its line at the pacer; no project can have a colon."""
+"""The project of its line at the pacer. No real project has a colon in its name."""
 
 
-class _Nothing:
-    """Progress that nobody watches."""
+class _NoProgress:
+    """Ignores the progress."""
 
     def begin(self, phase: str, total: int | None = None) -> None:
         pass
@@ -48,7 +49,7 @@ class _Nothing:
 
 
 class PacerTurns:
-    """Gives turns from the pacer, after the deliveries', until `last_turn` of the pacer's clock."""
+    """Gives turns from the pacer, after the deliveries, until `last_turn` on the pacer's clock."""
 
     def __init__(self, pacer: Pacer, last_turn: float) -> None:
         self._pacer = pacer
@@ -57,7 +58,7 @@ class PacerTurns:
 
     @contextlib.asynccontextmanager
     async def __call__(self) -> AsyncIterator[Callable[[Answer], None]]:
-        """Wait for the next turn. Raises `SvixUnavailable` where none comes in time."""
+        """Wait for the next turn. Raises `SvixUnavailable` if none comes in time."""
         async with self._pace():
             arrived_at = time.monotonic()
             waiter = Waiter(_LINE, _LINE, arrived_at, self._last_turn)
@@ -74,9 +75,9 @@ class PacerTurns:
 
 
 async def reconcile(settings: Settings, archive: Archive, pacer: Pacer, seconds: float) -> Report:
-    """Compare the ledger with Svix for at most so many seconds.
+    """Compare the ledger with Svix, for at most `seconds`.
 
-    Raises nothing that the ledger or Svix does: the report says how far it came.
+    Does not raise if the ledger or Svix fails. Then the report says how far the comparison came.
     """
     now = datetime.now(UTC)
     until = now - _ENDED_AGO
@@ -89,7 +90,7 @@ async def reconcile(settings: Settings, archive: Archive, pacer: Pacer, seconds:
             archive,
             svix,
             report,
-            _Nothing(),
+            _NoProgress(),
             mend=Mend.FANOUT,
             patience=seconds,
             look_again=False,

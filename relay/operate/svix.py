@@ -1,11 +1,11 @@
-"""What Svix says about messages, endpoints and attempts; and a message sent to an endpoint again.
+"""Asks Svix about messages, endpoints and attempts, and makes it send a message again.
 
-Listings are walked newest first, by their `iterator`, until the time that is asked. `after` is
-never passed: with it Svix begins at the oldest page, and the `iterator` leads away from what is
-asked. A test on a real Svix pins that.
+Listings are read newest first, page by page with their `iterator`, back to the time asked. `after`
+is never passed: with it, Svix begins at the oldest page, and the `iterator` leads away from the
+time asked. A test on a real Svix checks that.
 
-A 429 and passing faults are waited out for as long as the view's patience. What remains is
-`SvixUnavailable`, worded for the operator; of Svix's own words only the status is repeated.
+After a 429 or a fault, the view waits and asks again, for as long as its patience. Then it raises
+`SvixUnavailable` with advice for the operator. The text quotes only the status of Svix's answer.
 """
 
 import asyncio
@@ -39,7 +39,8 @@ from relay.svix_http import SvixCall, SvixHttp
 
 _PAGE = 250  # Svix's largest
 _CALL_SECONDS = 30.0
-_ORDERED_WITHIN = timedelta(seconds=1)  # message ids, by which Svix sorts, are this exact at least
+_ORDERED_WITHIN = timedelta(seconds=1)
+"""Svix sorts by message id. The ids follow the messages' times at least this exactly."""
 _FIRST_BACK_OFF = 1.0  # seconds, doubled by each failure
 _LONGEST_BACK_OFF = 30.0
 _NAME = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9_.-]{1,256}")
@@ -56,18 +57,18 @@ _ATTEMPTS = {
 
 
 class SvixUnavailable(Exception):
-    """Svix could not be asked; the text says why, and what to do."""
+    """Svix gave no usable answer. The text says why, and what to do."""
 
 
 Turn = AbstractAsyncContextManager[Callable[[Answer], None]]
-"""The right to make one call, which begins at once. What is yielded takes the call's answer."""
+"""The right to make one call at once. It yields a function that must be called with the answer."""
 
 Turns = Callable[[], Turn]
-"""Gives turns, one for each call. Its `SvixUnavailable` ends what was asked."""
+"""Gives the turn for one call. Raises `SvixUnavailable` if no turn comes."""
 
 
 class Pace:
-    """At most `rate` calls a second, so that the function keeps Svix's limit to itself."""
+    """Gives at most `rate` turns a second. The function needs the rest of Svix's limit."""
 
     def __init__(self, rate: float) -> None:
         self._interval = 1 / rate
@@ -93,10 +94,10 @@ class _Page(Protocol):
 
 
 class SvixView(ClientBase):
-    """Asks Svix; to be built in the running loop, and closed. An async context manager.
+    """Asks Svix. An async context manager, which must be created in the running loop.
 
-    `patience` is how long one question is asked again while Svix fails, in seconds. `waiting` is
-    told of each failure that is waited out, and for how long.
+    `patience` is how many seconds to keep asking a failing Svix. `waiting` is called before each
+    wait, with the failure and the seconds.
     """
 
     def __init__(
@@ -120,27 +121,27 @@ class SvixView(ClientBase):
         await self._http.close()
 
     async def accepts_token(self) -> None:
-        """Return where Svix takes the token; raise `SvixUnavailable` where it does not."""
+        """Raise `SvixUnavailable` if Svix does not take the token."""
         options = ApplicationListOptions(limit=1)
         await self._ask(lambda wire: ApplicationAsync(self._client, wire).list(options))
 
     async def message(self, project: str, event_id: str) -> Message | None:
-        """The event's message; None where Svix has none."""
+        """The event's message; None if Svix has none."""
         if not (_NAME.fullmatch(project) and _NAME.fullmatch(event_id)):
-            return None  # Svix takes no such name, and the SDK would put it into the URL as it is
+            return None  # Svix takes no such name, and the SDK would not escape it in the URL
         found = await self._ask(
             lambda wire: MessageAsync(self._client, wire).get(project, event_id)
         )
         return None if found is None else _message(found)
 
     async def messages(self, project: str, since: datetime) -> AsyncIterator[Message]:
-        """An application's messages, newest first, as far back as `since` at least."""
+        """An application's messages, newest first, back to `since` or a little further."""
 
         def listing(wire: Any, iterator: str | None) -> Awaitable[_Page]:
             options = MessageListOptions(limit=_PAGE, iterator=iterator)
             return MessageAsync(self._client, wire).list(project, options)
 
-        async for found in self._walk(listing):
+        async for found in self._items(listing):
             if found.timestamp < since - _ORDERED_WITHIN:
                 return
             yield _message(found)
@@ -152,19 +153,19 @@ class SvixView(ClientBase):
             options = EndpointListOptions(limit=_PAGE, iterator=iterator)
             return EndpointAsync(self._client, wire).list(project, options)
 
-        return [_endpoint(found) async for found in self._walk(listing)]
+        return [_endpoint(found) async for found in self._items(listing)]
 
     async def attempts(self, project: str, message_id: str) -> list[Attempt]:
-        """What was attempted with a message, newest first."""
+        """The attempts for a message, newest first."""
 
         def listing(wire: Any, iterator: str | None) -> Awaitable[_Page]:
             options = MessageAttemptListByMsgOptions(limit=_PAGE, iterator=iterator)
             return MessageAttemptAsync(self._client, wire).list_by_msg(project, message_id, options)
 
-        return [_attempt(found) async for found in self._walk(listing)]
+        return [_attempt(found) async for found in self._items(listing)]
 
     async def next_attempts(self, project: str, message_id: str) -> dict[str, datetime]:
-        """When Svix tries a message again, for each endpoint where it will."""
+        """When Svix will send a message again, by the ids of the endpoints where it will."""
         options = MessageAttemptListAttemptedDestinationsOptions(limit=_PAGE)
         page = await self._ask(
             lambda wire: MessageAttemptAsync(self._client, wire).list_attempted_destinations(
@@ -175,7 +176,7 @@ class SvixView(ClientBase):
         return {each.id: each.next_attempt for each in found if each.next_attempt}
 
     async def resend(self, project: str, message_id: str, endpoint_id: str) -> bool:
-        """Have Svix send a message to an endpoint; False where it does not know one of them."""
+        """Make Svix send a message to an endpoint. False if Svix does not know one of them."""
         answer = await self._ask(
             lambda wire: MessageAttemptAsync(self._client, wire).resend(
                 project, message_id, endpoint_id
@@ -183,10 +184,10 @@ class SvixView(ClientBase):
         )
         return answer is not None
 
-    async def _walk(
+    async def _items(
         self, listing: Callable[[Any, str | None], Awaitable[_Page]]
     ) -> AsyncIterator[Any]:
-        """What a listing has, page after page; nothing where the application is not there."""
+        """The items of a listing, page after page; none if the application does not exist."""
         iterator: str | None = None
         while True:
             position = iterator
@@ -200,48 +201,51 @@ class SvixView(ClientBase):
             iterator = page.iterator
 
     async def _ask(self, call: Callable[[Any], Awaitable[_T]]) -> _T | None:
-        """One question's answer; None for the API's own 404. Raises `SvixUnavailable`."""
+        """The answer to one question; None if the API answers `not_found`.
+
+        Raises `SvixUnavailable`.
+        """
         give_up_at = time.monotonic() + self._patience
         back_off = _FIRST_BACK_OFF
         while True:
-            asked = await self._ask_once(call)
-            if asked.settled:
-                return asked.value
-            wait = max(back_off, asked.answer.retry_after or 0.0)
+            reply = await self._ask_once(call)
+            if reply.is_final:
+                return reply.value
+            wait = max(back_off, reply.answer.retry_after or 0.0)
             if (
-                asked.answer.verdict is Verdict.MISCONFIGURED
+                reply.answer.verdict is Verdict.MISCONFIGURED
                 or time.monotonic() + wait > give_up_at
             ):
-                raise SvixUnavailable(_words_for(asked.answer))
-            self._waiting(str(asked.answer), wait)
+                raise SvixUnavailable(_advice(reply.answer))
+            self._waiting(str(reply.answer), wait)
             await asyncio.sleep(wait)
             back_off = min(2 * back_off, _LONGEST_BACK_OFF)
 
-    async def _ask_once(self, question: Callable[[Any], Awaitable[_T]]) -> "_Asked[_T]":
+    async def _ask_once(self, question: Callable[[Any], Awaitable[_T]]) -> "_Reply[_T]":
         call = self._http.call()
         async with self._turns() as report:
             try:
-                asked = _Asked(Answer(Call.ASK, Verdict.ACCEPTED), await question(call))
+                reply = _Reply(Answer(Call.ASK, Verdict.ACCEPTED), await question(call))
             except HttpError as error:
-                asked = _Asked(_answer(call, error.code))
+                reply = _Reply(_failed_answer(call, error.code))
             except (PyreqwestError, HTTPValidationError, ValueError, TypeError, AttributeError):
-                # The last four are what the SDK raises for a body that is not the API's.
-                asked = _Asked(_answer(call))
-            report(asked.answer)
-        return asked
+                # The SDK raises the last four for a body that is not the API's.
+                reply = _Reply(_failed_answer(call))
+            report(reply.answer)
+        return reply
 
 
-class _Asked(Generic[_T]):
-    """One question's answer, and what it holds."""
+class _Reply(Generic[_T]):
+    """The classified answer to one question, and its value."""
 
     def __init__(self, answer: Answer, value: _T | None = None) -> None:
         self.answer = answer
         self.value = value
-        self.settled = answer.verdict in {Verdict.ACCEPTED, Verdict.MISSING}
+        self.is_final = answer.verdict in {Verdict.ACCEPTED, Verdict.MISSING}
 
 
-def _answer(call: SvixCall, code: str | None = None) -> Answer:
-    """What came back instead of the API's answer to the question."""
+def _failed_answer(call: SvixCall, code: str | None = None) -> Answer:
+    """Classify a call for which the SDK raised. `code` is the error code of the API."""
     if call.failure is not None or call.answer is None:
         return Answer(Call.ASK, Verdict.UNAVAILABLE, failure=call.failure)
     status, retry_after = call.answer.status_code, None
@@ -252,7 +256,7 @@ def _answer(call: SvixCall, code: str | None = None) -> Answer:
 
 
 def _verdict(status: int, code: str | None) -> Verdict:
-    """What a status means for a question that was not answered as the API does."""
+    """What the status of a failed call means."""
     match status:
         case 404 if code == "not_found":
             return Verdict.MISSING
@@ -266,7 +270,7 @@ def _verdict(status: int, code: str | None) -> Verdict:
             return Verdict.MISCONFIGURED
 
 
-def _words_for(answer: Answer) -> str:
+def _advice(answer: Answer) -> str:
     if answer.status in {401, 403}:
         return (
             f"Svix does not take the token ({answer.status}): check SVIX_TOKEN and SVIX_SERVER_URL"
@@ -283,7 +287,7 @@ def _words_for(answer: Answer) -> str:
     return f"Svix answers {answer.status}: look at https://status.svix.com and try again"
 
 
-# -- the SDK's models, as far as they are needed
+# -- from the SDK's models
 
 
 def _message(found: MessageOut) -> Message:
@@ -312,14 +316,14 @@ def _attempt(found: MessageAttemptOut) -> Attempt:
         endpoint_id=found.endpoint_id,
         host=host(found.url),
         status=_ATTEMPTS[found.status],
-        http=found.response_status_code or None,  # 0: nobody answered
+        http=found.response_status_code or None,  # 0: no answer
         at=found.timestamp,
     )
 
 
 def host(url: str) -> str:
-    """Where an endpoint is; the rest of its URL may be the customer's secret."""
+    """The host of an endpoint's URL. The rest of the URL may be a secret of the customer."""
     try:
         return urlsplit(url).hostname or "?"
-    except ValueError:  # Svix's idea of a URL is wider than Python's
+    except ValueError:  # Svix accepts some URLs that Python does not
         return "?"

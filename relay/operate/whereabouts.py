@@ -1,11 +1,12 @@
-"""Where one event is, judged from everything that is known of it. Does no I/O.
+"""Decides where one event is, from all that is known about it. Does no I/O.
 
-There are two questions, because two parties answer them:
+The answer has two parts:
 
-    Place    how far the event came on its way into Svix: the relay's part
-    Fanout   how far its message came on its way to the customer's endpoints: Svix's part
+    Place    how far the event came on its way into Svix, which is the relay's task
+    Fanout   how far its message came on its way to the customer's endpoints, which is Svix's task
 
-`inspect` words the answer and `reconcile` counts it. Both call `locate`, so they can't disagree.
+`inspect` shows the answer for one event, `reconcile` counts the answers for many. Both call
+`locate`, so they always agree.
 """
 
 from collections.abc import Sequence
@@ -16,21 +17,21 @@ from enum import StrEnum
 from relay.ledger import DeadLetter, Record, State
 
 REDELIVERED_WITHIN = timedelta(hours=1)
-"""How long an event may be released before its redelivery counts as overdue. The retry policy
-waits 10 minutes at most, push backoff one, and a redelivery may wait 9 minutes for its turn; an
-hour is three such rounds."""
+"""How long after its last write an undelivered event counts as overdue. Until its next delivery
+ends, the retry policy may wait 10 minutes, the push back-off 1, and the delivery itself 9 minutes
+for its turn. An hour is three times that."""
 
 ATTEMPTED_WITHIN = timedelta(hours=1)
-"""How long Svix may take for a message's first attempt. It usually takes seconds."""
+"""How long after accepting a message Svix may make the first attempt. It usually takes seconds."""
 
 LOOKED_AT_TWICE = timedelta(minutes=5)
-"""How far two looks must be apart that show a message without an attempt, for Svix to have
-forgotten it although it accepted it less than an hour ago."""
+"""Two looks this far apart that find no attempt mean that Svix has forgotten the message, even if
+it accepted the message less than `ATTEMPTED_WITHIN` ago."""
 
 _IN_SUBSCRIPTION = timedelta(days=7)
 _IN_DEAD_LETTER_TOPIC = timedelta(days=31)
-# How long Pub/Sub keeps an event in each, as deploy.sh sets them up. An event moves from one to
-# the other, so the dead-letter topic may still hold it for the sum of the two.
+# How long Pub/Sub keeps an event in each; deploy.sh sets these. An event moves from the
+# subscription to the dead-letter topic, so the topic may hold it for the sum of both.
 
 
 # -- what Svix says
@@ -51,7 +52,7 @@ class Message:
 class Endpoint:
     """One of a customer's endpoints.
 
-    Of its URL only the host: for many receivers the path is the secret.
+    Only the host of its URL is kept, because the path is often a secret.
     """
 
     id: str
@@ -60,11 +61,11 @@ class Endpoint:
     disabled: bool = False
     deleted: bool = False
     event_types: frozenset[str] = frozenset()
-    """Empty: all."""
+    """The types it takes; empty: all."""
     channels: frozenset[str] = frozenset()
-    """Empty: all."""
+    """The channels it takes; empty: all."""
     next_attempt: datetime | None = None
-    """When Svix tries the message in question there again."""
+    """When Svix will send the message to it again."""
 
 
 class AttemptStatus(StrEnum):
@@ -74,24 +75,24 @@ class AttemptStatus(StrEnum):
     FAILED = "failed"
     UNDER_WAY = "under_way"
     CANCELED = "canceled"
-    """By a transformation that the customer has set up for the endpoint."""
+    """A transformation that the customer has set up for the endpoint canceled it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One attempt of Svix to bring a message to an endpoint."""
+    """One attempt of Svix to send a message to an endpoint."""
 
     endpoint_id: str
     host: str
     status: AttemptStatus
     http: int | None
-    """What the endpoint answered; None where it did not."""
+    """The status that the endpoint answered; None if it did not answer."""
     at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Destinations:
-    """The endpoints of the application, and what was attempted with one message."""
+    """The endpoints of the application, and the attempts for one message."""
 
     endpoints: Sequence[Endpoint]
     attempts: Sequence[Attempt]
@@ -99,16 +100,16 @@ class Destinations:
 
 @dataclass(frozen=True, slots=True)
 class SvixAnswer:
-    """What Svix says of one event."""
+    """What Svix says about one event."""
 
     message: Message | None
     destinations: Destinations | None = None
-    """None: not looked at."""
+    """None: Svix was not asked for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """Everything that is known of one event at one time."""
+    """All that is known about one event at one time."""
 
     now: datetime
     record: Record | None = None
@@ -116,53 +117,53 @@ class Evidence:
     svix: SvixAnswer | None = None
     """None: Svix was not asked, or did not answer."""
     first_looked_at: datetime | None = None
-    """When an earlier look found the message without an attempt."""
+    """When an earlier look found the message without an attempt; None: there was none."""
 
 
 # -- where it is
 
 
 class Place(StrEnum):
-    """How far an event came on its way into Svix; the value is the word that scripts read."""
+    """How far an event came on its way into Svix. Scripts read the value."""
 
     NEVER_SEEN = "never_seen"
-    """No record, no dead letter, no message."""
+    """The event has no record, no dead letter and no message."""
     BEING_SENT = "being_sent"
     """A delivery holds the claim."""
     ABANDONED = "abandoned"
-    """The delivery that held the claim died, and the next redelivery is still to come."""
+    """The delivery that held the claim died. The redelivery has not come yet."""
     WAITING = "waiting"
-    """Released: Pub/Sub brings it again."""
+    """The claim was released. Pub/Sub will redeliver the event."""
     OVERDUE = "overdue"
-    """Not sent, and Pub/Sub should have brought it again by now."""
+    """The event is not sent, and Pub/Sub should have redelivered it by now."""
     PARKED = "parked"
-    """A dead letter holds it."""
+    """The event is stored as a dead letter."""
     DISCARDED = "discarded"
-    """An operator gave it up."""
+    """An operator discarded the event's dead letter."""
     MISSING = "missing"
-    """Recorded as delivered, but Svix does not have it."""
+    """The event is recorded as delivered, but Svix does not have it."""
     UNSETTLED = "unsettled"
-    """Svix has it, but it is not recorded as delivered."""
+    """Svix has the event, but it is not recorded as delivered."""
     UNRECORDED = "unrecorded"
-    """Svix has it, and there is no record."""
+    """Svix has the event, but there is no record of it."""
     IN_SVIX = "in_svix"
-    """Svix has it, and it is recorded as delivered."""
+    """Svix has the event, and it is recorded as delivered."""
     UNKNOWN = "unknown"
-    """Only Svix could tell, and it was not asked or did not answer."""
+    """Svix was not asked or did not answer, and nothing else says where the event is."""
 
     @property
     def in_svix(self) -> bool:
-        """Whether the relay's part is done."""
+        """Whether Svix has the event."""
         return self in {Place.IN_SVIX, Place.UNSETTLED, Place.UNRECORDED}
 
     @property
     def waits(self) -> bool:
-        """Whether it is sent soon without anybody's help."""
+        """Whether the event is sent soon without anyone's help."""
         return self in {Place.BEING_SENT, Place.ABANDONED, Place.WAITING}
 
     @property
     def stuck(self) -> bool:
-        """Whether the customer goes without it until somebody acts."""
+        """Whether the customer goes without the event until a person acts."""
         return self in {Place.OVERDUE, Place.PARKED, Place.MISSING}
 
 
@@ -170,25 +171,25 @@ class Fanout(StrEnum):
     """How far a message came on its way to the customer's endpoints."""
 
     NO_ENDPOINT = "no_endpoint"
-    """No endpoint takes it: there is none, it is disabled, or it wants other events."""
+    """No endpoint takes the message: there is none, or all are disabled or want other events."""
     NEVER_SENT_ON = "never_sent_on"
-    """An endpoint takes it, and Svix has never tried to send it there."""
+    """An endpoint takes such messages, but Svix has never tried to send this one to it."""
     FAILING = "failing"
-    """An endpoint was tried and has not taken it yet."""
+    """Svix has tried to send the message to an endpoint, and failed so far."""
     PENDING = "pending"
     """An attempt is under way or about to begin."""
     DELIVERED = "delivered"
-    """Every endpoint that takes such events has it."""
+    """Every endpoint that takes such messages has this one."""
 
 
 class Standing(StrEnum):
-    """How a message stands at one endpoint."""
+    """The status of a message at one endpoint."""
 
     DELIVERED = "delivered"
     UNDER_WAY = "under_way"
     RETRYING = "retrying"
     FAILED = "failed"
-    """Tried, and Svix tries no more by itself."""
+    """All attempts failed, and Svix makes no more by itself."""
     CANCELED = "canceled"
     QUEUED = "queued"
     NEVER_SENT = "never_sent"
@@ -204,18 +205,18 @@ class Remedy(StrEnum):
     REPLAY = "replay"
     """Send the dead letter again."""
     FIX = "fix"
-    """Let `reconcile --fix` mend it."""
+    """Run `reconcile --fix`."""
     REDRIVE = "redrive"
-    """Push the dead-letter topic to the function."""
+    """Push the messages of the dead-letter topic to the function."""
     SEEK = "seek"
-    """Let the subscription deliver again what it keeps."""
+    """Seek the subscription back, so that Pub/Sub redelivers what it keeps."""
     PUBLISH = "publish"
     """Publish the event again."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointStanding:
-    """How a message stands at one endpoint, and how that is known."""
+    """The status of a message at one endpoint, and the attempts that show it."""
 
     endpoint: Endpoint
     standing: Standing
@@ -229,20 +230,20 @@ class Whereabouts:
 
     place: Place
     since: datetime | None
-    """How long it has been there; None where nothing says so."""
+    """Since when it is there; None if that is not known."""
     attempts: int
-    """How often it was claimed, to be sent."""
+    """How often the event was claimed."""
     next_by: datetime | None = None
-    """When what happens next by itself has happened at the latest."""
+    """The latest time for the next thing that happens by itself; None if nothing does."""
     remedies: tuple[Remedy, ...] = ()
-    """What to do where nothing happens by itself, the first that fits first."""
+    """What an operator can do, the best first."""
     fanout: Fanout | None = None
-    """None: there is no message, or it was not looked at."""
+    """None: there is no message, or Svix was not asked for its attempts."""
     standings: tuple[EndpointStanding, ...] = field(default=())
 
 
 def locate(evidence: Evidence) -> Whereabouts:
-    """Where the event is."""
+    """Decide where the event is."""
     place = _place(evidence)
     standings = _standings(evidence)
     fanout = None if standings is None else _fanout([each.standing for each in standings])
@@ -262,7 +263,7 @@ def locate(evidence: Evidence) -> Whereabouts:
 
 def _place(evidence: Evidence) -> Place:  # noqa: PLR0911 - the rules, in order
     record, svix = evidence.record, evidence.svix
-    if record and record.lease_remaining > timedelta(0):
+    if record and record.lease_remaining > 0:
         return Place.BEING_SENT
     if svix and svix.message:
         if record is None:
@@ -277,14 +278,14 @@ def _place(evidence: Evidence) -> Place:  # noqa: PLR0911 - the rules, in order
     if record is None:
         return Place.NEVER_SEEN if svix else Place.UNKNOWN
     if record.svix_message_id is not None or _untouched_for(evidence) > REDELIVERED_WITHIN:
-        # A released record with a message id was in Svix once: it was acknowledged then, and
-        # `reconcile --fix` has released it since.
+        # Only `reconcile --fix` releases a record that has a message id. The event was in Svix and
+        # was acknowledged, so Pub/Sub will not redeliver it.
         return Place.OVERDUE
     return Place.WAITING if record.state is State.RELEASED else Place.ABANDONED
 
 
 def _given_up(evidence: Evidence) -> bool:
-    """Whether the event's letters were discarded, and it did not come again since."""
+    """Whether a letter of the event was discarded, and no delivery claimed the event since."""
     discarded = [letter.discarded_at for letter in evidence.letters if letter.discarded is not None]
     if not discarded:
         return False
@@ -293,7 +294,7 @@ def _given_up(evidence: Evidence) -> bool:
 
 
 def _untouched_for(evidence: Evidence) -> timedelta:
-    """How long ago the record was written, by the clock that wrote it."""
+    """How long ago the record was written, by the ledger's clock."""
     record = evidence.record
     return timedelta(0) if record is None else record.read_at - record.touched_at
 
@@ -322,7 +323,7 @@ def _next_by(place: Place, evidence: Evidence) -> datetime | None:
     if record is None:
         return None
     if place is Place.BEING_SENT:
-        return record.read_at + record.lease_remaining
+        return record.touched_at + timedelta(seconds=record.lease)
     redelivered = place.waits or (place is Place.UNSETTLED and not _unsettled_for_long(evidence))
     return record.touched_at + REDELIVERED_WITHIN if redelivered else None
 
@@ -333,7 +334,7 @@ def _unsettled_for_long(evidence: Evidence) -> bool:
 
 def _remedies(place: Place, evidence: Evidence) -> tuple[Remedy, ...]:
     record = evidence.record
-    age = record.age if record else timedelta(0)
+    age = timedelta(seconds=record.age if record else 0.0)
     seek = (Remedy.SEEK,) if age < _IN_SUBSCRIPTION else ()
     match place:
         case Place.PARKED:
@@ -343,7 +344,7 @@ def _remedies(place: Place, evidence: Evidence) -> tuple[Remedy, ...]:
         case Place.MISSING:
             return (Remedy.FIX, *seek, Remedy.PUBLISH)
         case Place.OVERDUE if record and record.svix_message_id is not None:
-            return (*seek, Remedy.PUBLISH)  # it was acknowledged: no dead-letter topic has it
+            return (*seek, Remedy.PUBLISH)  # acknowledged, so not in the dead-letter topic
         case Place.OVERDUE:
             kept = age < _IN_SUBSCRIPTION + _IN_DEAD_LETTER_TOPIC
             return (*((Remedy.REDRIVE,) if kept else ()), *seek, Remedy.PUBLISH)
@@ -401,7 +402,7 @@ def _fanout(standings: Sequence[Standing]) -> Fanout:
     return Fanout.NO_ENDPOINT
 
 
-# The first row of which an endpoint has one of the standings: what needs a person most comes first.
+# The first row applies that has the standing of some endpoint. The most urgent row comes first.
 _FANOUT = (
     (Fanout.NEVER_SENT_ON, {Standing.NEVER_SENT}),
     (Fanout.FAILING, {Standing.RETRYING, Standing.FAILED}),

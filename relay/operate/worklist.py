@@ -1,8 +1,8 @@
-"""What a reconciliation still has to look at, in a temporary SQLite file.
+"""The events that a reconciliation still has to look at, in a temporary SQLite file.
 
-The file keeps memory from growing with the ledger. (On Cloud Run it is memory too: about 100 bytes
-an event.) A record that is delivered and whose message was listed is deleted at once: what remains
-is what needs a closer look.
+Because they are in a file, memory does not grow with the ledger. (On Cloud Run files are in memory
+too, about 100 bytes an event.) An event that is recorded as delivered is deleted as soon as Svix
+lists its message. What remains needs a closer look.
 """
 
 import json
@@ -32,8 +32,9 @@ create table letters (
 );
 create index letters_of_event on letters (key);
 """
-# `state` is the record's, null where a message has no record in the time asked. `listed`: its
-# message, if there is one, is in the part of Svix's listing that is walked.
+# `state` is the record's; null for a message without a record in the time asked. `confirmed` says
+# whether the fan-out needs no look. `listed` says that the event's message, if it has one, is in
+# the part of Svix's listing that is read.
 
 _ADD = """
 insert into events (key, project, event_id, state, confirmed, listed)
@@ -77,21 +78,22 @@ class Candidate:
     project: str
     event_id: str
     state: State | None
-    """Of its record when it was listed; None: no record was listed."""
+    """The record's state when it was listed; None if no record was listed."""
     listed: bool
-    """Whether Svix's listing tells that there is no message."""
+    """Whether the part of Svix's listing that was read would have its message."""
     message: Message | None
+    """The message that Svix listed; None if it listed none."""
 
 
 class Worklist:
-    """The events of one reconciliation; a context manager, for its file."""
+    """The events of one reconciliation. A context manager, which deletes the file."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="relay-reconcile-")
         path = Path(self._folder.name) / "worklist.db"
         self._database = sqlite3.connect(path, isolation_level=None)
         self._database.executescript(_OPEN)
-        self._database.execute("begin")  # ended by nobody: the file is not to outlive us
+        self._database.execute("begin")  # never committed: nobody reads the file later
 
     def __enter__(self) -> Self:
         return self
@@ -101,7 +103,10 @@ class Worklist:
         self._folder.cleanup()
 
     def add_record(self, record: Record, *, listed: bool, confirmed: bool) -> bool:
-        """Add an event by its record; whether it is new. The later record replaces the first."""
+        """Add an event by its record. Returns whether the event is new.
+
+        If it is not, this record replaces the earlier one.
+        """
         row = {
             "key": bytes.fromhex(record.key),
             "project": self._project(record.project),
@@ -113,16 +118,16 @@ class Worklist:
         known = self._database.execute(
             "select 1 from events where project = :project and key = :key", row
         )
-        new = known.fetchone() is None
+        is_new = known.fetchone() is None
         self._database.execute(_ADD, row)
-        return new
+        return is_new
 
     def add_letter(self, letter: DeadLetter) -> None:
         """Add a dead letter, which may have no names."""
         project, event_id = letter.project, letter.event_id
-        named = project is not None and event_id is not None
+        has_names = project is not None and event_id is not None
         row = {
-            "key": bytes.fromhex(key_of(project or "", event_id or "")) if named else None,
+            "key": bytes.fromhex(key_of(project or "", event_id or "")) if has_names else None,
             "id": letter.id,
             "reason": letter.reason,
             "parked_at": _text(letter.parked_at),
@@ -134,9 +139,9 @@ class Worklist:
         self._database.execute(_ADD_LETTER, row)
 
     def add_message(self, project: str, message: Message) -> bool:
-        """Add a message that was listed; whether its event needs no closer look any more.
+        """Add a message that was listed. Returns whether its event is done.
 
-        That is one that is recorded as delivered, with its fan-out confirmed.
+        The event is done if it is recorded as delivered and its fan-out is confirmed.
         """
         event_id = message.event_id or message.id
         key = bytes.fromhex(key_of(project, event_id))
@@ -156,7 +161,7 @@ class Worklist:
         return [name for (name,) in self._database.execute("select name from projects")]
 
     def candidates(self, project: str) -> Iterator[Candidate]:
-        """What remains of a project: a page at a time, so that it may change meanwhile."""
+        """The project's events that remain. Read in pages, so they may change meanwhile."""
         paging = (
             "select key, event_id, state, listed, message from events "
             "where project = ? and key > ? order by key limit 500"
@@ -174,13 +179,13 @@ class Worklist:
             after = page[-1][0]
 
     def letters(self, project: str, event_id: str) -> list[DeadLetter]:
-        """An event's letters, without their payloads."""
+        """The event's dead letters, without their payloads."""
         key = bytes.fromhex(key_of(project, event_id))
         rows = self._database.execute("select * from letters where key = ?", (key,))
         return [_letter(*row) for row in rows]
 
     def other_letters(self) -> Iterator[DeadLetter]:
-        """One letter of each event that is not in the list, and those without names."""
+        """One dead letter of each event that is not in the list, and all without names."""
         after = 0
         while page := self._database.execute(_OTHER_LETTERS, (after,)).fetchall():
             for _, *row in page:
@@ -193,7 +198,7 @@ class Worklist:
         self._database.execute("update events set judged = 1 where project = ? and key = ?", row)
 
     def count_unjudged(self) -> int:
-        """How many events were neither judged nor found to need no closer look."""
+        """How many of the remaining events were not judged."""
         counting = "select count(*) from events where not judged"
         return int(self._database.execute(counting).fetchone()[0])
 

@@ -1,12 +1,15 @@
-"""When the next call to Svix may go.
+"""Decides when the next call to Svix may go.
 
-pacer.py     gives turns: waiting, in asyncio; everything else here but the nacks is pure
-traffic.py   the turns under way, and what each one's end says about Svix
+pacer.py     lets requests wait for turns, in asyncio
+turn.py      one turn, as a request uses it
+traffic.py   the turns that are not over, and what the end of each says about Svix
 rate.py      how fast calls may go
-pauses.py    when nothing goes but probes
-lines.py     who is next
-nacks.py     when a push may be nacked
-tuning.py    the numbers of all this, and how each was found
+pauses.py    the pauses, in which only probes go; pause.py is one of them
+lines.py     who waits, and who is next
+nacks.py     when a push may be nacked, in asyncio
+tuning.py    the numbers for all of these, and how each was found
+
+Only `pacer.py` and `nacks.py` use the event loop. To the others the time is passed in.
 """
 
 from relay.pacing.lines import Waiter

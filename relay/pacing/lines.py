@@ -1,7 +1,7 @@
-"""Who waits for a turn: one line for each project, and turns go round the projects.
+"""The requests that wait for a turn: one line per project. Turns go round the projects.
 
-Pure: knows no clock and no loop. Each operation takes at most the logarithm of those waiting, but
-for the choice of a probe, which looks through one line and happens a few times a second at most.
+Uses no clock and no event loop. Each operation takes logarithmic time. The one exception is the
+choice of a probe, which sorts one line; that happens a few times a second at most.
 """
 
 import heapq
@@ -15,81 +15,84 @@ _created = count()
 
 @dataclass(eq=False, slots=True)
 class Waiter:
-    """One request's place. Whoever comes back from an attempt takes the place it had."""
+    """One request's place in its line. A request keeps its place for all of its attempts."""
 
     project: str
     event: str
-    """The event's key: the same for every push of the event."""
+    """The event's key, which is the same for every push of the event."""
     arrived_at: float
-    """When the request arrived at the relay, on the pacer's clock."""
+    """When the request arrived at the relay, in seconds of the pacer's clock."""
     last_turn: float
-    """When it is too late for a turn, on the pacer's clock."""
+    """When the last turn may be given, in seconds of the pacer's clock."""
     order: int = field(default_factory=lambda: next(_created))
     """Decides between two that arrived at the same time."""
 
 
 class _Line:
-    """Those of one project, in the order of their arrival."""
+    """The waiters of one project, in the order of their arrival."""
 
     def __init__(self) -> None:
         self.waiting: set[Waiter] = set()
         self._heap: list[tuple[float, int, Waiter]] = []
-        """All who wait, and some who have left: those are skipped when they are reached."""
+        """Those who wait, and some who have left, which `take` skips."""
 
     def join(self, waiter: Waiter) -> None:
         self.waiting.add(waiter)
         heapq.heappush(self._heap, (waiter.arrived_at, waiter.order, waiter))
 
     def take(self, passed_over: Collection[str]) -> Waiter:
-        """The first whose event is not passed over; where all are, the first."""
-        waiter = self._first_but(passed_over) if passed_over else None
+        """Take out the first whose event is not in `passed_over`; if all are, the first."""
+        waiter = self._first_except(passed_over) if passed_over else None
         while waiter is None or waiter not in self.waiting:
             _, _, waiter = heapq.heappop(self._heap)
         self.waiting.remove(waiter)
         return waiter
 
-    def _first_but(self, passed_over: Collection[str]) -> Waiter | None:
+    def _first_except(self, passed_over: Collection[str]) -> Waiter | None:
         in_order = (waiter for _, _, waiter in sorted(self._heap))
         return next((w for w in in_order if w in self.waiting and w.event not in passed_over), None)
 
 
 class Lines:
-    """All lines. A project that is held keeps its line, and gets no turn until it is released."""
+    """All lines. A project that is held keeps its line, but gets no turn until it is released."""
 
     def __init__(self) -> None:
         self._lines: dict[str, _Line] = {}
-        """The line of each project that has somebody waiting."""
+        """The line of each project with a waiter."""
         self._round: OrderedDict[str, None] = OrderedDict()
-        """The projects that have somebody waiting and are not held; the next one first."""
+        """The projects that have a waiter and are not held. The next one comes first."""
         self._held: set[str] = set()
         """The projects that get no turn."""
         self._count = 0
-        """How many wait, in all lines."""
+        """The number of waiters in all lines."""
 
     def __len__(self) -> int:
         return self._count
 
     def join(self, waiter: Waiter) -> None:
-        """Wait, at the place that the arrival gives."""
+        """Add a waiter to its project's line, by the time of its arrival."""
         line = self._lines.setdefault(waiter.project, _Line())
         line.join(waiter)
         self._count += 1
         self._update(waiter.project)
 
     def leave(self, waiter: Waiter) -> None:
-        """Wait no more."""
+        """Remove a waiter from its line."""
         self._lines[waiter.project].waiting.remove(waiter)
         self._left(waiter.project)
 
     def next_project(self, avoided: Callable[[str], bool]) -> str | None:
-        """The project whose turn it is: the next that is not avoided, else the next.
+        """The next project that is not avoided; if all are, the next.
 
-        None where nobody waits whose project is not held.
+        None if every waiter's project is held, or nobody waits.
         """
         return next(filterfalse(avoided, self._round), next(iter(self._round), None))
 
     def take(self, project: str, passed_over: Collection[str] = ()) -> Waiter:
-        """Take out the project's next: the first whose event is not passed over, else the first."""
+        """Take out the project's first waiter whose event is not in `passed_over`.
+
+        If all events are in it, take out the first waiter.
+        """
         waiter = self._lines[project].take(passed_over)
         self._round.move_to_end(project)
         self._left(project)
@@ -112,7 +115,7 @@ class Lines:
         self._update(project)
 
     def _update(self, project: str) -> None:
-        """Put the project into the round, where it keeps its place, or take it out."""
+        """Put the project into the round or take it out. In the round it keeps its place."""
         if project in self._lines and project not in self._held:
             self._round.setdefault(project)
         else:

@@ -1,6 +1,6 @@
-"""Nacks, spaced: Pub/Sub charges each one to the whole subscription.
+"""Spaces nacks, because each nack slows down Pub/Sub's delivery of the whole subscription.
 
-Twenty at once would drive its push back-off to a minute, which every customer waits out.
+Twenty nacks at once would raise Pub/Sub's push back-off to a minute, for every customer.
 """
 
 import asyncio
@@ -13,14 +13,17 @@ from relay.pacing import tuning
 
 
 class Nacks:
-    """Says when the instance may nack a push: after two acks and half a second since its last."""
+    """Decides when the instance may nack a push: after two acks and half a second since the last.
+
+    Times are seconds of `clock`.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._acks = 0
         """Acks since the last nack."""
         self._last = -math.inf
-        """When the last nack was, on the clock."""
+        """When the last nack was."""
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -29,23 +32,23 @@ class Nacks:
         self._acks += 1
         self._serve()
 
-    async def wait(self, until: float) -> bool:
-        """Wait for a nack until this time of the clock; whether one is ours."""
-        ours = asyncio.get_running_loop().create_future()
-        self._waiting.append(ours)
+    async def acquire(self, until: float) -> bool:
+        """Wait for permission to nack one push, at most until `until`. Returns whether it came."""
+        permitted = asyncio.get_running_loop().create_future()
+        self._waiting.append(permitted)
         self._serve()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(until - self._clock()):
-                await ours
-        return not ours.cancelled()
+                await permitted
+        return not permitted.cancelled()
 
     async def space(self, deadline: float) -> None:
-        """Wait until a push may be nacked, or for its deadline: then it is nacked all the same."""
-        if not await self.wait(deadline):
+        """Wait for permission to nack a push; at `deadline` it is nacked without permission."""
+        if not await self.acquire(deadline):
             self._nacked()
 
     def _serve(self) -> None:
-        """Let the first of those who wait nack, if one may; or look again when one may."""
+        """Permit the first waiting nack if it is time; otherwise set a timer for that time."""
         while self._waiting and self._waiting[0].done():
             self._waiting.popleft()
         if not self._waiting or self._acks < tuning.ACKS_BETWEEN_NACKS:

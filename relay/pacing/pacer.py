@@ -1,11 +1,11 @@
-"""Turns to call Svix: the rate, the pauses and the lines, put on a clock and an event loop.
+"""Gives turns to call Svix: runs the rate, the pauses and the lines on a clock and an event loop.
 
-    async with pacer.turn(waiter) as turn:  # waits; NoTurn where none comes in time
-        ...                                 # claim
-        turn.begin()                        # the call begins
-        turn.report(answer)                 # and this is what Svix said
+    async with pacer.turn(waiter) as turn:  # waits; raises NoTurn if none comes in time
+        ...                                 # claim the event
+        turn.begin()                        # the call to Svix begins
+        turn.report(answer)                 # Svix has answered
 
-Times are float seconds of the pacer's clock.
+Times are seconds of the pacer's clock.
 """
 
 import asyncio
@@ -25,18 +25,20 @@ from relay.pacing.turn import Turn
 
 @dataclass(eq=False)
 class NoTurn(Exception):
-    """No turn came in time. `retry_after`: in how many seconds one might; `detail`: for people."""
+    """No turn came in time."""
 
     outcome: Outcome
-    """Rate limited where the rate or a refusal held the turn back, ledger unavailable where the
-    claims' pause did, else unavailable."""
+    """Says what held the turn back. RATE_LIMITED: the rate, or a pause after refusals.
+    LEDGER_UNAVAILABLE: the pause of claims. UNAVAILABLE: anything else."""
     retry_after: float
+    """In how many seconds a turn may come."""
     detail: str
+    """The reason, in words for people."""
 
 
 @dataclass(frozen=True, slots=True)
 class PacerState:
-    """What goes on at one moment."""
+    """The pacer's figures at one moment."""
 
     waiting: int
     in_flight: int
@@ -46,13 +48,18 @@ class PacerState:
     paused: bool
     """Whether only probes go."""
     taken: int
-    """Since the start, like the next two."""
+    """Events that Svix has taken since the start."""
     refused: int
+    """Calls that Svix has refused (429) since the start."""
     failed: int
+    """Calls that have failed since the start."""
 
 
 class Pacer:
-    """Gives turns to call Svix. `clock` is in seconds; `uniform` draws between two numbers."""
+    """Gives turns to call Svix.
+
+    `clock` gives seconds. `uniform` draws a random number between two numbers.
+    """
 
     def __init__(
         self,
@@ -64,12 +71,12 @@ class Pacer:
         self._traffic = Traffic(uniform)
         self._lines = Lines()
         self._granted: dict[Waiter, asyncio.Future[Turn]] = {}
-        """How each who waits gets its turn."""
+        """By waiter, the future that its turn is put into."""
         self._timer: asyncio.TimerHandle | None = None
-        """For what comes by itself: the next turn, or a project's next probe."""
+        """Fires when the next turn or a project's next probe is due."""
 
     def state(self) -> PacerState:
-        """What goes on now."""
+        """The figures now."""
         traffic = self._traffic
         return PacerState(
             waiting=len(self._lines),
@@ -94,7 +101,7 @@ class Pacer:
 
     @contextlib.asynccontextmanager
     async def turn(self, waiter: Waiter) -> AsyncIterator[Turn]:
-        """Wait for a turn, at the waiter's place. Raises `NoTurn` where none comes in time."""
+        """Wait for a turn at the waiter's place in line. Raises `NoTurn` if none comes in time."""
         turn = await self._wait(waiter)
         try:
             yield turn
@@ -121,7 +128,7 @@ class Pacer:
                 del self._granted[waiter]
                 self._lines.leave(waiter)
             elif not granted.cancelled():
-                # The turn and the time-out, or a cancellation, came in the same moment.
+                # The turn came at the same moment as the time-out or the cancellation.
                 granted.result().leave(claimed=False)
             if isinstance(failure, TimeoutError):
                 raise self._no_turn(waiter) from None
@@ -132,7 +139,10 @@ class Pacer:
         return NoTurn(outcome, max(0.0, until - self._clock()), detail)
 
     def _serve(self, *, waited: bool = True) -> None:
-        """Give all turns that may be given now; `waited`: not to somebody who just came."""
+        """Give all turns that may be given now.
+
+        `waited` is false if the call is made for a request that has only just joined.
+        """
         traffic, lines, now = self._traffic, self._lines, self._clock()
         while True:
             for changed, is_held in traffic.pauses.changes(now):

@@ -1,11 +1,13 @@
-"""When nothing goes to Svix but one probe at a time: after refusals, in outages, without a ledger.
+"""The pauses. While one lasts, calls stop, except for one probe at a time.
 
-Pure: knows no clock and no loop; every method is told the time. Times are float seconds.
+    the closed gate    begins with three refusals in a row that the rate learned from
+    an outage          begins with five failures in a row, of different events of two projects or
+                       more
+    a project's pause  begins with five failures in a row of different events of one project; only
+                       that project's line waits
+    the claims' pause  begins when the ledger does not answer a claim
 
-    the gate           three fresh refusals in a row close it
-    an outage          five different events failed in a row, of two projects at least
-    a project's pause  five different events of one project failed in a row: only its line waits
-    the claims' pause  the ledger did not answer a claim
+Uses no clock and no event loop: the time is passed to each method. Times are seconds.
 """
 
 import heapq
@@ -19,42 +21,43 @@ from relay.pacing.pause import Pause, Uniform
 
 
 class Pauses:
-    """All pauses of an instance: those that concern everybody, and those of single projects."""
+    """All pauses of an instance: those for all projects, and each project's own."""
 
     def __init__(self, uniform: Uniform) -> None:
         self._uniform = uniform
         self._svix = Pause(uniform)
+        """The closed gate or an outage; `_cause` says which."""
         self._claims = Pause(uniform)
         self._own: OrderedDict[str, Pause] = OrderedDict()
-        """Each project's own, from its first failure to its next event taken."""
+        """Each project's own pause, kept from its first failure until Svix takes an event of it."""
         self._due: list[tuple[float, str]] = []
-        """When which project's own pause allows a probe; entries may be outdated."""
+        """When each project's own pause allows a probe, as a heap; entries may be outdated."""
         self._changed: set[str] = set()
-        """Projects that may have to be held or released since somebody last asked."""
+        """Projects that may have to be held or released since `changes` was last called."""
         self._cause = Outcome.UNAVAILABLE
-        """Why Svix is not called: it failed, or it refused."""
+        """RATE_LIMITED while the gate is closed, UNAVAILABLE in an outage."""
         self._refusals = 0
-        """Fresh refusals in a row."""
+        """Refusals in a row that the rate learned from."""
         self._last_failed: str | None = None
         """The project of the call that failed last."""
 
     @property
     def is_on(self) -> bool:
-        """Whether nobody is served but probes."""
+        """Whether only probes go, for all projects."""
         return self._svix.is_on or self._claims.is_on
 
     @property
     def next_turn_at(self) -> float:
-        """When somebody may have a turn, as far as the pauses of all are concerned."""
+        """When the pauses for all projects allow the next turn."""
         return max(self._svix.next_turn_at, self._claims.next_turn_at)
 
     @property
     def next_change_at(self) -> float:
-        """When a project is to be released because its own pause allows a probe."""
+        """When the next project's own pause allows a probe, so that it has to be released."""
         return self._due[0][0] if self._due else math.inf
 
     def changes(self, at: float) -> Iterator[tuple[str, bool]]:
-        """The projects for which something may have changed, and whether each is to be held."""
+        """The projects that may have to be held or released, each with whether to hold it."""
         while self._due and self._due[0][0] <= at:
             self._changed.add(heapq.heappop(self._due)[1])
         while self._changed:
@@ -62,47 +65,54 @@ class Pauses:
             yield project, self.holds(project, at)
 
     def holds(self, project: str, at: float) -> bool:
-        """Whether the project has no turn now: its probe is under way, or its own pause is on."""
+        """Whether the project gets no turn now.
+
+        That is so while its probe is unanswered, and while its own pause allows none.
+        """
         own = self._own.get(project)
-        is_probing = any(project in pause.probes for pause in self._concerning(project))
+        is_probing = any(project in pause.probes for pause in self._pauses_of(project))
         return is_probing or (own is not None and at < own.until)
 
     def avoids(self, project: str) -> bool:
-        """Whether another project should be the next: a probe should not fail for one customer."""
+        """Whether the next turn should go to another project.
+
+        In an outage, the project that failed last should not probe again. If only its events fail,
+        another project's probe ends the outage.
+        """
         return self._svix.is_on and project == self._last_failed
 
     def passed_over(self, project: str) -> Collection[str]:
-        """The events that should not be the project's next: those that failed in its pause."""
+        """The project's events that failed before or in the pause, to be probed last."""
         for pause in (self._svix, self._own.get(project)):
             if pause is not None and pause.is_on:
                 return pause.failed
         return ()
 
     def superseded(self, project: str, given_at: float) -> bool:
-        """Whether a pause of calls has begun since this turn was given."""
+        """Whether a pause of this project's calls has begun since the turn was given."""
         own = self._own.get(project)
         return self._svix.began_after(given_at) or (own is not None and own.began_after(given_at))
 
     def probing(self, given_at: float) -> bool:
-        """Whether a turn of this time is a probe of all calls to Svix."""
+        """Whether the turn that was given at this time is a probe for all projects."""
         return self._svix.is_on and not self._svix.began_after(given_at)
 
     def give(self, project: str, at: float) -> None:
-        """A turn is given: in a pause it is a probe."""
-        for pause in self._concerning(project):
+        """A turn is given. In a pause it is a probe."""
+        for pause in self._pauses_of(project):
             if pause.is_on:
                 pause.probes[project] = at
                 self._changed.add(project)
 
     def over(self, project: str, given_at: float) -> None:
-        """A turn has ended, however: if it was a probe, another may go."""
-        for pause in self._concerning(project):
+        """A turn has ended in any way. If it was a probe, another may go."""
+        for pause in self._pauses_of(project):
             if pause.probes.get(project) == given_at:
                 del pause.probes[project]
                 self._changed.add(project)
 
     def taken(self, project: str, given_at: float) -> None:
-        """Svix took an event. That ends an outage always, and a closed gate if it was the probe."""
+        """Svix took an event. That always ends an outage, and opens the gate if it was a probe."""
         self._refusals = 0
         self._svix.failed.clear()
         if self._cause is Outcome.UNAVAILABLE or not self._svix.began_after(given_at):
@@ -113,7 +123,7 @@ class Pauses:
     def refused(
         self, given_at: float, at: float, retry_after: float | None, *, fresh: bool
     ) -> None:
-        """Svix refused a call; `fresh`: it taught the rate something."""
+        """Svix refused a call. `fresh` says whether the rate learned from the refusal."""
         self._refusals += fresh
         if self.probing(given_at) or (
             not self._svix.is_on and fresh and self._refusals >= tuning.REFUSALS_TO_CLOSE
@@ -124,7 +134,7 @@ class Pauses:
             self._svix.wait(at, seconds)
 
     def failed(self, project: str, event: str, given_at: float, at: float) -> None:
-        """A call failed. Those sent before the pause that is on say nothing about it."""
+        """A call failed. Failures of calls sent before the current pause are ignored."""
         self._last_failed = project
         if self._svix.began_after(given_at):
             return
@@ -157,7 +167,10 @@ class Pauses:
             self._claims.back_off(given_at, at, tuning.FIRST_CLAIMS_PAUSE)
 
     def reason(self, project: str) -> tuple[Outcome, float, str] | None:
-        """Why the project has no turn, until when, and in words; None: no pause is on for it."""
+        """Which pause the project waits for: the outcome, its end, and words for people.
+
+        None if it waits for no pause.
+        """
         own = self._own.get(project)
         if self._claims.is_on:
             why = "the ledger does not answer claims"
@@ -170,7 +183,8 @@ class Pauses:
             return Outcome.UNAVAILABLE, own.until, why
         return None
 
-    def _concerning(self, project: str) -> list[Pause]:
+    def _pauses_of(self, project: str) -> list[Pause]:
+        """The pauses that the project's calls wait for."""
         own = self._own.get(project)
         return [self._svix, self._claims] if own is None else [self._svix, self._claims, own]
 

@@ -1,11 +1,11 @@
-"""How fast calls to Svix may go: a rate that each instance finds alone, as nobody tells it.
+"""How fast calls to Svix may go. Each instance finds its rate by itself, from Svix's refusals.
 
-Pure: knows no clock and no loop; every method is told the time. Times are float seconds, rates
+    no limit met   a window bounds the calls in flight; it grows with each event that Svix takes
+    searching      after the first refusal the rate doubles with use, until the next refusal
+    climbing       each refusal cuts the rate by a tenth; with use it grows again, slowly at first
+
+Uses no clock and no event loop: the time is passed to each method. Times are seconds, rates are
 calls a second.
-
-    no limit met   only the calls in flight are bounded, by a window that grows with each one taken
-    searching      from the first refusal on: the rate doubles with use, until it is refused
-    climbing       a refusal cuts the rate by a tenth; with use it climbs again, slowly at first
 """
 
 import math
@@ -14,31 +14,35 @@ from relay.pacing import tuning
 
 
 class Rate:
-    """The rate of one instance. Only the refusal of a turn given after the last one teaches it."""
+    """The rate of one instance.
+
+    A refusal changes the rate only if its turn was given after the last refusal that did. Those of
+    earlier turns were caused by the rate before that.
+    """
 
     def __init__(self) -> None:
         self.window = tuning.FIRST_WINDOW
-        """Calls in flight at most, while no limit has been met."""
+        """The most calls in flight, while no limit has been met."""
         self.next_at = -math.inf
-        """No turn is given before."""
+        """The earliest time for the next turn."""
         self._level: float | None = None
-        """The rate right after the last refusal that taught something. None: no limit met yet."""
+        """The rate that the last refusal set. None: no limit has been met yet."""
         self._searching = False
-        """Whether only one refusal has been met so far."""
+        """Whether Svix has refused only once so far."""
         self._used = 0.0
-        """Seconds of sending at the full rate since the level was set."""
+        """For how many seconds the full rate was used since the level was set."""
         self._refused_at = -math.inf
-        """When the last refusal was answered that taught something."""
+        """When the last refusal came that changed the rate."""
         self._second = 0.0
-        """The running second of the clock."""
+        """The current second of the clock."""
         self._in_second = self._in_last_second = 0
-        """Calls taken in the running second, and in the one before."""
+        """Events taken in the current second, and in the one before."""
         self._taken_since = 0
-        """Calls taken since the first refusal, while searching."""
+        """Events taken since the first refusal, while searching."""
 
     @property
     def now(self) -> float | None:
-        """The rate, as of now; None while no limit has been met."""
+        """The rate now; None while no limit has been met."""
         if self._level is None:
             return None
         if self._searching:
@@ -46,22 +50,25 @@ class Rate:
         return self._level * (1 + (self._used / tuning.CLIMB) ** 3)
 
     def give(self, at: float) -> float:
-        """A turn is given; the seconds of sending that it stands for (0 without a limit)."""
+        """A turn is given. Returns the interval to the next one in seconds, 0 without a limit."""
         if (rate := self.now) is None:
             return 0.0
         self.next_at = max(self.next_at, at - tuning.MAKE_UP) + 1 / rate
         return 1 / rate
 
     def take_back(self, interval: float) -> None:
-        """The call of a turn was not made: the next in line may go at once."""
+        """A turn's call was not made: the next turn may be given so much earlier."""
         self.next_at -= interval
 
     def use(self, interval: float) -> None:
-        """A call begins for whose turn somebody had to wait, so the rate is in full use."""
+        """A call begins after a wait for its turn, so the rate was in full use for this long."""
         self._used += interval
 
     def restart_window(self) -> None:
-        """Svix is down: when it is back, it is not met at once by all who waited."""
+        """Svix is down: make the window small again.
+
+        Otherwise a Svix that has just recovered would get all waiting calls at once.
+        """
         self.window = tuning.FIRST_WINDOW
 
     def taken(self, at: float) -> None:
@@ -74,7 +81,10 @@ class Rate:
             self._taken_since += 1
 
     def refused(self, given_at: float, interval: float, at: float) -> bool:
-        """Svix refused the call of this turn; whether that taught something."""
+        """Svix refused a turn's call. Returns whether that changed the rate.
+
+        `given_at` and `interval` are the turn's; `at` is the time of the answer.
+        """
         if given_at <= self._refused_at:
             return False
         if self._level is None or not interval:
@@ -83,10 +93,12 @@ class Rate:
             self._searching = True
             self.next_at = at + tuning.SILENCE
         else:
-            rate = 1 / interval  # what was refused is the rate when the turn was given
+            rate = 1 / interval  # the rate when the turn was given, which was too high
             self._level = tuning.CUT * rate
             if self._searching:
-                # What was taken misses what was not asked for, and the rate overshot: the middle.
+                # The limit lies between two figures. The rate is too high, because the search
+                # overshot. What Svix took per second is too low, because fewer events may have
+                # been sent than Svix would have taken. So take the middle.
                 taken = self._taken_since / (at - self._refused_at)
                 self._level = min(self._level, (taken + rate) / 2)
                 self._searching = False
@@ -96,7 +108,7 @@ class Rate:
         return True
 
     def _to_second(self, at: float) -> None:
-        """Go on to the second of `at`."""
+        """Make the second of `at` the current one."""
         second = math.floor(at)
         if second != self._second:
             self._in_last_second = self._in_second if second == self._second + 1 else 0

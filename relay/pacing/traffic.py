@@ -1,6 +1,6 @@
-"""The turns that are under way, and what each one's end says about Svix.
+"""The turns that are not over, and what the end of each says about Svix.
 
-Pure: knows no clock and no loop; every method is told the time. Times are float seconds.
+Uses no clock and no event loop: the time is passed to each method. Times are seconds.
 """
 
 import math
@@ -15,20 +15,20 @@ from relay.pacing.rate import Rate
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class GivenTurn:
     """One turn, as it was given."""
 
     project: str
     event: str
     at: float
     interval: float
-    """The seconds of sending that it stands for; 0 while no limit has been met."""
+    """Seconds to the next turn at the rate of then; 0 while no limit has been met."""
     waited: bool
-    """Whether somebody had to wait for it."""
+    """Whether a request had to wait for it."""
 
 
 class Traffic:
-    """Decides when a turn may be given, from the turns under way, the rate and the pauses."""
+    """Decides when a turn may be given, from the turns not over, the rate and the pauses."""
 
     def __init__(self, uniform: Callable[[float, float], float]) -> None:
         self.rate = Rate()
@@ -36,20 +36,20 @@ class Traffic:
         self.in_flight = 0
         """Turns that are not over."""
         self.taken = self.refused = self.failed = 0
-        """Events taken, calls refused, calls failed, since the start."""
+        """Events taken, calls refused and calls failed since the start."""
         self._of_project: Counter[str] = Counter()
-        """The turns of each project that are not over."""
+        """By project, the turns that are not over."""
         self._uncalled = 0
         """Turns given whose call has not begun."""
         self._last_taken: tuple[str, float] = ("", -math.inf)
-        """The project whose event was taken last, and when."""
+        """The project whose event Svix took last, and when."""
         self._last_taken_of_another: tuple[str, float] = ("", -math.inf)
-        """The last event taken of any other project than that."""
+        """The same for the last event of any other project."""
 
     def next_turn_at(self, project: str) -> float:
-        """When the project may have a turn, if it is the next.
+        """When the project may have a turn, if it is next.
 
-        Infinite while that takes the end of a turn under way, or the beginning of a call.
+        Infinite if another turn has to end, or its call has to begin, before.
         """
         rate = self.rate.now
         if rate is None:
@@ -59,17 +59,18 @@ class Traffic:
         return math.inf if is_full else max(self.rate.next_at, self.pauses.next_turn_at)
 
     def avoids(self, project: str) -> bool:
-        """Whether another project should be the next, if one waits."""
+        """Whether another project should be next, if one waits."""
         return self.pauses.avoids(project) or (self.rate.now is None and self._has_share(project))
 
     def _has_share(self, project: str) -> bool:
-        """Whether the project has its share of the window, or more because it was alone."""
+        """Whether the project fills its share of the window, or more."""
         return self._of_project[project] >= self.rate.window * tuning.SHARE
 
     def _has_room(self, project: str) -> bool:
         """Whether the window has room for a call of the project.
 
-        What a project took beyond its share, when it was alone, is no loss to the others.
+        A project may fill more than its share while it is alone. The calls beyond its share take no
+        room away from the other projects.
         """
         if self._has_share(project) or self.in_flight < self.rate.window:
             return self.in_flight < self.rate.window
@@ -77,41 +78,41 @@ class Traffic:
         return self.in_flight - max(0.0, excess) < self.rate.window
 
     def others_taken_since(self, project: str, since: float) -> bool:
-        """Whether an event of another project was taken since this time."""
+        """Whether Svix has taken an event of another project since this time."""
         of_another = self._last_taken[0] != project
         return (self._last_taken if of_another else self._last_taken_of_another)[1] >= since
 
-    def give(self, project: str, event: str, at: float, *, waited: bool) -> Given:
-        """Give a turn; `waited`: somebody had to wait for it."""
+    def give(self, project: str, event: str, at: float, *, waited: bool) -> GivenTurn:
+        """Give a turn. `waited` says whether a request had to wait for it."""
         self.pauses.give(project, at)
         self.in_flight += 1
         self._of_project[project] += 1
         self._uncalled += 1
-        return Given(project, event, at, self.rate.give(at), waited)
+        return GivenTurn(project, event, at, self.rate.give(at), waited)
 
-    def begin(self, turn: Given) -> None:
-        """Its call begins; so the ledger has answered the claim."""
+    def begin(self, turn: GivenTurn) -> None:
+        """The turn's call begins, which means that the ledger has answered the claim."""
         self._uncalled -= 1
         self.pauses.claimed()
         if turn.waited:
             self.rate.use(turn.interval)
 
-    def unused(self, turn: Given, *, claimed: bool) -> None:
-        """It ended without a call; `claimed`: the ledger answered, whatever it said."""
+    def unused(self, turn: GivenTurn, *, claimed: bool) -> None:
+        """The turn ended without a call. `claimed` says whether the ledger answered the claim."""
         self._uncalled -= 1
         self.rate.take_back(turn.interval)
         if claimed:
             self.pauses.claimed()
         self._over(turn)
 
-    def claim_failed(self, turn: Given, at: float) -> None:
-        """It was spent on a claim that the ledger did not answer."""
+    def claim_failed(self, turn: GivenTurn, at: float) -> None:
+        """The ledger did not answer the turn's claim. The turn is used up."""
         self._uncalled -= 1
         self.pauses.claim_failed(turn.at, at)
         self._over(turn)
 
-    def answered(self, turn: Given, answer: Answer, at: float) -> None:
-        """Its call was answered."""
+    def answered(self, turn: GivenTurn, answer: Answer, at: float) -> None:
+        """Svix answered the turn's call."""
         if answer.taken:
             self.taken += 1
             if turn.project != self._last_taken[0]:
@@ -132,14 +133,14 @@ class Traffic:
         self._over(turn)
 
     def reason(self, project: str) -> tuple[Outcome, float, str]:
-        """Why the project has no turn now, until when, and in words for people."""
+        """Why the project has no turn now: the outcome, when that may end, words for people."""
         if (reason := self.pauses.reason(project)) is not None:
             return reason
         if self.rate.now is not None:
             return Outcome.RATE_LIMITED, self.rate.next_at, "Svix's rate limit left no turn"
         return Outcome.UNAVAILABLE, self.rate.next_at, "Svix is slow to answer: too many calls"
 
-    def _over(self, turn: Given) -> None:
+    def _over(self, turn: GivenTurn) -> None:
         self.in_flight -= 1
         self._of_project[turn.project] -= 1
         if not self._of_project[turn.project]:

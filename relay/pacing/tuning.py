@@ -1,4 +1,4 @@
-"""The numbers of the pacing, and how each was found.
+"""The numbers for pacing, and how each was found.
 
 "Simulated" means: 20,000 events in virtual time against a token bucket of 50 calls a second, burst
 50, 100 ms, by one to four instances (`make bench ARGS=drain`; docs/measurements.md has the
@@ -11,77 +11,85 @@ FIRST_WINDOW = 30
 """Calls in flight at a start. Simulated: 30 costs at most 0.9 % refused calls, 50 costs 1.1 %."""
 
 LARGEST_WINDOW = 200
-"""Calls in flight at most: more did not make one processor faster, at any Svix."""
+"""The most calls in flight. On one processor, more calls did not raise the throughput."""
 
 SHARE = 0.5
-"""Of the window, what one project may fill while others wait. Simulated: without it sixty hanging
-calls of one project cost everybody 8.9 s at a cold start."""
+"""The share of the window that one project may fill while others wait. Simulated: without this
+bound, sixty hanging calls of one project cost every project 8.9 s at a cold start."""
 
-# The first refusal sets a level, and a search for the limit goes up from there.
+# The first refusal sets the rate to what Svix took in one second. From there the rate goes up, in
+# search of the limit.
 
 LOWEST_LEVEL = 0.2
-"""Calls a second. Below it, a rate takes minutes to show anything."""
+"""Calls a second. At a lower rate it takes minutes until an answer shows anything."""
 
 SILENCE = 0.5
-"""After the first refusal nothing goes for this long: the first burst's calls, still under way,
-would otherwise be refused into the search and end it."""
+"""After the first refusal no turn is given for this long. Svix may still refuse calls of the first
+burst. If the search had already begun, such a refusal would end it too early."""
 
 DOUBLING = 2.0
-"""The search doubles the rate in this time. Growing faster, too many calls are already in flight
-when the refusal arrives that ends it."""
+"""The search doubles the rate in this time. If it were faster, too many calls would already be in
+flight when the refusal arrives that ends the search."""
 
-# With the limit found, each refusal cuts the rate, and a cubic curve brings it back: flat where the
-# limit was, and steep away from it (as TCP CUBIC, https://www.rfc-editor.org/rfc/rfc9438).
+# After the search, each refusal cuts the rate, and a cubic curve raises it again. The curve is flat
+# near the limit and steep away from it (as in TCP CUBIC, https://www.rfc-editor.org/rfc/rfc9438).
 
 CUT = 0.9
-"""What a refusal leaves of the rate. Simulated: 0.95 costs half a point more refused calls, 0.8
-costs use."""
+"""The share of the rate that a refusal leaves. Simulated: with 0.95, half a point more of the calls
+are refused; with 0.8, less of the limit is used."""
 
 CLIMB = 20.0
-"""After this time at full use the rate has doubled since the cut. At the end of a backlog one
-instance's line outlasts the others', and slower climbs waste what the others left."""
+"""After this time at full use, the rate has doubled since the cut. At the end of a backlog one
+instance still has requests when the others have none. A slower climb would take up their share of
+the limit too late."""
 
 MAKE_UP = 0.1
-"""Turns that nobody used can be made up for this long: as much as a busy event loop is late."""
+"""A turn that was not used may still be used for this long. A busy event loop can be so late."""
 
 UNCALLED = 0.25
-"""This many seconds' turns may be given and not called yet, so that a ledger that was slow does
-not turn into a burst at Svix."""
+"""Turns given whose call has not begun: at most those of this many seconds. Without this bound, a
+slow ledger would cause a burst of calls to Svix when it answers again."""
 
-# Pauses: when nothing goes but one probe.
+# Pauses: only probes go.
 
 REFUSALS_TO_CLOSE = 3
-"""Fresh refusals in a row that close the gate: two happen by chance with several instances."""
+"""Refusals in a row, each of which changed the rate, that close the gate. With several instances,
+two in a row happen by chance."""
 
 FAILURES_TO_PAUSE = 5
-"""Different events that failed in a row: a single failure is no outage."""
+"""Failures in a row, of different events, that begin a pause. A single failure is not an outage."""
 
 FIRST_PAUSE = 0.5
-"""Doubled with each probe that is refused or fails."""
+"""The first pause; it doubles with each probe that is refused or fails."""
 
 LONGEST_GATE = 60.0
-"""However long Retry-After is: a probe a minute costs Svix nothing."""
+"""The longest time between two probes while the gate is closed, however long Retry-After is. One
+probe a minute is no load for Svix."""
 
 LONGEST_OUTAGE = 5.0
-"""The end of an outage is noticed this soon."""
+"""The longest time between two probes in an outage. The end of an outage is noticed this soon."""
 
 FIRST_CLAIMS_PAUSE = 0.2
-"""Shorter than for calls: it follows five seconds of trying to claim."""
+"""The first pause of claims. It is shorter than `FIRST_PAUSE`, because the claim that failed had
+already been tried for five seconds."""
 
 JITTER = 0.1
-"""The share by which pauses are lengthened at random, so that instances do not probe together."""
+"""A pause is lengthened at random by up to this share, so that instances do not probe together."""
 
 PROBE_PATIENCE = 1.0
-"""A probe that is unanswered for this long holds back no probe of another project: Svix answers in
-a tenth of it, and one customer's hanging event must not prolong the outage for all."""
+"""After this time, an unanswered probe no longer holds back a probe of another project. Svix
+usually answers in a tenth of it. One customer's hanging event must not prolong an outage for
+all."""
 
-# Nacks: Pub/Sub charges each one to the whole subscription, with a pause that doubles.
+# Nacks: with each nack Pub/Sub doubles a back-off that slows down the whole subscription.
 
 ACKS_BETWEEN_NACKS = 2
-"""Each ack halves Pub/Sub's pause: two undo one doubling."""
+"""Each ack halves Pub/Sub's back-off. Two acks more than undo the doubling of one nack."""
 
 BETWEEN_NACKS = 0.5
-"""Twenty nacks at once drive push back-off to its minute, however many acks follow."""
+"""The shortest time between two nacks. Twenty nacks at once raise the back-off to its longest, a
+minute, however many acks follow."""
 
 PROJECTS_REMEMBERED = 1000
-"""Projects whose failures are remembered; the one that failed longest ago is forgotten first."""
+"""The most projects whose failures are remembered. The one that failed longest ago is forgotten
+first."""

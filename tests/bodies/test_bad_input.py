@@ -50,7 +50,7 @@ def test_a_name_that_stands_twice_is_malformed(relay: Relay, form: str, name: st
         case _:
             answer = relay.post(text)
     assert answer.outcome == (400 if form == "by hand" else 200, "malformed")
-    assert answer.body["detail"] == f"`{name}` stands twice"
+    assert answer.body["detail"] == f"`{name}` occurs twice"
     assert relay.calls() == before
     if form != "by hand":
         letter = relay.parked(answer)

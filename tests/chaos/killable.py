@@ -11,7 +11,6 @@ empties the file, so that the worker started next lives. Leases last `LEASE_SECO
 
 import os
 import signal
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from relay.outcome import Answer, Result
 from relay.sender import SvixSender
 
 POINT = Path(os.environ["KILL_POINT"])
-LEASE = timedelta(seconds=float(os.environ["LEASE_SECONDS"]))
+LEASE = float(os.environ["LEASE_SECONDS"])
 
 
 def die_at(point: str) -> None:

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from google.api_core.exceptions import ServiceUnavailable
 from google.cloud.firestore_v1.services.firestore import FirestoreAsyncClient
 from google.cloud.firestore_v1.types import BatchWriteRequest, RunQueryRequest
 
-from relay.ledger import LEASE, Archive, LedgerUnavailable
+from relay.ledger import LEASE_SECONDS, Archive, LedgerUnavailable
 from relay.ledger.firestore import FirestoreLedger
 from relay.ledger.sqlite import SqliteLedger
 from tests.ledger.indexes import why_unserved
@@ -64,7 +63,7 @@ async def open_ledger(
         monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", address)
         project = request.getfixturevalue("google_project")
 
-    def open_one(lease: timedelta = LEASE) -> Archive:
+    def open_one(lease: float = LEASE_SECONDS) -> Archive:
         ledger: Archive
         if request.param == "firestore":
             ledger = FirestoreLedger.connect(project, "(default)", lease=lease)

@@ -1,13 +1,12 @@
 """What the ledgers' suites share: leases, and how a ledger is opened."""
 
 import asyncio
-from datetime import timedelta
 from typing import Protocol
 
-from relay.ledger import LEASE, Archive, key_of
+from relay.ledger import LEASE_SECONDS, Archive, key_of
 
-MOMENT = timedelta(seconds=0.3)
-"""A lease that a test can wait out."""
+MOMENT = 0.3
+"""Seconds: a lease that a test can wait out."""
 
 KEY = key_of("acme", "evt_1")
 
@@ -15,7 +14,7 @@ KEY = key_of("acme", "evt_1")
 class Open(Protocol):
     """Opens a ledger whose claims have this lease; all of one test's share their records."""
 
-    def __call__(self, lease: timedelta = LEASE) -> Archive:
+    def __call__(self, lease: float = LEASE_SECONDS) -> Archive:
         """Open one more."""
 
 
@@ -23,4 +22,4 @@ async def lease_over(ledger: Archive, key: str = KEY) -> None:
     """Wait until the claim on the event has run out, by the ledger's own clock."""
     record = await ledger.record(key)
     assert record is not None
-    await asyncio.sleep(max(0.0, record.lease_remaining.total_seconds() + 0.01))
+    await asyncio.sleep(max(0.0, record.lease_remaining + 0.01))

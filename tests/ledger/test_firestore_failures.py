@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ Connect = Callable[[str], FirestoreLedger]
 
 LETTER = letter()
 
-CUT_SHORT = ("relay.ledger.firestore_calls.LEDGER_TIMEOUT", timedelta(seconds=0.5))
+CUT_SHORT = ("relay.ledger.firestore_calls.LEDGER_CALL_SECONDS", 0.5)
 """The ledger's time limit: what is shown is that there is one, not how long it is."""
 
 NEVER = 60.0
@@ -135,7 +134,7 @@ async def test_a_refusal_says_what_to_check(
     """In words of our own: Firestore's may quote what was written."""
     async with _refusing(code, says) as address:
         ledger = connect(address)
-        claim = Claim(KEY, "token", WriteResult.pb()().update_time, 1, timedelta(0))
+        claim = Claim(KEY, "token", WriteResult.pb()().update_time, 1, 0.0)
         calls: list[Awaitable[Any]] = [
             ledger.claim(event()),
             ledger.claim(event(), previous=claim),

@@ -9,7 +9,7 @@ import sqlite3
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -71,7 +71,7 @@ async def test_a_database_that_another_process_has_locked_is_given_up(
     ledger = open_ledger(tmp_path / "ledger.db")
     claim = await claimed(ledger, event("evt_before"))
     with script(LOCK, tmp_path / "ledger.db"), monkeypatch.context() as impatient:
-        impatient.setattr("relay.ledger.sqlite.LEDGER_TIMEOUT", timedelta(seconds=1))
+        impatient.setattr("relay.ledger.sqlite.LEDGER_CALL_SECONDS", 1.0)
         calls = [asyncio.ensure_future(ledger.claim(event(f"evt_{n}"))) for n in range(20)]
         settling = asyncio.ensure_future(ledger.complete(claim, "msg_1", fanout_confirmed=True))
         for _ in range(100):
@@ -118,13 +118,12 @@ async def test_a_failure_in_the_middle_leaves_no_transaction_open(
 
 DELIVER_AND_WAIT = """
 import asyncio, sys, time
-from datetime import timedelta
 from pathlib import Path
 from relay.ledger.sqlite import SqliteLedger
 from tests.ledger.events import claimed, delivered, event
 
 async def main():
-    ledger = SqliteLedger(Path(sys.argv[1]), create=True, lease=timedelta(hours=1))
+    ledger = SqliteLedger(Path(sys.argv[1]), create=True, lease=3600)
     await delivered(ledger, event("evt_delivered"))
     await claimed(ledger, event("evt_claimed"))
     print("ready", flush=True)
@@ -149,7 +148,6 @@ async def test_what_was_recorded_survives_the_death_of_the_process(
 
 RACE = """
 import asyncio, random, sys
-from datetime import timedelta
 from pathlib import Path
 from relay.ledger import Claim
 from relay.ledger.sqlite import SqliteLedger
@@ -159,7 +157,7 @@ async def main():
     print("ready", flush=True)
     while not Path(sys.argv[2]).exists():
         await asyncio.sleep(0.001)
-    ledger = SqliteLedger(Path(sys.argv[1]), create=True, lease=timedelta(hours=1))
+    ledger = SqliteLedger(Path(sys.argv[1]), create=True, lease=3600)
     events = [event(f"evt_{n}") for n in range(50)]
     random.shuffle(events)
 
@@ -229,7 +227,7 @@ async def test_a_ledger_that_is_not_there_is_refused(open_ledger: Open, tmp_path
     path = tmp_path / "typo.db"
     operators = open_ledger(path, create=False)
     for call in (operators.record("0" * 64), anext(operators.undelivered())):
-        with pytest.raises(LedgerMisconfigured, match="is not there"):
+        with pytest.raises(LedgerMisconfigured, match="does not exist"):
             await call
     assert not path.exists()
     # When the function has made it, the command need not be begun anew.

@@ -1,6 +1,5 @@
 """The relay's source, with a lease of two seconds: for the page's shortened stories."""
 
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -8,9 +7,7 @@ from relay import worker
 
 _opener: Any = worker.ledger_opener
 _parts: Any = worker
-_parts.ledger_opener = lambda *settings, **more: partial(
-    _opener(*settings, **more), lease=timedelta(seconds=2)
-)
+_parts.ledger_opener = lambda *settings, **more: partial(_opener(*settings, **more), lease=2.0)
 
 from main import notifications  # noqa: E402 - it takes the opener as it is then
 

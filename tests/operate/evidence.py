@@ -30,7 +30,7 @@ def record(
         event_type="user.created",
         state=state,
         claim="token",
-        lease=30 * SECOND,
+        lease=30.0,
         attempts=attempts,
         payload_sha256="0" * 64,
         first_claimed_at=NOW - max(age, untouched),

@@ -92,7 +92,7 @@ def test_a_beginning_of_several_ids(relay: Relay) -> None:
     beginning = next(a[0] for a, b in itertools.pairwise(first) if a[0] == b[0])
     result = relay("dead-letters", "show", beginning)
     assert result.exit_code == 2
-    assert "say more of it" in result.stderr
+    assert "give more of it" in result.stderr
 
 
 # -- giving up

@@ -31,7 +31,7 @@ def test_each_command_once(relay: Relay, svix: Svix, rows: Rows) -> None:
         (["dead-letters", "list"], 0, "2 parked, 0 discarded"),
         (["dead-letters", "show", sent.id], 0, "rejected: Svix: 413"),
         (["dead-letters", "discard", given_up.id, "--reason", "a test"], 0, "Discarded: 1."),
-        (["reconcile", "--since", "24h"], 1, "1 event(s) need somebody to act"),
+        (["reconcile", "--since", "24h"], 1, "1 event(s) need an operator"),
         (["dead-letters", "replay", "--all"], 0, "delivered"),
     ):
         out, err = ended(relay.start(*arguments), status)
@@ -95,5 +95,5 @@ def test_a_reconciliation_that_is_interrupted(
     process.send_signal(number)
     out, _ = ended(process, 130)
     assert "Not finished: interrupted" in out
-    assert "Not compared to the end: acme." in out
+    assert "Comparison not finished: acme." in out
     assert list(temporary.iterdir()) == []

@@ -42,7 +42,7 @@ def test_parked_and_malformed_events_are_not_sent(relay: Relay) -> None:
     for words in (
         "2 malformed, 1 rejected",
         "dead-letters list",
-        "3 event(s) need somebody to act",
+        "3 event(s) need an operator",
     ):
         assert words in result.stdout
     assert "Everything was sent" not in result.stdout
@@ -72,7 +72,7 @@ def test_fix_says_what_still_waits(relay: Relay, rows: Rows, svix: Svix) -> None
     result = relay("reconcile", "--since", "24h", "--fix")
     assert result.exit_code == 1, result.output
     assert "Mended: 1 recorded as delivered, 1 released." in result.stdout
-    assert "1 event(s) need somebody to act" in result.stdout
+    assert "1 event(s) need an operator" in result.stdout
     said = relay.json("reconcile", "--since", "24h", status=1)
     assert (said["found"]["overdue"], said["found"]["unsettled"], said["without"]) == (1, 0, 1)
 
@@ -92,7 +92,7 @@ def test_svix_that_refuses(relay: Relay, rows: Rows, svix: Svix) -> None:
     svix.inject("status", status=429)
     result = relay("reconcile", "--since", "24h")
     assert result.exit_code == 3
-    assert "Not compared to the end: acme." in result.stdout
+    assert "Comparison not finished: acme." in result.stdout
     assert "Everything was sent" not in result.stdout
     said = relay.json("reconcile", "--since", "24h", status=3)
     assert (said["complete"], said["unchecked"]) == (False, 1)
@@ -133,7 +133,7 @@ def test_wrong_usage(relay: Relay, arguments: list[str]) -> None:
     assert relay("reconcile", *arguments).exit_code == 2
 
 
-# -- a ledger that is not there
+# -- a ledger that does not exist
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -157,7 +157,7 @@ def test_a_typo_in_the_ledgers_path(
     path = f"{relay.settings['LEDGER']}x"
     result = relay(*command, *(["--json"] if as_json else []), LEDGER=path)
     assert result.exit_code == (3 if command == ["check"] else 2), result.output
-    assert "is not there" in " ".join(result.output.split())
+    assert "does not exist" in " ".join(result.output.split())
     assert "Traceback" not in result.output
     assert not Path(path.removeprefix("sqlite:")).exists()
 

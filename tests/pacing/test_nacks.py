@@ -18,7 +18,7 @@ def new_nacks(acks: int = 0) -> Nacks:
 @in_virtual_time
 async def test_the_first_nack_waits_for_two_acks() -> None:
     nacks = new_nacks(acks=1)
-    waiting = asyncio.create_task(nacks.wait(100.0))
+    waiting = asyncio.create_task(nacks.acquire(100.0))
     await settle()
     assert not waiting.done()
     nacks.acked()
@@ -30,10 +30,10 @@ async def test_the_first_nack_waits_for_two_acks() -> None:
 async def test_the_next_nack_comes_half_a_second_later_at_the_earliest() -> None:
     """However many acks there were."""
     nacks = new_nacks(acks=100)
-    assert await nacks.wait(100.0)
+    assert await nacks.acquire(100.0)
     for _ in range(100):
         nacks.acked()
-    assert await nacks.wait(100.0)
+    assert await nacks.acquire(100.0)
     assert now() == 0.5
 
 
@@ -41,8 +41,8 @@ async def test_the_next_nack_comes_half_a_second_later_at_the_earliest() -> None
 async def test_acks_before_the_last_nack_do_not_count() -> None:
     """Each nack doubles Pub/Sub's pause, and two acks after it make that good."""
     nacks = new_nacks(acks=100)
-    assert await nacks.wait(100.0)
-    assert not await nacks.wait(10.0)
+    assert await nacks.acquire(100.0)
+    assert not await nacks.acquire(10.0)
     assert now() == 10
 
 
@@ -53,7 +53,7 @@ async def test_a_nack_at_the_deadline_counts_as_one() -> None:
     assert now() == 5
     nacks.acked()
     nacks.acked()
-    assert await nacks.wait(100.0)
+    assert await nacks.acquire(100.0)
     assert now() == 5.5
 
 
@@ -61,7 +61,7 @@ async def test_a_nack_at_the_deadline_counts_as_one() -> None:
 async def test_a_deadline_that_has_passed_waits_for_nothing() -> None:
     nacks = new_nacks()
     await asyncio.sleep(3)
-    assert not await nacks.wait(1.0)
+    assert not await nacks.acquire(1.0)
     assert now() == 3
 
 
@@ -72,7 +72,7 @@ async def test_twenty_who_want_to_nack_go_one_by_one_in_order() -> None:
     nacked: list[tuple[int, float]] = []
 
     async def nack(number: int) -> None:
-        assert await nacks.wait(1000.0)
+        assert await nacks.acquire(1000.0)
         nacked.append((number, now()))
 
     waiting = [asyncio.create_task(nack(number)) for number in range(20)]
@@ -87,8 +87,8 @@ async def test_twenty_who_want_to_nack_go_one_by_one_in_order() -> None:
 @in_virtual_time
 async def test_whoever_is_cancelled_takes_no_nack() -> None:
     nacks = new_nacks()
-    gone = asyncio.create_task(nacks.wait(100.0))
-    stays = asyncio.create_task(nacks.wait(100.0))
+    gone = asyncio.create_task(nacks.acquire(100.0))
+    stays = asyncio.create_task(nacks.acquire(100.0))
     await settle()
     gone.cancel()
     await settle()

@@ -6,7 +6,7 @@ import pytest
 
 from relay.outcome import Answer, Call, Outcome, Verdict
 from relay.pacing import tuning
-from relay.pacing.traffic import Given, Traffic
+from relay.pacing.traffic import GivenTurn, Traffic
 
 TAKEN = Answer(Call.SEND, Verdict.ACCEPTED, 202)
 FOUND = Answer(Call.ASK, Verdict.ACCEPTED, 200)
@@ -23,7 +23,7 @@ def new_traffic() -> Traffic:
     return Traffic(lambda low, _: low)
 
 
-def give(traffic: Traffic, count: int, project: str = "acme", at: float = 10.0) -> list[Given]:
+def give(traffic: Traffic, count: int, project: str = "acme", at: float = 10.0) -> list[GivenTurn]:
     """So many turns, each for an event of its own."""
     events = [f"{project} {number} {at}" for number in range(count)]
     return [traffic.give(project, event, at, waited=True) for event in events]

@@ -8,7 +8,6 @@ import contextlib
 import types
 from collections.abc import AsyncIterator, Generator
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from typing import Any, Literal
 
 from relay.envelope import Event
@@ -153,7 +152,7 @@ class World:
                 updated_at=self.now,
             )
         self.rows[op.event] = row
-        age = timedelta(seconds=self.now - row.first_claimed_at)
+        age = self.now - row.first_claimed_at
         return Claim(op.event, token, row.version, row.attempts, age)
 
     def refusal(self, row: Row) -> Duplicate | InProgress | None:
@@ -161,7 +160,7 @@ class World:
         if row.state == "delivered":
             return Duplicate("msg", payload_changed=False, attempts=row.attempts)
         if row.state == "claimed" and self.now - row.updated_at < self.lease(row):
-            return InProgress(timedelta(seconds=LEASE), row.attempts)
+            return InProgress(LEASE, row.attempts)
         return None
 
     def lease(self, row: Row) -> float:
@@ -308,7 +307,7 @@ class ModelTurn:
 class ModelNacks:
     """A nack is always free: how nacks are spaced changes nothing that is promised."""
 
-    async def wait(self, _until: float) -> bool:
+    async def acquire(self, _until: float) -> bool:
         return True
 
     async def space(self, _deadline: float) -> None:
