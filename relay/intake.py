@@ -8,7 +8,7 @@ A body that waits stays unread. So its sender must stop sending (back-pressure),
 buffers little of it. Waiting projects take turns. A project is known before its body is read only
 if the event's attributes are headers; the others share one line.
 
-Large bodies are parsed one at a time. The event loop runs between two of them, so that they do not
+Large bodies are parsed one at a time, and take half of the event loop's time at most. So they do not
 hold up small events.
 """
 
@@ -64,7 +64,7 @@ class Intake:
         self._arrival_seconds = arrival_seconds
         self._lines: OrderedDict[str | None, deque[_Place]] = OrderedDict()
         """The waiting bodies by project. The project whose turn is next comes first."""
-        self._parsing = asyncio.Lock()
+        self._large_parses = _LargeParses(clock)
 
     @contextlib.asynccontextmanager
     async def admit(
@@ -75,7 +75,7 @@ class Intake:
         Raises `NotAdmitted` if the body is not admitted by `last_moment`, in seconds of the clock.
         """
         size = _size(headers)
-        admission = Admission(size, headers, self._arrival_seconds, self._parsing)
+        admission = Admission(size, headers, self._arrival_seconds, self._large_parses)
         if size <= _SMALL or size > PUSH_LIMIT:  # the latter is refused unread
             yield admission
             return
@@ -126,28 +126,53 @@ class Intake:
                 del self._lines[project]
 
 
+class _LargeParses:
+    """Parses of large bodies, one at a time."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = asyncio.Lock()
+
+    @contextlib.asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """Wait until no other body is parsed. Then the event loop is free for as long as it took.
+
+        One round of the loop between two parses would not be enough: uvloop accepts one connection
+        a round, and a small event takes several rounds.
+        """
+        async with self._lock:
+            began = self._clock()
+            try:
+                yield
+            finally:
+                await asyncio.sleep(self._clock() - began)
+
+
 class Admission:
     """The right to read one body."""
 
     def __init__(
-        self, size: int, headers: Mapping[str, str], seconds: float, parsing: asyncio.Lock
+        self,
+        size: int,
+        headers: Mapping[str, str],
+        seconds: float,
+        large_parses: "_LargeParses",
     ) -> None:
         self._size = size
         self._headers = headers
         self._seconds = seconds
-        self._parsing = parsing
+        self._large_parses = large_parses
 
     async def event(self, chunks: AsyncIterator[bytes], tag_paths: Sequence[str]) -> Event:
         """Read the chunks of the body, and return its event. Raises `Refused`."""
         body = await self._read(chunks)
         if len(body) <= _PARSED_ALONE:
             return read(body, self._headers, tag_paths)
-        async with self._parsing:
+        async with self._large_parses.one():
             try:
                 return read(body, self._headers, tag_paths)
             finally:
                 del body
-                await asyncio.sleep(0)  # the event loop runs before the next body is parsed
 
     async def _read(self, chunks: AsyncIterator[bytes]) -> bytes:
         if self._size > PUSH_LIMIT:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import itertools
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -13,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from relay.envelope import EVENT_LIMIT, PUSH_LIMIT, Event, Refused
 from relay.intake import Intake, NotAdmitted
 from relay.outcome import Outcome
+from tests.virtual_time import in_virtual_time, now
 
 MIB = 2**20
 EVENT = {"id": "evt_1", "type": "user.created", "project": "acme"}
@@ -273,22 +275,18 @@ async def test_wherever_a_push_breaks_off_it_is_incomplete() -> None:
     assert (await event_of(arriving(body), sized(len(body)) | PUSHED)).id == EVENT["id"]
 
 
-async def test_the_loop_is_free_between_two_bodies_that_take_long() -> None:
-    """Small events go on while large ones are parsed."""
-    intake = Intake(32 * MIB, time.monotonic)
-    parsed: list[str] = []
+@in_virtual_time
+async def test_large_bodies_have_half_of_the_loops_time() -> None:
+    """The loop is free for as long as a parse took: small events go on meanwhile."""
+    clock = itertools.chain.from_iterable((seconds, seconds + 0.5) for seconds in itertools.count())
+    intake = Intake(32 * MIB, clock.__next__)  # each parse takes half a second
+    done: list[float] = []
 
     async def large() -> None:
         body = big(100_000)
         async with intake.admit(sized(len(body)), never()) as admission:
             await admission.event(arriving(body), [])
-            parsed.append("large")
+            done.append(now())
 
-    async def small() -> None:
-        while parsed.count("large") < 10:
-            parsed.append("small")
-            await asyncio.sleep(0)
-
-    await asyncio.gather(small(), *(large() for _ in range(10)))
-    between = "".join(name[0] for name in parsed).strip("s")
-    assert "ll" not in between
+    await asyncio.gather(*(large() for _ in range(4)))
+    assert done == [0.5, 1.0, 1.5, 2.0]
