@@ -8,8 +8,8 @@ A body that waits stays unread. So its sender must stop sending (back-pressure),
 buffers little of it. Waiting projects take turns. A project is known before its body is read only
 if the event's attributes are headers; the others share one line.
 
-Large bodies are parsed one at a time, and take half of the event loop's time at most. So they do not
-hold up small events.
+Large bodies are parsed one at a time, and take half of the event loop's time at most. So they do
+not hold up small events.
 """
 
 import asyncio
