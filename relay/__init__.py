@@ -1,4 +1,4 @@
-"""The webhook relay puts each event that Pub/Sub pushes into Svix once, and only then acks it.
+"""The webhook relay takes events from Pub/Sub, puts each into Svix once, and then acks it.
 
 One event passes through these modules, in this order:
 
@@ -10,7 +10,7 @@ One event passes through these modules, in this order:
       pacing/        gives turns to call Svix, so that requests wait instead of being refused
       ledger/        records claims, so that one worker at a time sends an event
       sender.py      makes one call to Svix and classifies the answer
-    parking.py     stores a push that can never succeed as a dead letter
+    parking.py     stores, as a dead letter, a push that can never succeed
     results.py     builds the result; outcome.py lists the outcomes and their HTTP statuses
     logs.py        writes one JSON line
 

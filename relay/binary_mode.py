@@ -111,12 +111,14 @@ class Attributes:
                 f"{which} occurs twice, or is not a string that Pub/Sub could carry"
             )
         if not {"data", "data_base64"}.isdisjoint(context):
-            raise InvalidAttribute("an attribute is named `data` or `data_base64`, as the data is")
+            raise InvalidAttribute(
+                "an attribute is named `data` or `data_base64`, which CloudEvents reserves"
+            )
         if data and text is not None and is_json(self.content_type):
             head = json.dumps({**context, "data": None}, ensure_ascii=False).encode()
             return head.removesuffix(b"null}") + text + b"}", context | {"data": value}
         if data and self.compressed:
-            raise InvalidAttribute("the data is compressed: publish it as it is")
+            raise InvalidAttribute("the data is compressed: publish it uncompressed")
         if data:
             context["data_base64"] = base64.b64encode(data).decode()
         return json.dumps(context, ensure_ascii=False).encode(), context

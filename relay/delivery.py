@@ -10,7 +10,7 @@ one turn, one claim, one call to Svix and one settle:
     the claim's result             next
     claimed                        call Svix; if a pause began since the turn, release and wait
     delivered before               give the turn back; the outcome is `duplicate`
-    in progress elsewhere          give the turn back; look again until it is delivered or free
+    in progress elsewhere          give the turn back; poll its record until it is delivered or free
     the ledger does not answer     the turn is used up; the pacer pauses all claims for a while
 
 After a crash, Pub/Sub's redelivery continues:
@@ -19,7 +19,7 @@ After a crash, Pub/Sub's redelivery continues:
     while it waits                               claims at once, because nothing was claimed
     between claim and send                       waits until the lease ends (30 s), then sends
     between Svix's acceptance and settle         sends again with the same idempotency key
-    the same, and it comes over 11 hours later   asks Svix before it sends
+    the same, over 11 h after the first claim    asks Svix before it sends
     after settle, before the answer              is a duplicate
 
 This module does no I/O itself: the ledger, the sender, the pacer and the clock are passed in. Times
@@ -64,7 +64,7 @@ covers waiting and clock differences."""
 
 UNEXPLAINED_CONFLICTS = 2
 UNEXPLAINED_AFTER_SECONDS = 5.0
-"""How many conflicts it takes, and how long after the first ask, until a conflict is unexplained.
+"""A conflict counts as unexplained after this many of them, and this long after the first ask.
 Two kinds of conflict are harmless. If two events of a new project race to create its application,
 Svix answers one of them with 409. Svix also answers 409 while it holds an idempotency lock, for
 5 s. A conflict that outlasts both means that something we cannot find has the event's id."""
@@ -140,7 +140,7 @@ class History:
         )
 
     def has_unexplained_conflict(self, now: float) -> bool:
-        """Whether something that asking does not find causes the conflicts."""
+        """Whether Svix keeps answering 409 although asking finds no message."""
         asked_long_ago = (
             self.first_asked_at is not None
             and now - self.first_asked_at >= UNEXPLAINED_AFTER_SECONDS
@@ -159,23 +159,28 @@ def what_next(  # noqa: PLR0911 - a return for each row
         case Call.SEND, Verdict.ACCEPTED:
             return Settle(fanout_confirmed=True)
         case Call.SEND, Verdict.BROKEN_OFF | Verdict.CONFLICT:
+            # Svix probably has the message. Sending again would not tell: after a 2xx that broke
+            # off, another answer may break off; a conflict stays one.
             return Retry(Call.ASK)
         case Call.SEND, Verdict.REJECTED:
             return GiveUp(Outcome.REJECTED)
         case Call.ASK, Verdict.ACCEPTED:
-            # Svix may have died after it stored the message and before it queued it. Then it never
-            # sends the message to the endpoints.
+            # Svix may have stored the message and died before it queued it for the endpoints. Only
+            # a 2xx that we saw rules that out.
             return Settle(fanout_confirmed=history.saw_acceptance)
         case Call.ASK, Verdict.MISSING if history.has_unexplained_conflict(now):
             return GiveUp(Outcome.CONFLICT)
         case Call.ASK, Verdict.MISSING:
-            # If we have not sent yet, nothing has failed, and no back-off is needed.
+            # If we have not sent yet, nothing has failed, and no back-off is needed. If we have,
+            # Svix may still be storing the message.
             return Retry(Call.SEND, back_off=history.has_sent)
         case _, Verdict.MISCONFIGURED if not pushed:
-            return GiveUp(Outcome.MISCONFIGURED)  # a person posted it, who reads the answer
+            return GiveUp(Outcome.MISCONFIGURED)  # a person posted it and reads the answer
         case call, Verdict.RATE_LIMITED:
             return Retry(call)  # the pacer delays the next turn
         case call, _:
+            # UNAVAILABLE, or MISCONFIGURED for a push: it may pass, and waiting costs no other
+            # event anything. A send may be repeated, because Svix recognises its idempotency key.
             return Retry(call, back_off=True)
 
 
@@ -209,7 +214,7 @@ class Delivery:
         self.attempting: set[object] = set()
         """The owners of requests that hold a claim or are asking the ledger for one."""
         self._under_way: dict[str, asyncio.Event] = {}
-        """By key, the events that a request works on; each is set when that request ends."""
+        """By event key: set when the request that works on the event ends."""
 
     async def deliver(
         self, event: Event, arrived_at: float, deadline: float, owner: object = None
@@ -268,7 +273,7 @@ class _Request:
         self._history = History()
         self._next_call = Call.ASK if delivery.ask_first else Call.SEND
         self._claim: Claim | None = None
-        """Our latest claim, as released. If the release was lost, the ledger recognises it."""
+        """Our latest claim. The next claim names it, in case its release was lost."""
         self._last_failure: Answer | LedgerUnavailable | None = None
         self._failures = 0
         self._first_failure_at = 0.0
@@ -332,7 +337,8 @@ class _Request:
             return results.unsent(self._last_failure, no_turn)
         except asyncio.CancelledError:
             if held is not None:
-                # The process ends. With a release, the redelivery need not wait out the lease.
+                # The process is about to end. After a release, a redelivery need not wait for the
+                # lease.
                 with contextlib.suppress(ClaimLost, LedgerUnavailable):
                     await delivery.ledger.release(held)
             raise
@@ -421,14 +427,14 @@ class _Request:
         except ClaimLost:
             return InProgress(0.0, claim.attempts)
         except LedgerUnavailable:
-            # Our next claim finds our token in the record and takes it over at once. Other
-            # deliveries can take it over when the lease ends.
+            # Our next claim finds our token in the record and takes the claim over
+            # immediately. Other deliveries can do so when the lease ends.
             return None
         self._delivery.observe("released", self._event)
         return None
 
     async def _wait_until_free(self, claimed: InProgress) -> Result | None:
-        """Look again until the event is delivered or the budget is over; None if it is free."""
+        """Poll until the event is delivered, or free (None), or the budget is over."""
         delivery = self._delivery
         for pause in delivery.waits.pauses(_FIRST_LOOK, _LONGEST_LOOK):
             budget = self.deadline - delivery.waits.clock()
@@ -452,8 +458,8 @@ class _Request:
     async def _back_off(self) -> None:
         """Wait before the next attempt.
 
-        If the event is hopeless and half its budget is over, end the wait early with a nack when
-        the pacer permits one.
+        If the event is hopeless and half its budget is over, stop waiting as soon as the pacer
+        permits a nack.
         """
         delivery, now = self._delivery, self._delivery.waits.clock()
         pause = min(next(self._back_offs), max(0.0, self._waiter.last_turn - now))

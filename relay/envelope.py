@@ -2,8 +2,8 @@
 
 A body has one of three forms: Pub/Sub's wrapped push, its unwrapped push, or a bare event posted by
 hand. The structure and the headers say which. The event is a CloudEvents object, or is in
-CloudEvents' binary mode (`binary_mode.py`). An event that cannot go to Svix unchanged is refused,
-never edited.
+CloudEvents' binary mode (`binary_mode.py`). An event that is JSON goes to Svix as it came, or is
+refused; it is never edited.
 
 Sources: https://cloud.google.com/pubsub/docs/push and
 https://cloud.google.com/pubsub/docs/payload-unwrapping
@@ -101,7 +101,8 @@ class Event:
     type: str
     project: str
     text: bytes = field(repr=False)
-    """The event's JSON in UTF-8, as the publisher wrote it. These bytes go to Svix."""
+    """The bytes that go to Svix: the publisher's own JSON, in UTF-8. For an event in binary mode,
+    the relay writes the object around the publisher's data."""
     tags: tuple[str, ...]
     """The message's tags. Svix's portal can search for them."""
     payload_sha256: str
@@ -214,7 +215,7 @@ def _parse(data: bytes) -> _Parsed:
 
 
 def _is_wrapped(value: Any) -> bool:
-    """Whether a body's value is Pub/Sub's wrapper and not an event, which has an `id`."""
+    """Whether a body's value is Pub/Sub's wrapper. An event has an `id`, a wrapper has none."""
     if not isinstance(value, dict) or "id" in value:
         return False
     message = value.get("message")

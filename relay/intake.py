@@ -193,9 +193,9 @@ class Admission:
         return b"".join(parts)
 
     def _too_large(self) -> Refused:
-        """The refusal of a body that is larger than any push, and so was posted by hand."""
+        """The refusal of a body that is larger than any push, or than it was declared."""
         source = replace(source_of(self._headers), pushed=False)
-        detail = "the body is larger than any event that Svix takes, and than any push"
+        detail = "the body is larger than the relay accepts"
         return Refused(Outcome.REJECTED, detail, source, code=TOO_LARGE)
 
     def _incomplete(self, how: str) -> Refused:

@@ -23,11 +23,12 @@ class Verdict(Enum):
     ACCEPTED = "accepted"
     """The message is in Svix."""
     BROKEN_OFF = "broken_off"
-    """Svix answered 2xx, and the body broke off. Svix has probably accepted the message."""
+    """Svix answered 2xx, but the body was cut off. Svix has probably accepted the message."""
     RATE_LIMITED = "rate_limited"
     """Svix answered 429."""
     CONFLICT = "conflict"
-    """Svix answered 409. It has the event already, or two events race to create an application."""
+    """Svix answered 409: it has the event already, or holds a lock on its key, or two events race
+    to create an application."""
     MISSING = "missing"
     """Svix answered that it does not have the message."""
     REJECTED = "rejected"
@@ -63,7 +64,7 @@ class Answer:
 
     @property
     def taken(self) -> bool:
-        """Whether Svix processed an event that we sent, whatever its answer was.
+        """Whether the answer shows that Svix works: it processed the event, or rejected it.
 
         An unknown application counts too: Svix works, and has read the request.
         """
@@ -107,12 +108,12 @@ class Remark(StrEnum):
     """Svix has the message, but we did not see Svix accept it. Svix may not have queued it for the
     customer's endpoints."""
     PAYLOAD_CHANGED = "payload_changed"
-    """An event with the same id and another payload was delivered before. The publisher used an id
-    twice."""
+    """An event with the same id and another payload was delivered before. The publisher reused an
+    id."""
 
 
-# Each outcome's HTTP status, and its severity in Cloud Logging. Pub/Sub takes a 2xx as an ack and
-# everything else as a nack. A push that ends with one of the last three is parked and answered 200.
+# Each outcome's HTTP status, and its severity in Cloud Logging. Pub/Sub acks on 200 and nacks on
+# the others. A push that ends with one of `PARKED_OUTCOMES` is parked and answered 200.
 _TABLE = {
     Outcome.DELIVERED: (200, "INFO"),
     Outcome.DUPLICATE: (200, "INFO"),
@@ -129,7 +130,7 @@ _TABLE = {
 PARKED_OUTCOMES = frozenset({Outcome.CONFLICT, Outcome.REJECTED, Outcome.MALFORMED})
 
 TOO_LARGE, MEDIA_TYPE = "too_large", "media_type"
-# For these reasons HTTP has a status of its own.
+# HTTP has a status of its own for each of these two reasons.
 _STATUS_OF_CODE = {TOO_LARGE: 413, MEDIA_TYPE: 415}
 
 
@@ -151,7 +152,7 @@ class Result:
     attempts: int | None = None
     """How many claims this event has had, including this delivery's."""
     waited: float = 0.0
-    """Seconds spent waiting for turns."""
+    """Seconds spent waiting for turns and in back-offs."""
     dead_letter: str | None = None
     """The id of the dead letter, if the push was parked. A parked push is acknowledged."""
 

@@ -21,7 +21,7 @@ class Parking:
     waits: Waits
 
     async def park(self, result: Result, source: Source, names: Names, deadline: float) -> Result:
-        """Store the push that ended as `result`. No try begins after `deadline`.
+        """Store the push that ended as `result`. Retries stop at `deadline`.
 
         An event posted by hand is not parked, because the person who posted it reads the answer. If
         the letter can't be stored, the result is `ledger_unavailable`, and the push is nacked.

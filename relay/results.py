@@ -42,8 +42,10 @@ def duplicate(record: Duplicate) -> Result:
 
 
 def in_progress(claimed: InProgress) -> Result:
-    """Another delivery holds the claim, and the budget is over."""
-    detail = f"another delivery holds the claim, for {claimed.lease_remaining:.0f} s at most"
+    """Another delivery holds the claim, and the budget has run out."""
+    detail = "another delivery holds the claim"
+    if claimed.lease_remaining:
+        detail += f", for {claimed.lease_remaining:.0f} s at most"
     return Result(outcome=Outcome.IN_PROGRESS, detail=detail)
 
 

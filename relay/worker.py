@@ -24,12 +24,11 @@ from relay.pacing import Pacer
 from relay.sender import SvixSender
 
 _LAST_ATTEMPT_SECONDS = 5.0
-"""For so long after SIGTERM, turns are still given. Then all requests without a claim are
-answered."""
+"""After SIGTERM, turns are given for this long. Then requests without a claim are answered."""
 
 _LAST_CALL_SECONDS = 8.0
-"""For so long after SIGTERM, attempts under way may go on. Cloud Run kills the process after 10 s,
-and a release and an answer take a moment
+"""After SIGTERM, attempts under way may go on for this long. Cloud Run kills the process after 10
+s, and a release and an answer take a moment
 (https://cloud.google.com/run/docs/container-contract#instance-shutdown)."""
 
 _GARBAGE_THRESHOLD = 10_000
@@ -139,7 +138,7 @@ class Worker:
             result = Result(outcome=Outcome.UNAVAILABLE, detail=str(failure))
         except LedgerMisconfigured as failure:
             result = Result(outcome=Outcome.MISCONFIGURED, detail=f"the ledger: {failure}")
-        except Exception as fault:  # noqa: BLE001 - whatever it is, it has an outcome and a line
+        except Exception as fault:  # noqa: BLE001 - each request gets an outcome and a log line
             result = Result(outcome=Outcome.UNAVAILABLE, detail=_place_of(fault))
         is_nack = came.source.pushed and not result.acknowledges
         if is_nack and result.outcome is not Outcome.INCOMPLETE:

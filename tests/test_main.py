@@ -17,10 +17,21 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.function import JSON, ROOT, Function, Svix, event, function, simulator, wrapped
+from tests.function import (
+    JSON,
+    ROOT,
+    Function,
+    Svix,
+    event,
+    function,
+    new_google_project,
+    simulator,
+    wrapped,
+)
 
 ALL_WAITING = 300
 MIB = 1024 * 1024
+UNLIMITED = httpx.Limits(max_connections=None)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +60,7 @@ def _healthy(svix: Svix) -> Iterator[None]:
 @pytest.fixture
 async def client(relay: Function) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the function that outwaits its budget."""
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=relay.url, timeout=60, limits=limits) as opened:
+    async with httpx.AsyncClient(base_url=relay.url, timeout=60, limits=UNLIMITED) as opened:
         yield opened
 
 
@@ -128,15 +138,30 @@ async def test_all_three_bodies_are_one_event(client: httpx.AsyncClient, svix: S
     assert len(held(svix, "evt_bodies")) == 1
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "firestore"])
 async def test_of_a_hundred_posts_at_once_one_delivers_and_no_other_is_refused(
-    client: httpx.AsyncClient, svix: Svix
+    kind: str, svix: Svix, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """One message, ninety-nine duplicates, no 409."""
+    """One message, ninety-nine duplicates, no 409; also where two instances share them."""
+    settings = {"LEDGER": f"sqlite:{tmp_path}/ledger.db"}
+    if kind == "firestore":
+        emulator = request.getfixturevalue("firestore_emulator")
+        project = new_google_project()
+        settings = {"FIRESTORE_EMULATOR_HOST": emulator, "GOOGLE_CLOUD_PROJECT": project}
     svix.control.conduct(latency=0.2)
-    posts = (post(client, event("evt_hundred")) for _ in range(100))
-    outcomes = Counter(answer["outcome"] for _, answer in await asyncio.gather(*posts))
-    assert outcomes == {"delivered": 1, "duplicate": 99}
-    assert len(held(svix, "evt_hundred")) == 1
+    with contextlib.ExitStack() as stack:
+        urls = [stack.enter_context(function(svix.url, **settings)).url for _ in range(2)]
+        async with httpx.AsyncClient(timeout=60, limits=UNLIMITED) as client:
+            for name, instances in (("alone", 1), ("shared", 2)):
+                body = event(f"evt_hundred_{kind}_{name}")
+                posts = (
+                    client.post(f"{urls[number % instances]}/notifications", json=body)
+                    for number in range(100)
+                )
+                answers = await asyncio.gather(*posts)
+                outcomes = Counter(answer.json()["outcome"] for answer in answers)
+                assert outcomes == {"delivered": 1, "duplicate": 99}
+                assert len(held(svix, body["id"])) == 1
 
 
 async def test_a_duplicate_never_waits(svix: Svix, tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from relay.envelope import Event, Form, Names, Source
 from relay.outcome import Result
 
 LEASE_SECONDS = 30.0
-"""How long a claim is valid. An attempt takes at most 20 s from its claim on: 5 to claim, 10 to
-call Svix, 5 to settle. So no worker still calls Svix when its lease ends. The record holds the
+"""How long a claim is valid. A call to Svix has ended at most 15 s after its claim was asked for: 5
+to claim, 10 to call. So no worker still calls Svix when its lease ends. The record holds the
 claim's lease, so that every version of the relay judges a claim by the same lease."""
 
 LEDGER_CALL_SECONDS = 5.0
@@ -49,9 +49,9 @@ _LONGEST_NAME = 1024  # characters of a dead letter's id, type or project
 def key_of(project: str, event_id: str) -> str:
     """The event's document id and its idempotency key at Svix: 64 hexadecimal digits.
 
-    It is a hash for two reasons. An event id may have characters that a document id may not.
-    Sequential ids would put all of Firestore's load on one range of keys. The newline separates the
-    two names, because neither can contain it.
+    It is a hash for two reasons. Firestore reserves some document ids, such as `__x__`. Sequential
+    ids would put all of Firestore's load on one range of keys. The newline separates the two names,
+    because neither can contain it.
     """
     return hashlib.sha256(f"{project}\n{event_id}".encode()).hexdigest()
 
@@ -141,8 +141,8 @@ class Record:
     delivered_at: datetime | None = None
     svix_message_id: str | None = None
     fanout_confirmed: bool | None = None
-    """True if we saw Svix accept the event, which means that Svix has queued it. False if we found
-    the message by asking. None if the event is not delivered."""
+    """True if we saw Svix accept the event, which means that Svix has queued it. False if we only
+    know it from asking. None if the event is not delivered."""
     pubsub_message_id: str | None = None
     """The id of the message that the latest claim was for."""
 
@@ -281,7 +281,7 @@ class Ledger(Protocol):
         """
 
     async def close(self) -> None:
-        """Close connections and files. Calls under way raise `LedgerUnavailable`."""
+        """Close connections and files. Calls under way may raise `LedgerUnavailable`."""
 
 
 class Archive(Ledger, Protocol):

@@ -1,7 +1,7 @@
 """Converts between values and Firestore's documents and writes, as plain protobufs.
 
 Google's library takes twice the processor time for a `create` and an `update`, mostly in wrappers.
-So deliveries use these functions. The operator's commands use the library.
+So deliveries use these functions. Queries and dead letters use the library.
 """
 
 from collections.abc import Mapping

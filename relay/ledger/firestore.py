@@ -1,9 +1,9 @@
 """The ledger in Firestore: a document per event in `events`, the dead letters in `dead_letters`.
 
 The first claim of an event creates its record. A settle updates the record, on condition that its
-update time is still the one that the claim's write returned. Both are transactions of one commit,
-without a read. A later claim reads the record, and updates it on the same condition. No lock can
-outlive a worker.
+update time is still the one that the claim's write returned. Each is one conditional write, without
+a read. A later claim updates the record on the same condition. Firestore holds no lock for it, so a
+dead worker leaves nothing behind but its lease.
 
 A write whose answer was lost may have been made, and is made again. Each claim writes a random
 token. If the record has our token, our write was made.
@@ -106,7 +106,8 @@ class FirestoreLedger:
                 with contextlib.suppress(*_CONTESTED):
                     return await self._take_over(previous, claimed)
             while True:
-                # Each further round needs another writer that was faster, so the loop ends.
+                # Each further round means that another writer was faster. The time limit ends the
+                # loop.
                 with contextlib.suppress(Conflict):
                     version = await self._create(key, event, claimed)
                     return Claim(key, token, version, 1, 0.0)

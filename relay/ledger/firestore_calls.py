@@ -30,7 +30,7 @@ _PAGE_SECONDS = 30.0
 """The longest one page may take. It usually takes a tenth of a second. Only the operator's commands
 read pages."""
 
-# gRPC's text if the credentials give no token. It sends nothing then; its status is UNAVAILABLE.
+# gRPC's text if the credentials give no token. gRPC's status is UNAVAILABLE then.
 _NO_TOKEN = "metadata from plugin failed"  # noqa: S105 - no secret
 
 

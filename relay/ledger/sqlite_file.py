@@ -7,8 +7,8 @@ from pathlib import Path
 from relay.ledger import LedgerMisconfigured
 
 _VERSION = 2
-"""The version of the tables below. The file has it as its `pragma user_version`. 0 is SQLite's
-default, which a file has that is no ledger."""
+"""The version of the tables below. The file has it as its `pragma user_version`. A file that is no
+ledger has 0, SQLite's default."""
 
 # Times are seconds since 1970, UTC.
 _TABLES = f"""

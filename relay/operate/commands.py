@@ -73,7 +73,9 @@ async def inspect(event_id: str, project: str, *, as_json: bool) -> int:
     multiple=True,
     help="Only this project's events. May be repeated.",
 )
-@click.option("--fix", is_flag=True, help="Mend what can be mended without a new delivery.")
+@click.option(
+    "--fix", is_flag=True, help="Repair records, and have Svix send what it never sent on."
+)
 @click.option(
     "--attempts",
     is_flag=True,

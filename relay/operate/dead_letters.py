@@ -136,7 +136,8 @@ def _listing(counts: Counter[str], discarded: int, shown: list[DeadLetter], page
         said = _reason(letter) if letter.discarded is None else f"discarded: {letter.discarded}"
         lines.append(cut(f"              {letter.event_id or '-'}  {said}"))
     if _pages(total) > 1:
-        lines += ["", f"page {page} of {_pages(total):,}; `--page {page + 1}` shows the next"]
+        more = f"; `--page {page + 1}` shows the next" if page < _pages(total) else ""
+        lines += ["", f"page {page} of {_pages(total):,}{more}"]
     return "\n".join(lines)
 
 

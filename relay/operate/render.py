@@ -299,7 +299,7 @@ def _conclusion(found: Report) -> list[str]:
     mended = {
         "recorded as delivered": found.settled,
         "released": found.released,
-        "sent to endpoints again by Svix": found.resent,
+        "sent on by Svix": found.resent,
     }
     done = [f"{count:,} {what}" for what, count in mended.items() if count]
     if done:

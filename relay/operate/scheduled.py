@@ -1,12 +1,14 @@
 """The scheduled reconciliation: Cloud Scheduler calls `POST /reconcile` every hour.
 
 It compares the ledger with Svix for the two hours that ended an hour ago, and for all undelivered
-events. By then an event's first redeliveries are over. Each event is in two runs.
+events. By then an event's first redeliveries are over. Two runs cover each event.
 
 The only thing it changes is the fan-out: it makes Svix send messages that Svix never sent on. Two
-runs at once do no harm. Both report, and an endpoint that gets a message twice recognises its id.
+overlapping runs do no harm. Both report, and an endpoint that gets a message twice recognises its
+id.
 
-Its calls to Svix wait for turns of the pacer that the deliveries use. Deliveries go first.
+Its calls to Svix wait for turns of the pacer that the deliveries use. Each call lets deliveries go
+first for up to 5 s.
 """
 
 import asyncio
@@ -68,7 +70,7 @@ class PacerTurns:
                 await asyncio.sleep(_LOOKS_SECONDS)
             try:
                 async with self._pacer.turn(waiter) as turn:
-                    turn.begin()
+                    turn.begin(claimed=False)
                     yield turn.report
             except NoTurn as no_turn:
                 raise SvixUnavailable(f"no turn came in time: {no_turn.detail}") from None

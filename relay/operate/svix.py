@@ -1,8 +1,8 @@
 """Asks Svix about messages, endpoints and attempts, and makes it send a message again.
 
 Listings are read newest first, page by page with their `iterator`, back to the time asked. `after`
-is never passed: with it, Svix begins at the oldest page, and the `iterator` leads away from the
-time asked. A test on a real Svix checks that.
+is not used: with it, Svix lists the oldest first, and its `iterator` leads away from `since`. A
+test on a real Svix checks that.
 
 After a 429 or a fault, the view waits and asks again, for as long as its patience. Then it raises
 `SvixUnavailable` with advice for the operator. The text quotes only the status of Svix's answer.
@@ -276,7 +276,7 @@ def _advice(answer: Answer) -> str:
             f"Svix does not take the token ({answer.status}): check SVIX_TOKEN and SVIX_SERVER_URL"
         )
     if answer.verdict is Verdict.MISCONFIGURED:
-        return f"What answers is not Svix's API ({answer.status}): check SVIX_SERVER_URL"
+        return f"Svix answered {answer.status}: is SVIX_SERVER_URL the URL of its API?"
     if answer.verdict is Verdict.RATE_LIMITED:
         return "Svix keeps refusing (429): its rate limit is used up; try again later"
     if answer.status is None:

@@ -17,7 +17,7 @@ from enum import StrEnum
 from relay.ledger import DeadLetter, Record, State
 
 REDELIVERED_WITHIN = timedelta(hours=1)
-"""How long after its last write an undelivered event counts as overdue. Until its next delivery
+"""An undelivered event is overdue this long after its record's last write. Until its next delivery
 ends, the retry policy may wait 10 minutes, the push back-off 1, and the delivery itself 9 minutes
 for its turn. An hour is three times that."""
 
@@ -69,7 +69,7 @@ class Endpoint:
 
 
 class AttemptStatus(StrEnum):
-    """How an attempt ended."""
+    """The status of an attempt."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -402,7 +402,7 @@ def _fanout(standings: Sequence[Standing]) -> Fanout:
     return Fanout.NO_ENDPOINT
 
 
-# The first row applies that has the standing of some endpoint. The most urgent row comes first.
+# The first row that has the standing of some endpoint applies. The most urgent row comes first.
 _FANOUT = (
     (Fanout.NEVER_SENT_ON, {Standing.NEVER_SENT}),
     (Fanout.FAILING, {Standing.RETRYING, Standing.FAILED}),

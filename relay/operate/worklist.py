@@ -1,8 +1,8 @@
 """The events that a reconciliation still has to look at, in a temporary SQLite file.
 
-Because they are in a file, memory does not grow with the ledger. (On Cloud Run files are in memory
-too, about 100 bytes an event.) An event that is recorded as delivered is deleted as soon as Svix
-lists its message. What remains needs a closer look.
+A file keeps memory small. (On Cloud Run files are in memory too: about 100 bytes an event.) An
+event is deleted as soon as it is known to be delivered and sent on. What remains needs a closer
+look.
 """
 
 import json

@@ -2,7 +2,7 @@
 
 pacer.py     lets requests wait for turns, in asyncio
 turn.py      one turn, as a request uses it
-traffic.py   the turns that are not over, and what the end of each says about Svix
+traffic.py   the open turns, and what each answer says about Svix
 rate.py      how fast calls may go
 pauses.py    the pauses, in which only probes go; pause.py is one of them
 lines.py     who waits, and who is next

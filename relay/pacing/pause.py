@@ -10,7 +10,7 @@ Uniform = Callable[[float, float], float]
 
 
 class Pause:
-    """A time in which only probes go: the calls that test whether it is over.
+    """A period in which only probes are made: calls that test whether it can end.
 
     It ends when a probe succeeds. It gets longer with each probe that fails.
     """

@@ -1,4 +1,4 @@
-"""The pauses. While one lasts, calls stop, except for one probe at a time.
+"""The pauses. While one lasts, calls stop, except for probes.
 
     the closed gate    begins with three refusals in a row that the rate learned from
     an outage          begins with five failures in a row, of different events of two projects or
@@ -167,7 +167,7 @@ class Pauses:
             self._claims.back_off(given_at, at, tuning.FIRST_CLAIMS_PAUSE)
 
     def reason(self, project: str) -> tuple[Outcome, float, str] | None:
-        """Which pause the project waits for: the outcome, its end, and words for people.
+        """Which pause the project waits for: the outcome, when its next probe may go, and a detail.
 
         None if it waits for no pause.
         """
@@ -179,7 +179,7 @@ class Pauses:
             does = "refuses" if self._cause is Outcome.RATE_LIMITED else "fails"
             return self._cause, self._svix.until, f"Svix {does} all calls"
         if own is not None and own.is_on:
-            why = "Svix fails all calls for this project"
+            why = "all calls for this project fail"
             return Outcome.UNAVAILABLE, own.until, why
         return None
 

@@ -16,8 +16,8 @@ from relay.pacing import tuning
 class Rate:
     """The rate of one instance.
 
-    A refusal changes the rate only if its turn was given after the last refusal that did. Those of
-    earlier turns were caused by the rate before that.
+    A refusal changes the rate only if its turn was given after the last change. Refusals of earlier
+    turns were caused by the old rate.
     """
 
     def __init__(self) -> None:
@@ -28,11 +28,11 @@ class Rate:
         self._level: float | None = None
         """The rate that the last refusal set. None: no limit has been met yet."""
         self._searching = False
-        """Whether Svix has refused only once so far."""
+        """Whether the search for the limit goes on: Svix has refused only once."""
         self._used = 0.0
         """For how many seconds the full rate was used since the level was set."""
         self._refused_at = -math.inf
-        """When the last refusal came that changed the rate."""
+        """When the last refusal that changed the rate came."""
         self._second = 0.0
         """The current second of the clock."""
         self._in_second = self._in_last_second = 0
@@ -57,7 +57,7 @@ class Rate:
         return 1 / rate
 
     def take_back(self, interval: float) -> None:
-        """A turn's call was not made: the next turn may be given so much earlier."""
+        """A turn's call was not made: the next turn may be given earlier by this."""
         self.next_at -= interval
 
     def use(self, interval: float) -> None:

@@ -49,7 +49,7 @@ class Traffic:
     def next_turn_at(self, project: str) -> float:
         """When the project may have a turn, if it is next.
 
-        Infinite if another turn has to end, or its call has to begin, before.
+        Infinite while that depends on another turn: on its end, or on the begin of its call.
         """
         rate = self.rate.now
         if rate is None:
@@ -90,10 +90,11 @@ class Traffic:
         self._uncalled += 1
         return GivenTurn(project, event, at, self.rate.give(at), waited)
 
-    def begin(self, turn: GivenTurn) -> None:
-        """The turn's call begins, which means that the ledger has answered the claim."""
+    def begin(self, turn: GivenTurn, *, claimed: bool = True) -> None:
+        """The turn's call begins. `claimed` says whether the ledger answered a claim for it."""
         self._uncalled -= 1
-        self.pauses.claimed()
+        if claimed:
+            self.pauses.claimed()
         if turn.waited:
             self.rate.use(turn.interval)
 

@@ -21,7 +21,7 @@ bound, sixty hanging calls of one project cost every project 8.9 s at a cold sta
 # search of the limit.
 
 LOWEST_LEVEL = 0.2
-"""Calls a second. At a lower rate it takes minutes until an answer shows anything."""
+"""Calls a second. At a lower rate, answers come too seldom to learn from."""
 
 SILENCE = 0.5
 """After the first refusal no turn is given for this long. Svix may still refuse calls of the first
@@ -29,14 +29,14 @@ burst. If the search had already begun, such a refusal would end it too early.""
 
 DOUBLING = 2.0
 """The search doubles the rate in this time. If it were faster, too many calls would already be in
-flight when the refusal arrives that ends the search."""
+flight when the search ends."""
 
 # After the search, each refusal cuts the rate, and a cubic curve raises it again. The curve is flat
 # near the limit and steep away from it (as in TCP CUBIC, https://www.rfc-editor.org/rfc/rfc9438).
 
 CUT = 0.9
-"""The share of the rate that a refusal leaves. Simulated: with 0.95, half a point more of the calls
-are refused; with 0.8, less of the limit is used."""
+"""A refusal multiplies the rate by this. Simulated: with 0.95, another 0.5 % of the calls are
+refused; with 0.8, less of the limit is used."""
 
 CLIMB = 20.0
 """After this time at full use, the rate has doubled since the cut. At the end of a backlog one
@@ -44,17 +44,17 @@ instance still has requests when the others have none. A slower climb would take
 the limit too late."""
 
 MAKE_UP = 0.1
-"""A turn that was not used may still be used for this long. A busy event loop can be so late."""
+"""Turns missed in this time may be made up. A busy event loop can be this late."""
 
 UNCALLED = 0.25
-"""Turns given whose call has not begun: at most those of this many seconds. Without this bound, a
-slow ledger would cause a burst of calls to Svix when it answers again."""
+"""The most turns that are given and whose call has not begun, in seconds' worth of the rate.
+Without this bound, a slow ledger would cause a burst of calls to Svix when it answers again."""
 
 # Pauses: only probes go.
 
 REFUSALS_TO_CLOSE = 3
-"""Refusals in a row, each of which changed the rate, that close the gate. With several instances,
-two in a row happen by chance."""
+"""This many refusals in a row close the gate; only those that changed the rate count. With several
+instances, two in a row happen by chance."""
 
 FAILURES_TO_PAUSE = 5
 """Failures in a row, of different events, that begin a pause. A single failure is not an outage."""
@@ -87,8 +87,8 @@ ACKS_BETWEEN_NACKS = 2
 """Each ack halves Pub/Sub's back-off. Two acks more than undo the doubling of one nack."""
 
 BETWEEN_NACKS = 0.5
-"""The shortest time between two nacks. Twenty nacks at once raise the back-off to its longest, a
-minute, however many acks follow."""
+"""The shortest time between two nacks. Twenty nacks at once raise the back-off to its maximum of
+a minute, however many acks follow."""
 
 PROJECTS_REMEMBERED = 1000
 """The most projects whose failures are remembered. The one that failed longest ago is forgotten

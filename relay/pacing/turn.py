@@ -35,14 +35,20 @@ class Turn:
         """Whether a pause for this turn's project has begun since the turn was given."""
         return self._traffic.pauses.superseded(self._given.project, self._given.at)
 
-    def begin(self) -> None:
-        """The call to Svix begins now."""
+    def begin(self, *, claimed: bool = True) -> None:
+        """The call to Svix begins now.
+
+        `claimed` says whether the ledger answered a claim for it.
+        """
         self._is_called = True
-        self._traffic.begin(self._given)
+        self._traffic.begin(self._given, claimed=claimed)
         self._on_change()
 
     def report(self, answer: Answer) -> None:
-        """Svix answered the call. A turn that ends without a report counts as unavailable."""
+        """Svix answered the call.
+
+        A call that was begun and is not reported counts as unavailable.
+        """
         self._is_over = True
         self._traffic.answered(self._given, answer, self._clock())
         self._on_change()

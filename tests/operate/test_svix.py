@@ -136,9 +136,9 @@ async def test_whoever_waits_is_told_why(svix: Svix, hurried: None) -> None:
     [
         ({"kind": "status", "status": 401}, "check SVIX_TOKEN"),
         ({"kind": "status", "status": 403}, "check SVIX_TOKEN"),
-        ({"kind": "status", "status": 404, "body": "empty"}, "not Svix's API"),
-        ({"kind": "status", "status": 200, "body": "html"}, "not Svix's API"),
-        ({"kind": "status", "status": 302, "body": "empty"}, "not Svix's API"),
+        ({"kind": "status", "status": 404, "body": "empty"}, "the URL of its API"),
+        ({"kind": "status", "status": 200, "body": "html"}, "the URL of its API"),
+        ({"kind": "status", "status": 302, "body": "empty"}, "the URL of its API"),
     ],
 )
 async def test_what_is_wrong_for_good_is_said_at_once(

@@ -78,6 +78,17 @@ def test_with_a_limit_known_turns_that_are_not_called_are_bounded() -> None:
     assert has_room(traffic, "acme")
 
 
+@pytest.mark.parametrize("claimed", [True, False])
+def test_only_a_claim_that_was_answered_ends_the_claims_pause(*, claimed: bool) -> None:
+    """A reconciliation calls Svix without a claim: it says nothing about the ledger."""
+    traffic = new_traffic()
+    (failed,) = give(traffic, 1)
+    traffic.claim_failed(failed, 10.0)
+    (probe,) = give(traffic, 1, "other", at=11.0)
+    traffic.begin(probe, claimed=claimed)
+    assert traffic.pauses.is_on is not claimed
+
+
 @pytest.mark.parametrize("taken", [TAKEN, CONFLICT, REJECTED, UNKNOWN])
 def test_what_svix_worked_on_ends_an_outage(taken: Answer) -> None:
     """Whatever it made of the event."""
