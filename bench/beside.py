@@ -10,6 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +95,14 @@ async def beside(
                 await pushing
                 await conducting
         ordered = sorted(seconds)
-        taken = len({message.event_id for message in simulator.messages})
+        taken = sum(
+            call.status == HTTPStatus.ACCEPTED and call.at <= started + SECONDS
+            for call in simulator.calls
+        )
         return {
             "p99": ordered[int(0.99 * len(ordered))],
             "nacks": nacks,
-            "used": taken / (50 + (rate or 0) * (loop.time() - started)),
+            "used": taken / (50 + (rate or 0) * SECONDS),
         }
 
 
