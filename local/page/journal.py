@@ -209,12 +209,15 @@ class Journal:
     def verdict(self) -> dict[str, Any]:
         """The numbers in large letters."""
         delays = self._delays
+        waiting = self.fates[Fate.ON_ITS_WAY]
+        half = (len(delays) + waiting) // 2
         return {
             "published": len(self.events),
             **{found.name.lower(): self.fates[found] for found in Fate},
             "by_hand": self.by_hand,
-            "typical": delays[len(delays) // 2] if delays else None,
-            "slowest": delays[-1] if delays else None,
+            # None until half of them, or all, have reached their customer.
+            "typical": delays[half] if half < len(delays) else None,
+            "slowest": delays[-1] if delays and not waiting else None,
         }
 
     def pacer(self, instance: Instance) -> Pacer | None:

@@ -26,8 +26,8 @@ class Book:
         self.journal = Journal()
         self.letters = Letters()
 
-    def publish(self) -> Message:
-        message = Message(len(self.stack.messages), b"{}", *KEY)
+    def publish(self, event_id: str = "evt_1") -> Message:
+        message = Message(len(self.stack.messages), b"{}", "acme", event_id)
         self.stack.messages.append(message)
         self.journal.published(message)
         return message
@@ -38,9 +38,9 @@ class Book:
         message.pushes.append(push)
         self.stack.answered.append((message, push))
 
-    def svix_accepts(self, message_id: str) -> None:
+    def svix_accepts(self, message_id: str, event_id: str = "evt_1") -> None:
         now = datetime.now(UTC)
-        stored = StoredMessage("acme", message_id, "evt_1", "a.b", "{}", None, (), now)
+        stored = StoredMessage("acme", message_id, event_id, "a.b", "{}", None, (), now)
         self.stack.simulator.store.messages.append(stored)
         self.stack.simulator.calls.append(Call(time.monotonic(), "POST", "/x/msg", 202))
 
@@ -75,6 +75,21 @@ def test_an_event_on_its_way_and_there(book: Book) -> None:
     )
     assert book.journal.verdict()["once"] == 1
     assert book.journal.received == 1
+
+
+def test_half_and_all_have_a_time_only_once_they_have_arrived(book: Book) -> None:
+    """The slowest event may be one that is still on its way."""
+    names = ["evt_1", "evt_2", "evt_3"]
+    shown = []
+    for name in names:
+        book.publish(name)
+    for name in names:
+        book.svix_accepts(f"msg_{name}", name)
+        book.customer_gets(f"msg_{name}")
+        book.judge()
+        verdict = book.journal.verdict()
+        shown.append([verdict[time] is not None for time in ("typical", "slowest")])
+    assert shown == [[False, False], [True, False], [True, True]]
 
 
 def test_two_messages_in_svix_are_twice(book: Book) -> None:
