@@ -1,14 +1,15 @@
-"""All benches, or one: `python -m bench [cost|crash|drain|neighbours] [--quick]`."""
+"""All benches, or one: `python -m bench [cost|crash|drain|memory|neighbours] [--quick]`."""
 
 import argparse
 import sys
 
-from bench import cost, crash, drain, neighbours
+from bench import cost, crash, drain, memory, neighbours
 
 BENCHES = {
     "cost": cost.main,
     "crash": crash.main,
     "drain": drain.main,
+    "memory": memory.main,
     "neighbours": neighbours.main,
 }
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from bench.cgroup import Group
 from local.processes import Server, free_port, listening, running
 
 ROOT = Path(__file__).parent.parent
@@ -61,12 +62,18 @@ def function(
     svix_url: str,
     environment: Mapping[str, str],
     ready: Callable[[str], bool] | None = None,
+    group: Group | None = None,
 ) -> Iterator[Function]:
-    """Start a function; `ready` is asked with its URL, and is else whether it listens."""
+    """Start a function; `ready` is asked with its URL, and is else whether it listens.
+
+    `group` limits the memory of all its processes.
+    """
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "functions_framework", "--target", "notifications"]
     command += ["--source", str(source), "--host", "127.0.0.1", "--port", str(port)]
+    if group is not None:
+        command = group.started_in(command)
     settings = {
         "SVIX_TOKEN": TOKEN,
         "SVIX_SERVER_URL": svix_url,
