@@ -98,7 +98,8 @@ class Figures:
     twice: int
     goal: float | None = None
     """At least this share of the limit."""
-    most_refused: float = 0.02
+    most_refused: float = 0.03
+    """Of the calls. The first burst's refusals, thirty or so an instance, weigh much in 2,000."""
 
     @property
     def is_met(self) -> bool:
@@ -141,7 +142,9 @@ HEADER = [
 ]
 
 
-async def drain(name: str, start: Start, goal: float | None = None) -> Figures:
+async def drain(
+    name: str, start: Start, goal: float | None = None, most_refused: float = 0.03
+) -> Figures:
     """A backlog, until it is delivered or given up."""
     print(f"  {name} ...", flush=True)
     async with Simulator(
@@ -164,6 +167,7 @@ async def drain(name: str, start: Start, goal: float | None = None) -> Figures:
             delivered=len(held),
             twice=sum(count > 1 for count in held.values()),
             goal=goal,
+            most_refused=most_refused,
         )
 
 
@@ -196,7 +200,7 @@ async def measure(*, quick: bool) -> list[Figures]:
         results = [await drain("relay", relays(directory), 0.95)]
         if not quick:
             results += [
-                await drain("relay, two instances", relays(directory, 2), 0.9),
+                await drain("relay, two instances", relays(directory, 2), 0.9, 0.04),
                 await drain("obvious function", obvious(directory)),
                 await drain("obvious function, 200 threads", obvious(directory, 200)),
             ]
