@@ -13,9 +13,9 @@ from relay.envelope import Names
 from relay.outcome import Result
 from relay.worker import Worker, collect_less_garbage, ledger_opener
 
-# The framework passes Cloud Run's request time-out to gunicorn as a worker time-out. Cloud Run
-# freezes an idle instance. If it thaws one after that time-out, gunicorn kills the worker together
-# with the request that woke it. 0 turns the worker time-out off; Cloud Run still ends requests that
+# The framework passes Cloud Run's request timeout to gunicorn as a worker timeout. Cloud Run
+# freezes an idle instance. If it thaws one after that timeout, gunicorn kills the worker together
+# with the request that woke it. 0 turns the worker timeout off; Cloud Run still ends requests that
 # take too long. The framework reads this variable after it has imported this module.
 os.environ["CLOUD_RUN_TIMEOUT_SECONDS"] = "0"
 

@@ -51,7 +51,7 @@ class ConfigurationError(Exception):
 class Settings:
     """The settings. Times are in seconds.
 
-    This order always holds: attempt < budget < function time-out < ack deadline.
+    This order always holds: attempt < budget < function timeout < ack deadline.
     """
 
     svix_token: str = field(repr=False)

@@ -233,8 +233,8 @@ class Delivery:
                 del self._under_way[request.key]
                 ended.set()
         if result.outcome in PARKED_OUTCOMES:
-            return await self.parking.park(result, event.source, event.names, deadline)
-        if event.source.pushed and not result.acknowledges and not request.has_nack:
+            result = await self.parking.park(result, event.source, event.names, deadline)
+        if event.source.pushed and not result.acknowledges and not request.nack_permitted:
             await self.pacer.nacks.space(deadline)
         return result
 
@@ -262,12 +262,12 @@ class _Request:
     ) -> None:
         self.key = key_of(event.project, event.id)
         self.deadline = deadline
-        self.has_nack = False
+        self.nack_permitted = False
         """Whether the pacer has already let this request nack."""
         self._delivery = delivery
         self._event = event
         self._owner = owner
-        self._half_time = (arrived_at + deadline) / 2
+        self._midpoint = (arrived_at + deadline) / 2
         self._waiter = Waiter(event.project, self.key, arrived_at, deadline - ATTEMPT_SECONDS)
         self._back_offs = delivery.waits.pauses(_FIRST_BACK_OFF, _LONGEST_BACK_OFF)
         self._history = History()
@@ -299,7 +299,7 @@ class _Request:
                         return result
                 case Retry(back_off=True):
                     await self._back_off()
-                    if self.has_nack:
+                    if self.nack_permitted:
                         return results.unsent(self._last_failure)
         return results.unsent(None)
 
@@ -319,11 +319,11 @@ class _Request:
         """Wait for a turn, claim, call Svix and settle."""
         delivery = self._delivery
         delivery.observe("waiting", self._event)
-        asked_at = delivery.waits.clock()
+        queued_at = delivery.waits.clock()
         held: Claim | None = None
         try:
             async with delivery.pacer.turn(self._waiter) as turn:
-                self._waited += delivery.waits.clock() - asked_at
+                self._waited += delivery.waits.clock() - queued_at
                 delivery.observe("turn", self._event)
                 delivery.attempting.add(self._owner)
                 claimed = await self._take_claim(turn)
@@ -333,7 +333,7 @@ class _Request:
                 answer = await self._call(turn)
             return await self._settle(held, answer)
         except NoTurn as no_turn:
-            self._waited += delivery.waits.clock() - asked_at
+            self._waited += delivery.waits.clock() - queued_at
             return results.unsent(self._last_failure, no_turn)
         except asyncio.CancelledError:
             if held is not None:
@@ -468,8 +468,8 @@ class _Request:
             and self._failures >= _HOPELESS_FAILURES
             and delivery.pacer.others_taken_since(self._event.project, self._first_failure_at)
         )
-        if is_hopeless and now >= self._half_time:
-            self.has_nack = await delivery.pacer.nacks.acquire(now + pause)
+        if is_hopeless and now >= self._midpoint:
+            self.nack_permitted = await delivery.pacer.nacks.acquire(now + pause)
         else:
             await delivery.waits.sleep(pause)
         self._waited += delivery.waits.clock() - now

@@ -97,7 +97,7 @@ class SvixCall:
         headers: dict[str, str],
         params: dict[str, str] | None = None,
         content: bytes | None = None,
-        **_: object,  # the SDK's time-out and redirects: the client has its own settings for both
+        **_: object,  # the SDK's timeout and redirects: the client has its own settings for both
     ) -> WireAnswer:
         """Make the call. Raises `PyreqwestError`, which the SDK passes on."""
         headers.pop("content-length", None)  # the client computes it, after the payload is put in

@@ -96,51 +96,51 @@ class Worker:
         `headers` has lower-case names. The returned names are those that could be read.
         """
         arrived_at = time.monotonic()
-        came = _Came()
+        known = _Known()
         task = asyncio.current_task()
         self._running.add(task)
         try:
             deadline = arrived_at + self._settings.request_budget
-            result = await self._result(came, chunks, headers, arrived_at, deadline)
+            result = await self._result(known, chunks, headers, arrived_at, deadline)
         except asyncio.CancelledError:
             if not self._closing:
                 raise
             result = Result(outcome=Outcome.UNAVAILABLE, detail="shutting down")
         finally:
             self._running.discard(task)
-        if came.source.pushed and result.acknowledges:
+        if known.source.pushed and result.acknowledges:
             self._pacer.nacks.acked()
-        self._log.write(result, came.source, came.names, time.monotonic() - arrived_at, headers)
-        return result, came.names
+        self._log.write(result, known.source, known.names, time.monotonic() - arrived_at, headers)
+        return result, known.names
 
     async def _result(
         self,
-        came: "_Came",
+        known: "_Known",
         chunks: AsyncIterator[bytes],
         headers: Mapping[str, str],
         arrived_at: float,
         deadline: float,
     ) -> Result:
-        """The request's result. Fills `came`. Raises only if cancelled."""
+        """The request's result. Fills in `known`. Raises only if cancelled."""
         try:
             async with self._intake.admit(headers, deadline - ATTEMPT_SECONDS) as admission:
                 try:
                     event = await admission.event(chunks, self._settings.event_tags)
-                    came.source, came.names = event.source, event.names
+                    known.source, known.names = event.source, event.names
                     self._log.step("arrived", event)
                     task = asyncio.current_task()
-                    return await self._ready().deliver(event, arrived_at, deadline, task)
+                    return await self._get_delivery().deliver(event, arrived_at, deadline, task)
                 except Refused as refused:
-                    came.source, came.names = refused.source, refused.names
+                    known.source, known.names = refused.source, refused.names
                     result = await self._refuse(refused, deadline)
         except NotAdmitted as failure:
-            came.source = source_of(headers)
+            known.source = source_of(headers)
             result = Result(outcome=Outcome.UNAVAILABLE, detail=str(failure))
         except LedgerMisconfigured as failure:
             result = Result(outcome=Outcome.MISCONFIGURED, detail=f"the ledger: {failure}")
         except Exception as fault:  # noqa: BLE001 - each request gets an outcome and a log line
             result = Result(outcome=Outcome.UNAVAILABLE, detail=_place_of(fault))
-        is_nack = came.source.pushed and not result.acknowledges
+        is_nack = known.source.pushed and not result.acknowledges
         if is_nack and result.outcome is not Outcome.INCOMPLETE:
             await self._pacer.nacks.space(deadline)
         return result
@@ -149,7 +149,9 @@ class Worker:
         result = Result(outcome=refused.outcome, detail=refused.detail, code=refused.code)
         if refused.outcome not in PARKED_OUTCOMES:
             return result
-        return await self._ready().parking.park(result, refused.source, refused.names, deadline)
+        return await self._get_delivery().parking.park(
+            result, refused.source, refused.names, deadline
+        )
 
     async def reconcile(self) -> dict[str, object]:
         """Compare the ledger with Svix while deliveries go on. Logs the report and returns it."""
@@ -160,7 +162,7 @@ class Worker:
         self._running.add(task)
         seconds = self._settings.request_budget - ATTEMPT_SECONDS
         try:
-            self._ready()
+            self._get_delivery()
             report = await reconcile(self._settings, self._archive, self._pacer, seconds)
             counts, severity = report.as_log(), report.severity
         except LedgerMisconfigured as failure:
@@ -174,7 +176,7 @@ class Worker:
         self._log.reconciliation(counts, severity)
         return counts
 
-    def _ready(self) -> Delivery:
+    def _get_delivery(self) -> Delivery:
         """The delivery. The first call opens the ledger. Raises `LedgerMisconfigured`."""
         if self._delivery is None:
             self._archive = self._open_ledger()
@@ -208,20 +210,20 @@ class Worker:
         Neither the framework nor the server tells a running request that it has 10 s left.
         """
         loop = asyncio.get_running_loop()
-        served_by = signal.getsignal(signal.SIGTERM)
+        previous_handler = signal.getsignal(signal.SIGTERM)
 
         def on_sigterm(number: int, frame: FrameType | None) -> None:
             loop.call_soon_threadsafe(self._close, loop)
-            if callable(served_by):
-                served_by(number, frame)
+            if callable(previous_handler):
+                previous_handler(number, frame)
 
         signal.signal(signal.SIGTERM, on_sigterm)
 
     def _close(self, loop: asyncio.AbstractEventLoop) -> None:
-        loop.call_later(_LAST_ATTEMPT_SECONDS, self._cancel_those_who_wait)
+        loop.call_later(_LAST_ATTEMPT_SECONDS, self._cancel_waiting)
         loop.call_later(_LAST_CALL_SECONDS, self._cancel, self._running)
 
-    def _cancel_those_who_wait(self) -> None:
+    def _cancel_waiting(self) -> None:
         self._closing = True
         attempting: set[object] = set()
         if self._delivery is not None:
@@ -235,7 +237,7 @@ class Worker:
 
 
 @dataclass(slots=True)
-class _Came:
+class _Known:
     """The source and the names of a request's event, as far as they are known."""
 
     source: Source = field(default_factory=Source)

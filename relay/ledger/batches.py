@@ -81,8 +81,8 @@ _SERVICE = "/google.firestore.v1.Firestore/"
 _WriteRequest, _WriteResponse = BatchWriteRequest.pb(), BatchWriteResponse.pb()
 _ReadRequest, _ReadResponse = BatchGetDocumentsRequest.pb(), BatchGetDocumentsResponse.pb()
 
-_Q = TypeVar("_Q")
-_A = TypeVar("_A")
+_Req = TypeVar("_Req")
+_Res = TypeVar("_Res")
 
 
 class Closed(Exception):
@@ -104,7 +104,7 @@ class Batches:
     def __init__(self, channel: Any, database: str, metadata: Sequence[tuple[str, str]]) -> None:
         self._database = database
         database_header = (("database", database),)
-        route = routing_header.to_grpc_metadata(database_header)  # type: ignore[no-untyped-call] # published so
+        route = routing_header.to_grpc_metadata(database_header)  # type: ignore[no-untyped-call] # untyped in the library
         self._options = {"metadata": (*metadata, route), "timeout": CALL_SECONDS}
         self._call_write = channel.unary_unary(
             f"{_SERVICE}BatchWrite", _WriteRequest.SerializeToString, _WriteResponse.FromString
@@ -120,14 +120,14 @@ class Batches:
 
         Raises the exceptions of a single commit: `AlreadyExists`, `FailedPrecondition`, ...
         """
-        return await self._writes.ask(write.update.name, write)
+        return await self._writes.send(write.update.name, write)
 
     async def read(self, document: str) -> tuple[Any, Any]:
         """The document of this full name, as a protobuf or None, and the `Timestamp` of the read.
 
         Reads do not wait for writes.
         """
-        return await self._reads.ask(document, document)
+        return await self._reads.send(document, document)
 
     @property
     def last_failure(self) -> Exception | None:
@@ -164,79 +164,79 @@ class Batches:
 
 
 @dataclass(eq=False, slots=True)
-class _Asked(Generic[_Q, _A]):
-    """One question about one document. Its answer is None if it must be asked again alone."""
+class _Pending(Generic[_Req, _Res]):
+    """One write or read. Its result is None if it must be sent again in a call of its own."""
 
     document: str
-    question: _Q
-    answer: "asyncio.Future[_A | Exception | None]" = field(
+    request: _Req
+    result: "asyncio.Future[_Res | Exception | None]" = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
 
 
-class _Group(Generic[_Q, _A]):
-    """Writes, or reads: asks several questions in one call.
+class _Group(Generic[_Req, _Res]):
+    """Groups writes, or reads, into calls.
 
-    `send` makes the call. It returns a value or an exception for each question.
+    `send` makes a call. It returns a value or an exception for each request.
     """
 
-    def __init__(self, send: Callable[[list[_Q]], Awaitable[list[_A | Exception]]]) -> None:
-        self._send = send
-        self._waiting: dict[_Asked[_Q, _A], None] = {}  # an ordered set
-        self._departing = False
-        self._under_way: dict[asyncio.Task[None], list[_Asked[_Q, _A]]] = {}
-        self._together = 0
+    def __init__(self, send: Callable[[list[_Req]], Awaitable[list[_Res | Exception]]]) -> None:
+        self._send_call = send
+        self._waiting: dict[_Pending[_Req, _Res], None] = {}  # an ordered set
+        self._dispatch_scheduled = False
+        self._under_way: dict[asyncio.Task[None], list[_Pending[_Req, _Res]]] = {}
+        self._batches = 0
         self._slow: set[asyncio.Task[None]] = set()
         self._alone = asyncio.Semaphore(MANY)
         self._closed = False
         self.last_failure: Exception | None = None
         self.sizes: Counter[int] = Counter()
 
-    async def ask(self, document: str, question: _Q) -> _A:
-        answer = await self._ask_together(_Asked(document, question))
+    async def send(self, document: str, request: _Req) -> _Res:
+        result = await self._submit(_Pending(document, request))
         pauses = _pauses()
-        while answer is None or isinstance(answer, _UNANSWERED):
+        while result is None or isinstance(result, _UNANSWERED):
             await asyncio.sleep(next(pauses))
-            answer = await self._ask_alone(_Asked(document, question))
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+            result = await self._send_alone(_Pending(document, request))
+        if isinstance(result, Exception):
+            raise result
+        return result
 
-    async def _ask_together(self, asked: _Asked[_Q, _A]) -> _A | Exception | None:
+    async def _submit(self, pending: _Pending[_Req, _Res]) -> _Res | Exception | None:
         if self._closed:
             raise Closed
-        self._waiting[asked] = None
-        if not self._departing:
-            # In the next round of the event loop, so that all questions of this round go together.
-            self._departing = True
-            asyncio.get_running_loop().call_soon(self._depart)
+        self._waiting[pending] = None
+        if not self._dispatch_scheduled:
+            # In the next iteration of the event loop, so that all requests of this one go together.
+            self._dispatch_scheduled = True
+            asyncio.get_running_loop().call_soon(self._dispatch)
         try:
-            return await asked.answer
+            return await pending.result
         finally:
-            self._waiting.pop(asked, None)
+            self._waiting.pop(pending, None)
 
-    async def _ask_alone(self, asked: _Asked[_Q, _A]) -> _A | Exception | None:
+    async def _send_alone(self, pending: _Pending[_Req, _Res]) -> _Res | Exception | None:
         async with self._alone:
             if self._closed:
                 raise Closed
-            self._start([asked])
-            return await asked.answer
+            self._start([pending])
+            return await pending.result
 
-    def _depart(self) -> None:
+    def _dispatch(self) -> None:
         """Send as many batches as may be sent now."""
-        self._departing = False
-        while self._waiting and self._together < self._bound():
-            batch: dict[str, _Asked[_Q, _A]] = {}
-            for asked in self._waiting:
-                batch.setdefault(asked.document, asked)
+        self._dispatch_scheduled = False
+        while self._waiting and self._batches < self._bound():
+            batch: dict[str, _Pending[_Req, _Res]] = {}
+            for pending in self._waiting:
+                batch.setdefault(pending.document, pending)  # no document twice in one call
                 if len(batch) == LARGEST_BATCH:
                     break
-            for asked in batch.values():
-                del self._waiting[asked]
-            self._together += 1
+            for pending in batch.values():
+                del self._waiting[pending]
+            self._batches += 1
             task = self._start(list(batch.values()))
             slow = asyncio.get_running_loop().call_later(SLOW_SECONDS, self._becomes_slow, task)
-            task.add_done_callback(partial(self._returns, slow=slow))
+            task.add_done_callback(partial(self._finished, slow=slow))
 
     def _bound(self) -> int:
         """The most batches that may be under way now."""
@@ -246,41 +246,41 @@ class _Group(Generic[_Q, _A]):
 
     def _becomes_slow(self, task: "asyncio.Task[None]") -> None:
         self._slow.add(task)
-        self._depart()
+        self._dispatch()
 
-    def _returns(self, task: "asyncio.Task[None]", *, slow: asyncio.TimerHandle) -> None:
+    def _finished(self, task: "asyncio.Task[None]", *, slow: asyncio.TimerHandle) -> None:
         slow.cancel()
         self._slow.discard(task)
-        self._together -= 1
-        self._depart()
+        self._batches -= 1
+        self._dispatch()
 
-    def _start(self, batch: list[_Asked[_Q, _A]]) -> "asyncio.Task[None]":
+    def _start(self, batch: list[_Pending[_Req, _Res]]) -> "asyncio.Task[None]":
         self.sizes[len(batch)] += 1
-        task = asyncio.get_running_loop().create_task(self._travel(batch))
+        task = asyncio.get_running_loop().create_task(self._call(batch))
         self._under_way[task] = batch
         task.add_done_callback(self._under_way.pop)
         return task
 
-    async def _travel(self, batch: list[_Asked[_Q, _A]]) -> None:
-        answers: Sequence[_A | Exception | None]
+    async def _call(self, batch: list[_Pending[_Req, _Res]]) -> None:
+        results: Sequence[_Res | Exception | None]
         try:
-            answers = await self._send([asked.question for asked in batch])
+            results = await self._send_call([pending.request for pending in batch])
             self.last_failure = None
         except Exception as error:  # noqa: BLE001 - each caller must get it, whatever it is
             failure = _known(error)
             self.last_failure = failure
-            # One document may have made the whole call fail, so each is asked again alone.
-            answers = [failure] if len(batch) == 1 else [None] * len(batch)
-        for asked, answer in zip(batch, answers, strict=True):
-            if not asked.answer.done():
-                asked.answer.set_result(answer)
+            # One document may have made the whole call fail, so each is sent again alone.
+            results = [failure] if len(batch) == 1 else [None] * len(batch)
+        for pending, result in zip(batch, results, strict=True):
+            if not pending.result.done():
+                pending.result.set_result(result)
 
     async def close(self) -> None:
         self._closed = True
         under_way = dict(self._under_way)
-        for asked in [*self._waiting, *itertools.chain.from_iterable(under_way.values())]:
-            if not asked.answer.done():
-                asked.answer.set_result(Closed())
+        for pending in [*self._waiting, *itertools.chain.from_iterable(under_way.values())]:
+            if not pending.result.done():
+                pending.result.set_result(Closed())
         self._waiting.clear()
         for task in under_way:
             task.cancel()
@@ -291,12 +291,12 @@ def _known(error: Exception) -> Exception:
     """Google's exception for one of gRPC's; any other as it is."""
     if not isinstance(error, AioRpcError):
         return error
-    failure: Exception = from_grpc_error(error)  # type: ignore[no-untyped-call] # published so
+    failure: Exception = from_grpc_error(error)  # type: ignore[no-untyped-call] # untyped in the library
     return failure
 
 
 def _failure(code: int) -> Exception:
-    failure: Exception = from_grpc_status(code, "")  # type: ignore[no-untyped-call] # published so
+    failure: Exception = from_grpc_status(code, "")  # type: ignore[no-untyped-call] # untyped in the library
     return failure
 
 

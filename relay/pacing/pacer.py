@@ -128,7 +128,7 @@ class Pacer:
                 del self._granted[waiter]
                 self._lines.leave(waiter)
             elif not granted.cancelled():
-                # The turn came at the same moment as the time-out or the cancellation.
+                # The turn came at the same moment as the timeout or the cancellation.
                 granted.result().leave(claimed=False)
             if isinstance(failure, TimeoutError):
                 raise self._no_turn(waiter) from None
