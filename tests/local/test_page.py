@@ -85,7 +85,7 @@ def relay(page: Page) -> Page:
 def begin_anew(page: Page, lane: str) -> None:
     """Choose this function, and let all around it begin anew."""
     choose(page, lane)
-    button(page, "Begin anew").click()
+    button(page, "Start over").click()
     expect(page.locator("#instances tr.starting")).to_have_count(2, timeout=PATIENCE)
     expect(page.locator("#instances tr.up")).to_have_count(2, timeout=PATIENCE)
     expect(cell(page, lane, "published")).to_have_text("0", timeout=PATIENCE)
@@ -218,7 +218,7 @@ def test_instances_come_go_freeze_and_are_replaced(relay: Page) -> None:
     expect(relay.locator("#instances tr.frozen")).to_have_count(1, timeout=PATIENCE)
     expect(up).to_have_count(2, timeout=PATIENCE)
     before = up.locator("td:first-child").all_inner_texts()
-    button(relay, "deploy anew").click()
+    button(relay, "deploy again").click()
     expect(relay.locator("#instances tr.ending")).not_to_have_count(0, timeout=PATIENCE)
     expect(relay.locator("#instances tr.ending")).to_have_count(0, timeout=PATIENCE)
     expect(up).to_have_count(2, timeout=PATIENCE)

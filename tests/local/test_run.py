@@ -63,7 +63,7 @@ def test_a_real_svix_is_left_as_it_was() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["--svix"], "--svix wants SVIX_TOKEN"), (["--svix", "--outage"], "leave out --svix")],
+    [(["--svix"], "--svix needs SVIX_TOKEN"), (["--svix", "--outage"], "leave out --svix")],
 )
 def test_what_is_missing_is_said(arguments: list[str], words: str) -> None:
     """Before anything is started."""
