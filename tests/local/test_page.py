@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwr
 
 from local.page.stories import STORIES
 from local.processes import running
-from tests.harness.processes import skip_where_none_may_start
+from tests.harness.processes import skip_if_none_may_start
 
 ROOT = Path(__file__).parent.parent.parent
 CHROMIUM = shutil.which("chromium")
@@ -40,7 +40,7 @@ LAPTOP = ViewportSize(width=1366, height=768)
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """The page, over both functions in processes of their own."""
-    skip_where_none_may_start()
+    skip_if_none_may_start()
     if CHROMIUM is None:
         lacking = "there is no chromium (Debian: apt-get install chromium)"
         if os.environ.get("REQUIRE_CHROMIUM") == "1":
