@@ -255,7 +255,7 @@ async def test_a_reconciliation_without_a_ledger_says_so(svix: Simulator) -> Non
 async def test_a_shutdown_answers_all_waiting_requests_and_lets_attempts_end(
     relay: Worker, svix: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One attempt hangs. Others wait in a line, in a back-off, for the same event, or for a body."""
+    """One attempt hangs. Others wait for a turn, a back-off, the same event, or their bodies."""
     monkeypatch.setattr(worker_module, "_LAST_ATTEMPT_SECONDS", 0.2)
     monkeypatch.setattr(worker_module, "_LAST_CALL_SECONDS", 0.8)
     svix.inject(Fault("hang", times=1))
