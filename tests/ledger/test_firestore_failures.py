@@ -224,7 +224,7 @@ async def _refusing(code: grpc.StatusCode, details: str) -> AsyncIterator[str]:
 
 
 async def test_closing_ends_a_call_under_way(connect: Connect) -> None:
-    """The call fails with the ledger's error, not with a cancellation: the protocol handles that."""
+    """The call fails with the ledger's error, which the protocol handles, and is not cancelled."""
     asked = asyncio.Event()
 
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

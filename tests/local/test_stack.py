@@ -104,7 +104,7 @@ async def test_instances_share_the_pushes_and_come_and_go(tmp_path: Path) -> Non
 
 
 async def test_a_deployment_loses_no_push(tmp_path: Path) -> None:
-    """The new instance gets the new pushes. The old one answers the pushes that it has, and ends."""
+    """The new instance gets the new pushes. The old one answers those that it has, and ends."""
     async with stack(tmp_path) as echo:
         message = echo.publish(b"slow 200", "acme", "evt_0")
         await until(lambda: message.pushes)
