@@ -1,1 +1,1 @@
-"""What an event costs, and what a rate limit does, beside the function most people would write."""
+"""What an event costs and what a rate limit does, compared with the function most would write."""

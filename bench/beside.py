@@ -1,7 +1,8 @@
-"""What customers do to each other, over HTTP: real functions, the obvious one in the same run.
+"""What customers do to each other, over HTTP: the relay and the obvious function in the same run.
 
-A part of what `bench/neighbours.py` does in virtual time. The others' events are posted beside the
-push simulator, so that they are timed from their push. Times are in seconds.
+It repeats a part of what `bench/neighbours.py` does in virtual time. The other projects' events are
+posted directly, not through the push simulator, so that they are timed from their push. Times are
+in seconds.
 """
 
 import asyncio
@@ -21,10 +22,10 @@ from local.push import Arrival, Policy, Subscription
 from local.simulator import Simulator
 
 BAD = 1_000_000
-"""Messages from this number on are of the project that fails, or floods."""
+"""Messages with this number or a higher one belong to the project that fails or floods."""
 BUSY = Policy(floor=3000, first_window=3000)
 SECONDS = 60.0
-"""Of poison, and of a flood."""
+"""The length of a run with poison or with a flood."""
 OUTAGE = 45.0
 
 HEADER = ["Over HTTP", "relay", "obvious function", "goal", "met"]
@@ -33,7 +34,7 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure of both functions."""
+    """One figure, measured for both functions."""
 
     name: str
     relay: float
@@ -43,13 +44,13 @@ class Row:
 
     @property
     def is_met(self) -> bool:
-        """Whether the goal is."""
+        """Whether the goal is met."""
         if self.goal is None:
             return True
         return self.relay >= self.goal if self.at_least else self.relay <= self.goal
 
     def cells(self) -> list[str]:
-        """A line of the table."""
+        """One row of the table."""
         sign = ">=" if self.at_least else "<="
         goal = "" if self.goal is None else f"{sign} {self.goal:g}"
         met = "" if self.goal is None else "yes" if self.is_met else "NO"
@@ -57,7 +58,7 @@ class Row:
 
 
 def project_of(message: int) -> str:
-    """Twenty projects, and the one that fails or floods."""
+    """The project of a message: one of twenty, or the one that fails or floods."""
     return "bad" if message >= BAD else f"project-{message % 20}"
 
 
@@ -68,7 +69,10 @@ async def beside(
     conduct: Callable[[Simulator], Coroutine[Any, Any, None]],
     rate: float | None = None,
 ) -> Figures:
-    """So many events of one project at once, and the others at so many a second beside them."""
+    """Push `bad` events of one project at once, and post the others at a steady rate beside them.
+
+    `conduct` changes how Svix behaves during the run.
+    """
     async with Simulator(token=TOKEN, latency=0.1, rate=rate, retry_after="seconds") as simulator:
         with contextlib.ExitStack() as stack:
             urls = await asyncio.to_thread(start, simulator.url, stack)
@@ -107,7 +111,7 @@ async def beside(
 
 
 async def poison(start: Start, kind: str) -> Figures:
-    """Twenty events of one project that always fail; the others at 10 a second."""
+    """Twenty events of one project always fail. The others come at 10 a second."""
 
     async def conduct(simulator: Simulator) -> None:
         simulator.inject(Fault(kind, app="bad"))
@@ -116,7 +120,7 @@ async def poison(start: Start, kind: str) -> Figures:
 
 
 async def flood(start: Start) -> Figures:
-    """More than Svix allows in a minute of one project; the others at 1 a second."""
+    """One project publishes more than Svix takes in a minute. The others come at 1 a second."""
 
     async def conduct(_simulator: Simulator) -> None:
         pass
@@ -125,7 +129,7 @@ async def flood(start: Start) -> Figures:
 
 
 async def outage(start: Start) -> Figures:
-    """45 s in which Svix answers nobody, in three ways in turn, under a steady 20 a second."""
+    """Svix fails for 45 s, in three ways in turn, under a steady 20 events a second."""
     begins, a_second = 10.0, 20
     ends = begins + OUTAGE
     async with Simulator(token=TOKEN, latency=0.1) as simulator:
@@ -162,7 +166,7 @@ async def outage(start: Start) -> Figures:
 
 
 async def measure() -> list[Row]:
-    """All rows, one after the other: about ten minutes."""
+    """All rows, one after the other. This takes about ten minutes."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         functions: Sequence[Start] = (relays(Path(name)), obvious(Path(name), 200))

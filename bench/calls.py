@@ -1,7 +1,7 @@
-"""Firestore's calls, counted on the wire: a gRPC server between a function and the emulator.
+"""Counts calls to Firestore on the wire: a gRPC proxy between a function and the emulator.
 
-It knows no message: bytes pass both ways as they come, and each call counts under the name of its
-method, a repetition by the client library too.
+It does not parse messages: it passes the bytes on unchanged, both ways. Each call counts under the
+name of its method. A retry by the client library counts as well.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ _TRANSPORTS_OWN = ("grpc-", "user-agent", ":", "content-type", "te")
 
 
 class CountedCalls(grpc.GenericRpcHandler):  # type: ignore[misc] # grpc is published untyped
-    """`counts` holds how often each method was called."""
+    """The proxy. `counts` holds how often each method was called."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.address = ""
@@ -23,12 +23,12 @@ class CountedCalls(grpc.GenericRpcHandler):  # type: ignore[misc] # grpc is publ
         self._channel = channel
 
     def take(self) -> dict[str, int]:
-        """The counts since the last look."""
+        """Return the counts since the last call of `take`, and reset them."""
         counts, self.counts = dict(self.counts), Counter()
         return counts
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
-        """Streams both ways: on the wire a single message is a stream of one."""
+        """Treat every call as a stream in both directions: a single message is a stream of one."""
         method = handler_call_details.method
         self.counts[method.rpartition("/")[2]] += 1
         onward = self._channel.stream_stream(method)
@@ -54,7 +54,7 @@ class CountedCalls(grpc.GenericRpcHandler):  # type: ignore[misc] # grpc is publ
 
 @contextlib.asynccontextmanager
 async def counting(emulator: str) -> AsyncIterator[CountedCalls]:
-    """A server whose `address` is FIRESTORE_EMULATOR_HOST to the function."""
+    """Run the proxy. Its `address` is the function's FIRESTORE_EMULATOR_HOST."""
     async with grpc.aio.insecure_channel(emulator) as channel:
         calls = CountedCalls(channel)
         server = grpc.aio.server()

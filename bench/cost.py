@@ -1,10 +1,10 @@
-"""What an event costs: the relay beside the function most people would write, and beside nothing.
+"""What an event costs: the relay, the function most people would write, and an empty function.
 
-`python -m bench.cost` starts them as real processes, on the Firestore emulator and a Svix simulator
-that takes 20 ms, gives all the same events in turn, and prints each figure as a ratio: to naive's,
-or to the bare framework's that answers 200 to the same request. A figure is the median of the
-repetitions' own ratios, with their least and greatest. Processor time is that of the function's
-whole process group. The table goes to bench/results/cost.json too.
+`python -m bench.cost` starts all three as real processes, on the Firestore emulator and a Svix
+simulator that takes 20 ms. It sends them the same events in turn, and prints each figure as a
+ratio: to that of the naive function, or to that of the bare framework, which only answers 200. A
+figure is the median of the repetitions' ratios, with the smallest and the largest. Processor time
+is that of the function's whole process group. The table is also written to bench/results/cost.json.
 """
 
 import argparse
@@ -39,7 +39,7 @@ SVIX_MS = 20
 COLD_EVENTS = 1000
 MEMORY_RUNS = 3
 LOAD = 0.6
-"""The share of the most events a second at which an answer's time is measured."""
+"""The latency is measured at this share of the greatest throughput."""
 BARE = ROOT / "bench" / "floor.py"
 FLOORS = {
     "framework alone": "",
@@ -50,14 +50,14 @@ FLOORS = {
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much of everything."""
+    """How much is measured."""
 
     repetitions: int
     events: int
     starts: int
     warm_up: int
-    """Before the first figure: the emulator's Java goes on compiling for so long, and by then the
-    pacer has met no limit and holds nothing back."""
+    """Events before the first figure. The emulator's Java compiles its code meanwhile, and the
+    pacer's window grows, so that it holds nothing back."""
 
 
 FULL = Scale(repetitions=7, events=600, starts=7, warm_up=6000)
@@ -66,7 +66,7 @@ QUICK = Scale(repetitions=3, events=200, starts=2, warm_up=1500)
 
 @dataclass(slots=True)
 class Bench:
-    """What stays the same for all runs."""
+    """What all runs share."""
 
     scale: Scale
     emulator: str
@@ -75,17 +75,17 @@ class Bench:
     _started: float = field(default_factory=time.monotonic)
 
     def say(self, words: str) -> None:
-        """Show how far it is."""
+        """Print the progress."""
         print(f"  {time.monotonic() - self._started:4.0f} s  {words}", flush=True)
 
     @contextlib.contextmanager
     def start(self, source: Path, svix_url: str, **more: str) -> Iterator[Function]:
-        """A function with a ledger of its own."""
+        """Start a function with a ledger of its own."""
         with function(source, svix_url, {**self.settings(), **more}) as started:
             yield started
 
     def settings(self) -> Mapping[str, str]:
-        """Where its ledger is, which nobody else uses."""
+        """The settings of a ledger that no other function uses."""
         return {
             "FIRESTORE_EMULATOR_HOST": self.emulator,
             "GOOGLE_CLOUD_PROJECT": f"cost-{uuid.uuid4().hex[:8]}",
@@ -94,7 +94,7 @@ class Bench:
 
 @dataclass(slots=True)
 class Costs:
-    """Milliseconds of processor time for an event, in each repetition; and events a second."""
+    """In each repetition: milliseconds of processor time per event, and events a second."""
 
     few: list[float] = field(default_factory=list)
     many: list[float] = field(default_factory=list)
@@ -105,23 +105,23 @@ class Costs:
 async def batch(
     client: Client, started: Function, bodies: Sequence[bytes], in_flight: int
 ) -> tuple[float, load.Load]:
-    """Post them all, and see what that took: milliseconds of processor time for each."""
+    """Post all bodies. Returns the milliseconds of processor time for each, and the load."""
     before = started.processor_seconds()
     done = await load.closed(client, started.notifications, bodies, in_flight)
     used = started.processor_seconds() - before
     if set(done.statuses) != {200}:
         said = started.server.output()[-2000:]
-        raise RuntimeError(f"all were to be answered 200: {dict(done.statuses)}\n{said}")
+        raise RuntimeError(f"all should be answered 200: {dict(done.statuses)}\n{said}")
     return 1000 * used / len(bodies), done
 
 
 async def per_event(bench: Bench, client: Client) -> None:
-    """Processor time and throughput: first deliveries at 32 and at 200 in flight, duplicates."""
+    """Processor time and throughput of first deliveries and duplicates, at 32 and 200 in flight."""
     scale = bench.scale
     relays, naives, bares = Costs(), Costs(), Costs()
     generator: list[float] = []
     with (
-        # One each: they are given the same events, and Svix takes an event once.
+        # One simulator each, because both functions get the same events, and Svix takes each once.
         simulator("--latency-ms", str(SVIX_MS)) as relays_svix,
         simulator("--latency-ms", str(SVIX_MS)) as naives_svix,
         bench.start(RELAY, relays_svix) as relay,
@@ -176,13 +176,13 @@ async def per_event(bench: Bench, client: Client) -> None:
 
 
 async def paced(client: Client, relay: Function, run: str, rate: float, count: int) -> float:
-    """Milliseconds within which 99 % are answered, at so many events a second."""
+    """The milliseconds within which 99 % are answered, at `rate` events a second."""
     done = await load.steady(client, relay.notifications, load.events(run, count), rate)
     return 1000 * done.latency(0.99)
 
 
 async def client_part(svix_url: str, run: str, count: int) -> float:
-    """Milliseconds of processor time that one event's call to Svix takes, in this process."""
+    """The milliseconds of processor time of one event's call to Svix, made in this process."""
     sender = SvixSender("testsk_bench", svix_url, create_applications=True)
     events = [read(body, {}, ["data.id"]) for body in load.events(run, count)]
     left = iter(events)
@@ -200,9 +200,9 @@ async def client_part(svix_url: str, run: str, count: int) -> float:
 
 
 async def cold_and_warm(bench: Bench, client: Client) -> None:
-    """1,000 events at 200 in flight to a Svix without a limit: a new function's, and a warm one's.
+    """The throughput of a new function and of a warm one, at 200 in flight and without a limit.
 
-    Both Java and the page cache are warm by now.
+    Java and the page cache are warm in both cases.
     """
     cold: list[float] = []
     warm: list[float] = []
@@ -229,7 +229,7 @@ async def cold_and_warm(bench: Bench, client: Client) -> None:
 
 
 async def firestore_calls(bench: Bench, client: Client) -> None:
-    """Counted on the wire: of one event alone, and of many in flight, which travel together."""
+    """Count the calls to Firestore: for a single event, and for many in flight, in batches."""
     counted: dict[Path, list[dict[str, int]]] = {RELAY: [], NAIVE: []}
     for source, calls_of in counted.items():
         with simulator("--latency-ms", str(SVIX_MS)) as svix_url:
@@ -261,7 +261,7 @@ async def firestore_calls(bench: Bench, client: Client) -> None:
         )
     )
     for in_flight, number in ((IN_FLIGHT, 3), (MANY, 4)):
-        # Those who wait for a turn look first: their reads travel on their own.
+        # A request that waits for a turn first reads the record; these reads are batched as well.
         batches, reads = (
             counted[RELAY][number].get(name, 0) for name in ("BatchWrite", "BatchGetDocuments")
         )
@@ -273,7 +273,7 @@ async def firestore_calls(bench: Bench, client: Client) -> None:
 
 
 async def cold_starts(bench: Bench, client: Client) -> None:
-    """Process start to first answer, and memory after 1,000 events; the floors of the former."""
+    """The time from process start to first answer, its floors, and memory after 1,000 events."""
     seconds: dict[str, list[float]] = {"relay": [], "naive": [], **{name: [] for name in FLOORS}}
     memory: dict[str, list[float]] = {"relay": [], "naive": []}
     with simulator("--latency-ms", str(SVIX_MS)) as svix_url:
@@ -286,7 +286,7 @@ async def cold_starts(bench: Bench, client: Client) -> None:
                     body = json.dumps(push(0, f"cold{uuid.uuid4().hex[:8]}_")).encode()
                     await _first_answer(client, started, body)
                     if number < 0:
-                        continue  # the files are in the page cache now, and compiled
+                        continue  # this start fills the page cache and compiles the modules
                     took.append(time.perf_counter() - began)
                     if name in memory and number < MEMORY_RUNS:
                         bodies = load.events(f"{name}{number}_", 1000)
@@ -303,7 +303,7 @@ async def cold_starts(bench: Bench, client: Client) -> None:
 
 
 async def _first_answer(client: Client, started: Function, body: bytes) -> None:
-    """The master listens before its worker answers: wait for the answer."""
+    """Wait for the first answer: the master listens before its worker can answer."""
     while True:
         with contextlib.suppress(PyreqwestError):
             if (await load.post(client, started.notifications, body)).status == 200:  # noqa: PLR2004 - HTTP's own number
@@ -312,7 +312,7 @@ async def _first_answer(client: Client, started: Function, body: bytes) -> None:
 
 
 def processor() -> str:
-    """The processor's name, where the system tells."""
+    """The processor's name, if the system knows it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -321,7 +321,7 @@ def processor() -> str:
 
 
 async def measure(scale: Scale) -> Bench:
-    """All of it."""
+    """Measure everything."""
     with emulators.firestore_emulator() as (address, _):
         bench = Bench(scale, address)
         async with load.client() as client:

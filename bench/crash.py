@@ -1,10 +1,10 @@
-"""A crash with 500 pushes at the relay: how long until each event is delivered.
+"""A crash with 500 pushes at the relay: how long does it take until every event is delivered?
 
-The worker is killed (SIGKILL) while as many events are claimed and in flight as the pacer allows;
-the server's master starts the next. The broken connections are nacks, and the retry policy brings
-the messages back after 10 s. A dead claim is free when its lease of 30 s has run out, so the last
-event should be delivered within 35 s of the first redelivery. Push back-off comes on top: 500 nacks
-at once drive it to its minute.
+The worker is killed (SIGKILL) while as many events are claimed and in flight as the pacer allows.
+The server's master starts another worker. The broken connections are nacks, and after 10 s the
+retry policy redelivers the messages. The dead worker's claims become free when their leases of 30 s
+end. So the last event should be delivered within 35 s of the first redelivery. Push back-off adds
+to that: 500 nacks at once raise it to its maximum of a minute.
 """
 
 import argparse
@@ -30,16 +30,16 @@ from relay.ledger.firestore import FirestoreLedger
 from relay.ledger.sqlite import SqliteLedger
 
 WARM_UP = 300
-"""Events before the crash: the pacer's window grows by one with each that Svix takes."""
+"""Events before the crash. The pacer's window grows by one with each event that Svix takes."""
 WITHIN = 35.0
 """Seconds from the first redelivery to the last delivery: a lease of 30, and a moment to send."""
 _SVIX_HANGS = 5.0  # seconds that Svix takes to answer at the moment of the crash
-_UNTIL_IN_FLIGHT = 3.0  # seconds after which all that may be in flight is
+_UNTIL_IN_FLIGHT = 3.0  # seconds until as many calls are in flight as the pacer allows
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What one crash came to; times are in seconds."""
+    """The figures of one crash. Times are in seconds."""
 
     name: str
     pushes: int
@@ -53,12 +53,12 @@ class Figures:
 
     @property
     def is_met(self) -> bool:
-        """Whether nothing is lost or doubled, and all came in time."""
+        """Whether no event is lost or doubled, and all were delivered in time."""
         in_time = self.goal is None or self.last_after <= self.goal
         return in_time and self.delivered == self.pushes and not self.twice
 
     def row(self) -> list[str]:
-        """A line of the table."""
+        """One row of the table."""
         goal = "" if self.goal is None else f"<= {self.goal:g}"
         counts = [str(self.pushes), str(self.claimed), f"{self.last_after:.1f}", goal]
         return [self.name, *counts, str(self.twice), "yes" if self.is_met else "NO"]
@@ -75,7 +75,7 @@ def firestore() -> Iterator[dict[str, str]]:
 
 
 def archive(settings: dict[str, str]) -> Archive:
-    """The same ledger, to look into."""
+    """Open the function's ledger, to read it here."""
     if path := settings.get("LEDGER", "").removeprefix("sqlite:"):
         return SqliteLedger(Path(path), create=False)
     os.environ["FIRESTORE_EMULATOR_HOST"] = settings["FIRESTORE_EMULATOR_HOST"]
@@ -90,7 +90,7 @@ async def crash(
     goal: float | None = None,
     source: Path = RELAY,
 ) -> Figures:
-    """Push, kill, and wait until every event is acknowledged. `source` is the function's."""
+    """Push, kill, and wait until every event is acknowledged. `source` is the function's file."""
     loop = asyncio.get_running_loop()
     async with Simulator(token=TOKEN) as svix:
         with function(source, svix.url, ledger) as relay:
@@ -144,7 +144,7 @@ async def _run(pushes: int) -> list[Figures]:
     found: list[Figures] = []
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         if lacking := emulators.missing():
-            print(f"On the embedded ledger, for Firestore's emulator does not run here: {lacking}")
+            print(f"On the embedded ledger, because Firestore's emulator can't run: {lacking}")
             ledgers = [{"LEDGER": f"sqlite:{folder}/{number}.db"} for number in range(2)]
         else:
             settings = stack.enter_context(firestore())
@@ -159,7 +159,7 @@ async def _run(pushes: int) -> list[Figures]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line; 0 where the goal is met."""
+    """The command line. Returns 0 if the goal is met."""
     parser = argparse.ArgumentParser(prog="python -m bench crash", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the pushes")
     pushes = 50 if parser.parse_args(argv).quick else 500

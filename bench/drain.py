@@ -1,10 +1,10 @@
-"""What a rate limit does: a backlog pushed against Svix's limit, the obvious function beside.
+"""What a rate limit does: the relay and the obvious function drain a backlog against Svix's limit.
 
-`python -m bench.drain` first runs in virtual time, through the relay's own delivery and pacer
-(`bench/model.py`), and sees how soon instances find new shares (`bench/shares.py`); then a tenth
-of it over HTTP (`bench/pushed.py`). It prints the tables that
-docs/measurements.md holds, writes them to bench/results/ and draws `bench/drain.png`. The push
-simulator is `local/push.py`, which says what of it is Google's word and what is the model's.
+`python -m bench.drain` first runs in virtual time, with the relay's own delivery and pacer
+(`bench/model.py`), and measures how soon instances find new shares (`bench/shares.py`). Then it
+runs a tenth of that over HTTP (`bench/pushed.py`). It prints the tables of docs/measurements.md,
+writes them to bench/results/ and draws `bench/drain.png`. The push simulator is `local/push.py`. It
+says which of its rules are documented by Google and which are the model's own.
 """
 
 import argparse
@@ -30,20 +30,20 @@ RATE, BURST = 50.0, 50.0
 HALVING = Policy()
 """A nack halves the window."""
 FLOOR = Policy(floor=3000)
-"""A nack leaves the window: a subscriber that makes pushes wait keeps 3,000."""
+"""A nack does not shrink the window: a subscriber that makes pushes wait keeps 3,000."""
 BUSY = Policy(floor=3000, first_window=3000)
-"""The same, of a subscription that was busy before: 3,000 pushes come at once."""
+"""The same, but the subscription was busy before: 3,000 pushes come at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One backlog, and what must become of it. Times are in seconds."""
+    """One backlog, and its goals. Times are in seconds."""
 
     name: str
     used: float
-    """At least this share of the limit."""
+    """At least this share of the limit must be used."""
     refused: float
-    """At most this share of the calls; 1: no goal."""
+    """At most this share of the calls may be refused; 1: no goal."""
     events: int = 20_000
     instances: int = 1
     policy: Policy = FLOOR
@@ -52,12 +52,12 @@ class Scenario:
     budget: float = model.BUDGET
     rate: float = RATE
     halved_every: float = math.inf
-    """The limit is halved after this time, doubled after it again, and so on."""
+    """The limit is halved and doubled in turn, each time after this time."""
     swap_at: float = math.inf
     """When an instance is killed and another one starts."""
     seeds: int = 3
     seeds_without_nack: float = 1.0
-    """At least this share of the seeds."""
+    """At least this share of the seeds must have no nack."""
 
     def limit(self, at: float) -> float:
         """The calls a second that Svix allows."""
@@ -66,7 +66,7 @@ class Scenario:
 
 @dataclass(slots=True)
 class Run:
-    """What one run came to."""
+    """The figures of one run."""
 
     used: float
     refused: float
@@ -76,9 +76,9 @@ class Run:
     missing: int
     """Events that were never acknowledged, or are not in Svix."""
     timeline: list[tuple[int, int, int]] = field(default_factory=list)
-    """Second, calls taken, calls refused."""
+    """For each second: the second, calls taken, calls refused."""
     waiting: list[int] = field(default_factory=list)
-    """Pushes that waited for a turn, at each second."""
+    """For each second: pushes that waited for a turn."""
 
 
 SCENARIOS = [
@@ -91,7 +91,7 @@ SCENARIOS = [
     Scenario("4 instances, the window stays at 3,000", 0.95, 0.03, instances=4),
     Scenario("4 instances, 3,000 pushes come at once", 0.95, 0.03, instances=4, policy=BUSY),
 ]
-"""The rows of 20,000 events against 50 calls a second, burst 50, 100 ms, with 3,200 places."""
+"""Rows with 20,000 events against 50 calls a second, burst 50, 100 ms, and 3,200 places."""
 
 _FOUR = Scenario("", 0.93, 0.03, instances=4)
 VARIATIONS = [
@@ -99,7 +99,7 @@ VARIATIONS = [
         _FOUR,
         name="an instance is killed and one starts, half-way",
         swap_at=200.0,
-        seeds_without_nack=0.0,  # what the killed one held is nacked by Google
+        seeds_without_nack=0.0,  # the killed instance's pushes are nacked
     ),
     replace(_FOUR, name="Retry-After is 30 s", retry_after=30.0),
     replace(_FOUR, name="no Retry-After", retry_after=None),
@@ -109,7 +109,7 @@ VARIATIONS = [
     replace(
         _FOUR,
         name="28 a second, budget 240 s",
-        used=0.9,  # of 5,000 events, the end is a larger part
+        used=0.9,  # the end of the backlog is a larger part of 5,000 events
         rate=28.0,
         events=5000,
         refused=1.0,
@@ -128,11 +128,11 @@ VARIATIONS = [
         refused=1.0,
     ),
 ]
-"""The rows of four instances where something else is different."""
+"""Rows with four instances, in which one other thing is different."""
 
 
 def drain(scenario: Scenario, seed: int, give_up_after: float | None = None) -> Run:
-    """One run of the relay; of the obvious function if it is given up after so many seconds."""
+    """One run of the relay. With `give_up_after`, one of the obvious function for these seconds."""
 
     async def main() -> Run:
         uniform = random.Random(seed).uniform  # noqa: S311 - reproducible, not secret
@@ -187,7 +187,7 @@ def _run(
 
 @dataclass(slots=True)
 class Outcome:
-    """A scenario's runs, and one of the obvious function for as long as the relay took."""
+    """A scenario's runs, and a run of the obvious function for as long as the relay took."""
 
     scenario: Scenario
     runs: list[Run]
@@ -195,7 +195,7 @@ class Outcome:
 
     @property
     def is_met(self) -> bool:
-        """Whether every target is."""
+        """Whether every goal is met."""
         scenario, runs = self.scenario, self.runs
         without_nack = sum(not run.nacks for run in runs) / len(runs)
         return (
@@ -206,7 +206,7 @@ class Outcome:
         )
 
     def row(self) -> list[str]:
-        """A line of the table: the worst of the runs."""
+        """One row of the table: the worst of the runs."""
         scenario, runs, obvious = self.scenario, self.runs, self.obvious
         used = min(run.used for run in runs)
         nacks = sorted(run.nacks for run in runs)
@@ -244,7 +244,7 @@ HEADER = [
 
 
 def measure(scenarios: Sequence[Scenario]) -> list[Outcome]:
-    """All runs, two at a time."""
+    """Make all runs, two at a time."""
     with ProcessPoolExecutor(2) as processes:
         running = {
             scenario.name: [
@@ -263,16 +263,16 @@ def measure(scenarios: Sequence[Scenario]) -> list[Outcome]:
 
 
 def tenth(scenario: Scenario) -> Scenario:
-    """The same, smaller: for a quick look."""
+    """The scenario with a tenth of its events, for a quick look."""
     return replace(scenario, events=scenario.events // 10, seeds=min(scenario.seeds, 2))
 
 
 def plot(outcome: Outcome, path: Path) -> None:
-    """Calls taken and refused over time, and who waited; the obvious function below."""
-    import matplotlib as mpl  # noqa: PLC0415 - slow, and for the plot alone
+    """Draw the calls taken and refused and the pushes that wait, over time, for both functions."""
+    import matplotlib as mpl  # noqa: PLC0415 - slow, and only the plot needs it
 
     mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415 - slow, and for the plot alone
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - slow, and only the plot needs it
 
     figure, axes = plt.subplots(2, 1, sharex=True, sharey=True, figsize=(9, 6))
     shown = {"relay, four instances": outcome.runs[0], "the obvious function": outcome.obvious}
@@ -306,9 +306,9 @@ def plot(outcome: Outcome, path: Path) -> None:
     figure.text(
         0.01,
         0.005,
-        "Google's word: a subscriber that makes pushes wait gets up to 3,000 of them; nacks delay "
-        "all pushes by 0.1 to 60 s.\nThe model's: one more push for each ack, the delay doubles "
-        "with each nack and halves with each ack. Virtual time, the relay's own code.",
+        "By Google's documentation, a subscriber that makes pushes wait gets up to 3,000 of them, "
+        "and nacks delay all pushes by 0.1 to 60 s.\nIn the model, the window grows by one with "
+        "each ack, and the delay doubles with each nack and halves with each ack. Virtual time.",
         fontsize=7.5,
     )
     figure.tight_layout(rect=(0, 0.05, 1, 1))
@@ -320,7 +320,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.drain", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the events, and no plot")
     parser.add_argument("--virtual", action="store_true", help="nothing over HTTP")
-    parser.add_argument("--seeds", type=int, default=10, help="at most so many runs of each row")
+    parser.add_argument("--seeds", type=int, default=10, help="the most runs of each row")
     arguments = parser.parse_args(argv)
     scenarios = [
         replace(each, seeds=min(each.seeds, arguments.seeds)) for each in (*SCENARIOS, *VARIATIONS)

@@ -1,6 +1,6 @@
-"""A function that does nothing but answer, with the imports that FLOOR names: the least there is.
+"""A function that only answers, with the imports that FLOOR names. No function can cost less.
 
-`FLOOR=` is the framework alone, `FLOOR=svix,google.cloud.firestore` what any relay has to load.
+`FLOOR=` is the framework alone. `FLOOR=svix,google.cloud.firestore` is what any relay must load.
 """
 
 import importlib
@@ -16,5 +16,5 @@ for name in filter(None, os.environ.get("FLOOR", "").split(",")):
 
 @functions_framework.aio.http
 async def notifications(_request: Request) -> Response:
-    """One push, taken for nothing."""
+    """Answer a push with 200, and do nothing."""
     return Response()

@@ -1,6 +1,6 @@
-"""What every bench measures: a function as Cloud Run serves it, with Svix beside it.
+"""What every bench measures: a function as Cloud Run serves it, and a Svix.
 
-Real processes: the functions framework, whose group is the function, and the Svix simulator.
+Both are real processes: the functions framework with its worker, and the Svix simulator.
 """
 
 import base64
@@ -21,7 +21,7 @@ RESULTS = ROOT / "bench" / "results"
 RELAY, NAIVE = ROOT / "main.py", ROOT / "bench" / "naive.py"
 TOKEN = "testsk_bench"
 PROJECTS = 20
-"""How many projects the events are of."""
+"""The number of projects to which the events belong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,25 +33,25 @@ class Function:
 
     @property
     def notifications(self) -> str:
-        """Where events go."""
+        """The URL for events."""
         return f"{self.url}/notifications"
 
     def processes(self) -> list[psutil.Process]:
-        """The master first."""
+        """The function's processes, the master first."""
         master = psutil.Process(self.server.pid)
         return [master, *master.children(recursive=True)]
 
     def processor_seconds(self) -> float:
-        """What all of it has used so far, in user and in system mode."""
+        """The processor time of all processes so far, in user and in system mode."""
         spent = (process.cpu_times() for process in self.processes())
         return sum(times.user + times.system for times in spent)
 
     def resident_megabytes(self) -> float:
-        """Memory, pages shared between its processes counted in each (RSS)."""
+        """The memory of all processes. A page that they share counts in each of them (RSS)."""
         return sum(process.memory_info().rss for process in self.processes()) / 2**20
 
     def megabytes(self) -> float:
-        """Memory, pages shared between its processes counted once, where the system tells (PSS)."""
+        """The memory of all processes. A page that they share counts once (PSS), if known."""
         infos = (process.memory_full_info() for process in self.processes())
         return sum(getattr(info, "pss", info.rss) for info in infos) / 2**20
 
@@ -64,7 +64,7 @@ def function(
     ready: Callable[[str], bool] | None = None,
     group: Group | None = None,
 ) -> Iterator[Function]:
-    """Start a function; `ready` is asked with its URL, and is else whether it listens.
+    """Start a function. `ready` is a probe that gets its URL; the default is whether it listens.
 
     `group` limits the memory of all its processes.
     """
@@ -87,16 +87,16 @@ def function(
 
 @contextlib.contextmanager
 def simulator(*arguments: str) -> Iterator[str]:
-    """The Svix simulator, with the arguments of its command line; its URL."""
+    """Start the Svix simulator with these arguments of its command line. Yields its URL."""
     command = [sys.executable, "-m", "local.simulator", "--port", "0", "--token", TOKEN]
     with running([*command, *arguments], ready="Svix simulator on", cwd=ROOT) as server:
         yield server.ready_line.split()[-1]
 
 
 def push(number: int, run: str = "", project: str | None = None) -> dict[str, object]:
-    """A wrapped push of the event of this number; each `run` has events of its own.
+    """A wrapped push of the event with this number. Each `run` has events of its own.
 
-    They are of 20 projects, unless one is named.
+    Without `project`, the events belong to 20 projects in turn.
     """
     event = {
         "id": f"evt_{run}{number}",

@@ -1,6 +1,6 @@
-"""The function's source with one path more, which tells what its worker holds: for the soak.
+"""The function with an extra path that shows what its worker holds, for `bench/soak.py`.
 
-`GET /inspect` answers how many tasks there are and how many objects the collector tracks.
+`GET /inspect` answers with the number of tasks and of objects that the garbage collector tracks.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ handle: Callable[[Request], Awaitable[Response]] = cast("Any", main.notification
 
 @functions_framework.aio.http
 async def notifications(request: Request) -> Response:
-    """As `main` does it, or what the worker holds."""
+    """Answer `/inspect` here, and pass everything else to `main`."""
     if request.url.path == "/inspect":
         gc.collect()
         return JSONResponse({"tasks": len(asyncio.all_tasks()), "objects": len(gc.get_objects())})

@@ -1,4 +1,4 @@
-"""The load: events posted so many at a time, or at so many a second."""
+"""The load generator: posts events with a number in flight, or at a number a second."""
 
 import asyncio
 import contextlib
@@ -17,14 +17,14 @@ from bench.functions import push
 
 @dataclass(slots=True)
 class Load:
-    """What came of it; times are in seconds."""
+    """The figures of one load. Times are in seconds."""
 
     seconds: float = 0.0
     generator_seconds: float = 0.0
-    """Processor time that it took here."""
+    """Processor time of the load generator itself."""
     latencies: list[float] = field(default_factory=list)
     finished: list[float] = field(default_factory=list)
-    """When each was answered, from the start."""
+    """When each request was answered, counted from the start."""
     statuses: Counter[int] = field(default_factory=Counter)
     most_in_flight: int = 0
 
@@ -34,19 +34,19 @@ class Load:
         return len(self.finished) / self.seconds
 
     def latency(self, share: float) -> float:
-        """The time within which this share was answered."""
+        """The time within which this share of the requests was answered."""
         ordered = sorted(self.latencies)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 @contextlib.asynccontextmanager
 async def client(*, keep_alive: bool = True) -> AsyncIterator[Client]:
-    """Connections as many as asked for; without `keep_alive`, one for each request."""
+    """A client with any number of connections. Without `keep_alive`, each request has its own."""
     builder = (
         ClientBuilder()
         .timeout(_LONGEST)
-        .pool_idle_timeout(timedelta(seconds=1))  # less than any server's
-        .tcp_user_timeout(None)  # a body that is left unread for long is what is measured
+        .pool_idle_timeout(timedelta(seconds=1))  # shorter than any server's
+        .tcp_user_timeout(None)  # some benches measure bodies that stay unread for long
         .no_proxy()
     )
     if not keep_alive:
@@ -56,12 +56,12 @@ async def client(*, keep_alive: bool = True) -> AsyncIterator[Client]:
 
 
 def events(run: str, count: int) -> list[bytes]:
-    """The bodies of so many pushes, made beforehand: posting them is all that is left to do."""
+    """The bodies of `count` pushes. They are made beforehand, so that posting is cheap."""
     return [json.dumps(push(number, run)).encode() for number in range(count)]
 
 
 async def closed(client: Client, url: str, bodies: Sequence[bytes], in_flight: int) -> Load:
-    """Post them all, `in_flight` at a time."""
+    """Post all bodies, `in_flight` at a time."""
     load = Load()
     left = iter(bodies)
     with _timed(load) as started:
@@ -77,7 +77,7 @@ async def closed(client: Client, url: str, bodies: Sequence[bytes], in_flight: i
 
 
 async def steady(client: Client, url: str, bodies: Sequence[bytes], rate: float) -> Load:
-    """Post them all, `rate` a second, however many are not answered yet."""
+    """Post all bodies, `rate` a second, however many are not answered yet."""
     load = Load()
     with _timed(load) as started:
         running = 0
@@ -114,10 +114,10 @@ async def _post(client: Client, url: str, body: bytes, load: Load, started: floa
 
 
 async def post(client: Client, url: str, body: bytes) -> Response:
-    """One push, as Pub/Sub sends it."""
+    """Post a push as Pub/Sub sends it."""
     request = client.post(url).header("content-type", "application/json")
     return await request.header("user-agent", _PUBSUB).body_bytes(body).build().send()
 
 
 _PUBSUB = "APIs-Google; (+https://developers.google.com/webmasters/APIs-Google.html)"
-_LONGEST = timedelta(seconds=600)  # an ack deadline's: the function answers before
+_LONGEST = timedelta(seconds=600)  # the longest ack deadline: the function answers before

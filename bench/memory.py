@@ -1,4 +1,4 @@
-"""What large bodies and slow senders do to the function: its memory, and the small events beside.
+"""What large bodies and slow senders do to the function's memory and to small events beside them.
 
 `python -m bench.memory` starts the function as a real process, with the settings that `deploy.sh`
 gives 512 MiB, on the Firestore emulator and a Svix simulator:
@@ -7,9 +7,9 @@ gives 512 MiB, on the Firestore emulator and a Svix simulator:
   beside them;
 - 1,000 connections that send a byte a second, beside healthy traffic.
 
-Memory is sampled, of all the function's processes: with shared pages counted once (PSS, which is
-what a container is charged for) and in each process (RSS). Where the machine allows a control
-group, the function runs in one of 512 MiB, and the kernel's own count is shown too.
+The memory of all the function's processes is sampled in two ways: shared pages count once (PSS,
+which is what a container is charged for), or in each process (RSS). Where the machine allows a
+control group, the function runs in one of 512 MiB, and the kernel's own count is shown too.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from local.control import Control
 
 BODIES, MIB = 300, 2**20
 REFUSED_SECONDS = 15.0
-SMALL_RATE = 20.0  # a second: far below what the machine can do
+SMALL_RATE = 20.0  # events a second, far below what the machine can do
 SLOW = 1000
 LIMIT_MB, CONTAINER_MIB = 450, 512
 SETTINGS = {"BODIES_MIB": "48", "REQUEST_BUDGET_SECONDS": "240"}
@@ -50,14 +50,14 @@ class Peak:
     resident: float = 0.0
 
     def sample(self, started: Function) -> None:
-        """Look once."""
+        """Take one sample."""
         self.shared_once = max(self.shared_once, started.megabytes())
         self.resident = max(self.resident, started.resident_megabytes())
 
 
 @dataclass(slots=True)
 class Bench:
-    """What was measured."""
+    """The figures, and what all runs share."""
 
     emulator: str
     group: Group | None
@@ -66,7 +66,7 @@ class Bench:
 
     @contextlib.contextmanager
     def start(self) -> Iterator[tuple[Function, Control]]:
-        """The function and its Svix."""
+        """Start the function and its Svix."""
         settings = {
             "FIRESTORE_EMULATOR_HOST": self.emulator,
             "GOOGLE_CLOUD_PROJECT": f"memory-{uuid.uuid4().hex[:8]}",
@@ -82,7 +82,7 @@ class Bench:
 
 @contextlib.asynccontextmanager
 async def sampled(started: Function) -> AsyncIterator[Peak]:
-    """The most memory until the block's end."""
+    """Sample the memory until the end of the block. Yields the peak."""
     peak = Peak()
 
     async def look() -> None:
@@ -98,7 +98,7 @@ async def sampled(started: Function) -> AsyncIterator[Peak]:
 
 
 def large(number: int, run: str) -> bytes:
-    """A wrapped push of an event of 1 MiB, less what Svix's limit counts besides."""
+    """A wrapped push of an event that is just under Svix's limit of 1 MiB."""
     event = {
         "id": f"evt_{run}{number}",
         "type": "user.created",
@@ -110,13 +110,13 @@ def large(number: int, run: str) -> bytes:
 
 
 async def small_events(client: Client, started: Function, run: str, seconds: float) -> load.Load:
-    """Events of the usual size, at a steady rate."""
+    """Post events of the usual size at a steady rate."""
     bodies = load.events(run, int(SMALL_RATE * seconds))
     return await load.steady(client, started.notifications, bodies, SMALL_RATE)
 
 
 async def many_large(bench: Bench, client: Client) -> None:
-    """300 bodies of 1 MiB at once while Svix refuses; and small events beside them."""
+    """Post 300 bodies of 1 MiB at once while Svix refuses, and small events beside them."""
     with bench.start() as (started, svix):
         await load.closed(client, started.notifications, load.events("warm_", 200), 16)
         idle = started.megabytes()
@@ -182,7 +182,7 @@ async def many_large(bench: Bench, client: Client) -> None:
 
 
 async def many_slow(bench: Bench, client: Client) -> None:
-    """1,000 connections that send a byte a second, beside healthy traffic."""
+    """Open 1,000 connections that send a byte a second, beside healthy traffic."""
     with bench.start() as (started, _):
         await load.closed(client, started.notifications, load.events("warm_", 200), 16)
         alone = await small_events(client, started, "alone_", 10)
@@ -216,7 +216,7 @@ async def many_slow(bench: Bench, client: Client) -> None:
 
 
 async def _drip(url: str, length: int, dripping: asyncio.Event, opened: Counter[str]) -> None:
-    """One connection that sends a byte a second, and begins anew when it is cut off."""
+    """Send a byte a second on one connection, and open another when it is cut off."""
     at = urlsplit(url)
     while True:
         reader, writer = await asyncio.open_connection(at.hostname, at.port)
@@ -236,7 +236,7 @@ async def _drip(url: str, length: int, dripping: asyncio.Event, opened: Counter[
 
 
 async def measure(emulator: str, group: Group | None) -> Bench:
-    """All of it."""
+    """Measure everything."""
     bench = Bench(emulator, group)
     async with load.client() as client:
         await many_large(bench, client)
@@ -255,7 +255,7 @@ async def measure(emulator: str, group: Group | None) -> Bench:
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.memory", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="as the other benches have it")
+    parser.add_argument("--quick", action="store_true", help="accepted, but changes nothing")
     parser.parse_args(argv)
     if lacking := emulators.missing():
         print(lacking, file=sys.stderr)

@@ -1,9 +1,14 @@
-"""The relay in virtual time: its own delivery and pacer, between models of Pub/Sub and of Svix.
+"""The relay in virtual time: its own delivery and pacer, between models of Pub/Sub and Svix.
 
-Hours pass in seconds, and a run with the same seed is the same run. What is modelled: the ledger
-(a dictionary, 10 ms a call), Svix (a token bucket, a latency, and what goes wrong), the instances
-(each takes as many pushes as it has places, and pushes go to any with a free one, at random), and
-the obvious function. Times are seconds of the virtual loop.
+Hours pass in seconds, and two runs with the same seed are identical. These are modelled:
+
+    the ledger            a dictionary, 10 ms a call
+    Svix                  a token bucket, a latency, and failures
+    the instances         each takes as many pushes as it has places; a push goes to any instance
+                          with a free place, at random
+    the obvious function  calls Svix at once, and has no ledger
+
+Times are seconds of the virtual loop.
 """
 
 import asyncio
@@ -34,9 +39,9 @@ BUDGET = 240.0
 PLACES = 3200
 """Requests that all instances together may hold, as `deploy.sh` sets it."""
 CALL_SECONDS = 10.0
-"""After which a call to Svix is given up."""
+"""A call to Svix is given up after this time."""
 LEDGER_SECONDS = 0.01
-"""Of one call to the ledger: Firestore's, from the same region."""
+"""The latency of one call to the ledger: Firestore's, from the same region."""
 
 Uniform = Callable[[float, float], float]
 
@@ -48,11 +53,11 @@ def now() -> float:
 
 @dataclass(slots=True)
 class Svix:
-    """A token bucket and a latency; `goes_wrong` says what becomes of a call: `500` or `hang`."""
+    """A token bucket and a latency. `goes_wrong` says how a call fails: `500`, `hang` or None."""
 
     uniform: Uniform
     rate: Callable[[float], float | None] = lambda _: 50.0
-    """The calls a second that it allows at a time; None: any number."""
+    """The calls a second that it allows at a given time; None: any number."""
     burst: float = 50.0
     latency: float = 0.1
     retry_after: float | None = 1.0
@@ -62,9 +67,9 @@ class Svix:
     failed: int = 0
     """Calls that went wrong."""
     calls: list[tuple[float, bool]] = field(default_factory=list)
-    """Each call that the limit was asked about: when, and whether it was refused."""
+    """The time of each call that reached the limit, and whether it was refused."""
     allowed: float = 0.0
-    """Calls that the limit would have let pass until now, the burst aside."""
+    """The calls that the limit has allowed until now, without the burst."""
     _tokens: float = 0.0
     _filled_at: float = 0.0
 
@@ -126,20 +131,23 @@ class _Row:
 
 @dataclass(slots=True)
 class Ledger:
-    """What an instance sees of the records, which all share; once `is_cut_off`, it reaches none."""
+    """An instance's access to the records, which all instances share.
+
+    If `is_cut_off`, the instance was killed and reaches no record.
+    """
 
     rows: dict[str, _Row]
     is_cut_off: bool = False
 
     async def record(self, key: str) -> Record | None:  # noqa: ARG002 - the Protocol's
-        """No look is modelled: it finds nothing, and costs the time of one."""
+        """Find no record: reads are not modelled, except for the time that they take."""
         await self._reach()
         return None
 
     async def claim(
         self, event: Event, *, previous: Claim | None = None
     ) -> Claim | Duplicate | InProgress:
-        """Claim the event, unless it was delivered or somebody else's lease has not ended."""
+        """Claim the event, unless it was delivered or another claim's lease has not ended."""
         await self._reach()
         key = key_of(event.project, event.id)
         row = self.rows.setdefault(key, _Row("released", 0, 0, now(), now()))
@@ -165,16 +173,16 @@ class Ledger:
         await self._settle(claim, "delivered")
 
     async def release(self, claim: Claim) -> Claim:
-        """Let others claim it; the claim as it now stands."""
+        """Release the claim, and return it in its new version."""
         version = await self._settle(claim, "released")
         return Claim(claim.key, claim.token, version, claim.attempts, claim.age)
 
     async def park(self, letter: DeadLetter) -> None:
-        """No event here is refused for good."""
+        """Fail, because no event of the model is refused for good."""
         raise AssertionError(letter)
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing, because nothing is open."""
 
     async def _settle(self, claim: Claim, state: str) -> int:
         await self._reach()
@@ -196,10 +204,10 @@ class Ledger:
 
 
 class Function(Protocol):
-    """What Pub/Sub pushes to."""
+    """A function to which Pub/Sub pushes."""
 
     async def deliver(self, message: int) -> bool:
-        """Whether the push was acknowledged."""
+        """Push a message. Returns whether the push was acknowledged."""
 
 
 class Instance:
@@ -219,7 +227,7 @@ class Instance:
         self._budget = budget
 
     async def handle(self, event: Event) -> bool:
-        """One push."""
+        """Handle one push. Returns whether it was acknowledged."""
         arrived_at = now()
         result = await self._delivery.deliver(event, arrived_at, arrived_at + self._budget)
         if result.acknowledges:
@@ -227,14 +235,14 @@ class Instance:
         return result.acknowledges
 
     def kill(self) -> None:
-        """As SIGKILL: nothing is written any more, and whatever it holds is never answered."""
+        """Stop as on SIGKILL: write nothing any more, and answer no push."""
         self.ledger.is_cut_off = True
         for task in self.running:
             task.cancel()
 
 
 class Relay:
-    """All instances. A push goes to any that has a free place, at random."""
+    """All instances of the relay. A push goes to one with a free place, at random."""
 
     def __init__(
         self,
@@ -255,16 +263,19 @@ class Relay:
             self.start()
 
     def start(self) -> None:
-        """One more instance."""
+        """Start another instance."""
         instance = Instance(self._svix, self._rows, self._places, self._budget)
         self.instances.append(instance)
 
     def kill(self) -> None:
-        """One instance less, and what it held is nacked: the connection broke."""
+        """Kill one instance. Its pushes are nacked, because their connections break."""
         self.instances.pop(0).kill()
 
     async def deliver(self, message: int) -> bool:
-        """Whether the push was acknowledged; where no instance has a place, Google answers 429."""
+        """Push a message. Returns whether the push was acknowledged.
+
+        If no instance has a free place, Google answers 429, which is a nack.
+        """
         free = [each for each in self.instances if len(each.running) < each.places]
         if not free:
             return False
@@ -283,20 +294,20 @@ class Relay:
 
     @property
     def rates(self) -> list[float | None]:
-        """What each instance has found."""
+        """The rate that each instance has found."""
         return [each.pacer.state().rate for each in self.instances]
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for a turn."""
+        """The number of requests that wait for a turn."""
         return sum(each.pacer.state().waiting for each in self.instances)
 
 
 @dataclass(slots=True)
 class Obvious:
-    """The obvious function: it calls Svix at once, as the SDK does, and passes refusals on.
+    """The obvious function: it calls Svix at once through the SDK, and passes refusals on.
 
-    The SDK gives a call 15 s and repeats it three times after a 5xx or a time-out.
+    The SDK waits 15 s for an answer, and repeats a call three times after a 5xx or a timeout.
     """
 
     svix: Svix
@@ -304,7 +315,7 @@ class Obvious:
     waiting: int = 0
 
     async def deliver(self, message: int) -> bool:
-        """Whether the push was acknowledged."""
+        """Push a message. Returns whether the push was acknowledged."""
         event = event_of(message, self.project_of(message))
         for pause in (0.05, 0.1, 0.2, 0.0):
             answer = await self.svix.send(event, event.id)
@@ -317,17 +328,17 @@ class Obvious:
 
 
 def event_of(message: int, project: str) -> Event:
-    """The event of a message, as it was read from a push."""
+    """The event of a message, as the relay reads it from a push."""
     source = Source(pushed=True, message_id=str(message))
     return Event(str(message), "user.created", project, b"{}", (), "", source)
 
 
 def backlog(events: int) -> list[Arrival]:
-    """All published before the start."""
+    """Events that were all published before the start."""
     return [Arrival(0.0, number) for number in range(events)]
 
 
 def steady(a_second: float, seconds: float, first: int = 0) -> list[Arrival]:
-    """So many a second, evenly."""
+    """Events that are published at a steady rate."""
     count = int(a_second * seconds)
     return [Arrival(number / a_second, first + number) for number in range(count)]

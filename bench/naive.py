@@ -1,12 +1,12 @@
-"""The function most people would write, for comparison: synchronous, the SDKs as they come.
+"""The function most people would write, for comparison: synchronous, with the SDKs' defaults.
 
-A Firestore transaction looks whether the event was seen and marks it, `svix.message.create` sends
-it, an update records that it was, and Svix's 429 and 5xx are passed on for Pub/Sub to retry. Takes
-wrapped pushes alone. Settings: SVIX_TOKEN, SVIX_SERVER_URL, and Google's own.
+A Firestore transaction checks whether the event was seen and marks it. `svix.message.create` sends
+it, and an update records that. Svix's 429 and 5xx are passed on, so that Pub/Sub retries. The
+function takes wrapped pushes only. Settings: SVIX_TOKEN, SVIX_SERVER_URL, and Google's own.
 
-Where NAIVE_LEDGER names a file, the same transaction is SQLite's: for the page of `make run`, which
-needs no cloud. `:memory:` is a file too, for measuring what a rate limit does to the function,
-where the ledger makes no difference.
+If NAIVE_LEDGER names a file, the transaction is one of SQLite instead, for the page of `make run`,
+which needs no cloud. The file may be `:memory:`, for benches in which the ledger makes no
+difference.
 """
 
 import base64
@@ -36,12 +36,12 @@ class FirestoreLedger:
         return seen
 
     def record(self, event_id: str) -> None:
-        """It was sent."""
+        """Record that the event was sent."""
         sent = {"state": "processed", "processed_at": firestore.SERVER_TIMESTAMP}
         self._document(event_id).update(sent)
 
     def forget(self, event_id: str) -> None:
-        """It was not sent after all."""
+        """Remove the mark, because the event was not sent."""
         self._document(event_id).delete()
 
     def _document(self, event_id: str) -> firestore.DocumentReference:
@@ -75,12 +75,12 @@ class FileLedger:
         return self._database.execute(mark, (event_id,)).rowcount == 0
 
     def record(self, event_id: str) -> None:
-        """It was sent."""
+        """Record that the event was sent."""
         sent = "update naive set state = 'processed' where event_id = ?"
         self._database.execute(sent, (event_id,))
 
     def forget(self, event_id: str) -> None:
-        """It was not sent after all."""
+        """Remove the mark, because the event was not sent."""
         self._database.execute("delete from naive where event_id = ?", (event_id,))
 
 
@@ -90,7 +90,7 @@ ledger: FirestoreLedger | FileLedger = FirestoreLedger() if path is None else Fi
 
 @functions_framework.http
 def notifications(request: Request) -> tuple[str, int]:
-    """One push."""
+    """Handle one push."""
     event = json.loads(base64.b64decode(request.get_json()["message"]["data"]))
     if ledger.is_seen(event["id"]):
         return "duplicate", 200

@@ -1,11 +1,12 @@
 """What customers do to each other: poison, floods, hanging calls, outages.
 
-`python -m bench.neighbours` runs in virtual time, through the relay's own delivery and pacer
-(`bench/model.py`), the obvious function beside it; then the main rows over HTTP
-(`bench/beside.py`). It prints the tables that docs/measurements.md holds and writes them to
-bench/results/. "From push" is from the push's arrival at the function to its acknowledgement: the
-others have a subscription of their own. "From publishing" includes what Pub/Sub holds back: in a
-second run all share one subscription.
+`python -m bench.neighbours` runs the relay's own delivery and pacer (`bench/model.py`) and the
+obvious function in virtual time, and then the main rows over HTTP (`bench/beside.py`). It prints
+the tables of docs/measurements.md and writes them to bench/results/.
+
+"From push" is the time from the push's arrival at the function to its acknowledgement. In this run
+the other projects have a subscription of their own. "From publishing" includes the time for which
+Pub/Sub holds a message back. In this run all projects share one subscription.
 """
 
 import argparse
@@ -26,14 +27,14 @@ from tests import virtual_time
 BUSY = Policy(floor=3000, first_window=3000)
 """A subscription that was busy before, and keeps its window."""
 NEW = Policy(floor=3000)
-"""A subscription that has just begun: at 1/s its window is 13 when the poison comes."""
+"""A new subscription: at one event a second, its window is 13 when the poison comes."""
 BURST = 50.0
 POISON, FLOOD = 1_000_000, 2_000_000
-"""Messages from these numbers on are the poison's and the flood's; the others' are below."""
+"""Messages from these numbers on are poison, or the flood. Lower numbers are the others'."""
 OUTAGE_BEGINS, OUTAGE_ENDS = 10.0, 55.0
 """Seconds."""
 OTHERS = 20
-"""Projects that share the rest of the events, where a row does not say otherwise."""
+"""The number of other projects, unless a row says otherwise."""
 
 Wrong = Callable[[Event, float], str | None]
 
@@ -51,14 +52,14 @@ class World:
     instances: int = 4
     policy: Policy = BUSY
     beside: bool = False
-    """Whether the others have a subscription of their own in one run, and share one in another."""
+    """Whether there are two runs: the others have a subscription of their own, or share one."""
     counts_from: float = 0.0
-    """When the use of the limit begins to count."""
+    """The use of the limit counts from this time on."""
     ends_at: float | None = None
-    """None: when everything is acknowledged."""
+    """When the run ends; None: when everything is acknowledged."""
 
     def project_of(self, message: int) -> str:
-        """Whose event a message is."""
+        """The project of a message."""
         if message >= FLOOD:
             return "flood"
         return "poison" if message >= POISON else f"project-{message % self.projects}"
@@ -66,7 +67,7 @@ class World:
 
 @dataclass(slots=True)
 class Run:
-    """What became of one run."""
+    """The figures of one run."""
 
     published: dict[int, float]
     pushed: dict[int, list[float]] = field(default_factory=dict)
@@ -78,31 +79,31 @@ class Run:
     failed: int = 0
     """Calls that went wrong."""
     refused: float = 0.0
-    """Of the calls."""
+    """The share of the calls that Svix refused."""
     used: float = 0.0
-    """Of the limit."""
+    """The share of the limit that was used."""
 
     def others(self) -> list[int]:
-        """The messages of neither poison nor flood."""
+        """The messages that are neither poison nor flood."""
         return [message for message in self.published if message < POISON]
 
     def from_push(self, messages: Iterable[int]) -> list[float]:
-        """Seconds of each, from its last push to its acknowledgement."""
+        """The seconds of each message from its last push to its acknowledgement."""
         return [self.acked[m] - self.pushed[m][-1] for m in messages if m in self.acked]
 
     def from_publishing(self) -> list[float]:
-        """Seconds of the others, from publishing to acknowledgement; until the end without one."""
+        """The seconds of the others from publishing to acknowledgement, or to the run's end."""
         ends = max(self.acked.values())
         return [self.acked.get(m, ends) - self.published[m] for m in self.others()]
 
     def nacks(self, messages: Iterable[int]) -> int:
-        """Nacks of these."""
+        """The number of nacks of these messages."""
         wanted = set(messages)
         return sum(message in wanted for _, message in self.nacked)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value that this share is not above."""
+    """The value that this share of the values does not exceed; 0 if there are none."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
@@ -130,26 +131,29 @@ WRONGS: dict[str, Callable[[], Wrong]] = {
     "down, 500": lambda: _outage("500"),
     "down, hanging": lambda: _outage("hang"),
 }
-"""What goes wrong at Svix; each made anew for a run."""
+"""What goes wrong at Svix, by name. Each run makes its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The others with a subscription of their own, and all sharing one: two runs, or the same."""
+    """Two runs: the others have a subscription of their own, or all share one.
+
+    They are the same run if `World.beside` is false.
+    """
 
     apart: Run
     shared: Run
 
 
 def observe(world: World, *, obvious: bool = False, seed: int = 1) -> Seen:
-    """All runs of a world, of the relay or of the obvious function."""
+    """Make all runs of a world, with the relay or with the obvious function."""
     shared = run(world, obvious=obvious, seed=seed, shared=True)
     apart = run(world, obvious=obvious, seed=seed, shared=False) if world.beside else shared
     return Seen(apart, shared)
 
 
 def run(world: World, *, obvious: bool, seed: int, shared: bool) -> Run:
-    """One run; `shared`: everything is in one subscription."""
+    """Make one run. With `shared`, everything is in one subscription."""
 
     async def main() -> Run:
         uniform = random.Random(seed).uniform  # noqa: S311 - reproducible, not secret
@@ -186,7 +190,7 @@ def run(world: World, *, obvious: bool, seed: int, shared: bool) -> Run:
 
 
 def poison(kind: str, others: float, projects: int = OTHERS, minutes: float = 15.0) -> World:
-    """Twenty poison events of one project after 10 s, the others at so many a second."""
+    """One project publishes twenty poison events after 10 s. The others come at a steady rate."""
     seconds = 60 * minutes
     bad = [Arrival(10.0, POISON + number) for number in range(20)]
     return World(
@@ -199,20 +203,20 @@ def poison(kind: str, others: float, projects: int = OTHERS, minutes: float = 15
 
 
 def flood(events: int, ends_at: float | None = None) -> World:
-    """A flood of one project after 10 s, another project at 1 a second."""
+    """One project floods after 10 s. Another project publishes 1 event a second."""
     quiet = model.steady(1.0, ends_at or 10 + events / 50)
     bad = [Arrival(10.0, FLOOD + number) for number in range(events)]
     return World((*quiet, *bad), projects=1, beside=True, counts_from=10.0, ends_at=ends_at)
 
 
 def outage(kind: str, projects: int) -> World:
-    """45 s in which Svix answers nobody, at a steady 20 a second."""
+    """Svix fails for 45 s, under a steady 20 events a second."""
     return World(tuple(model.steady(20.0, 85.0)), f"down, {kind}", rate=200.0, projects=projects)
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One number, and its goal."""
+    """One figure of a run, and its goal."""
 
     name: str
     of: Callable[[Seen], float]
@@ -221,26 +225,26 @@ class Figure:
     shown: str = "{:.2f}"
 
     def is_met(self, value: float) -> bool:
-        """Whether the goal is."""
+        """Whether the goal is met."""
         if self.goal is None:
             return True
         return value >= self.goal if self.at_least else value <= self.goal
 
 
 def _over_a_second(seen: Seen) -> float:
-    """Of the others, in percent, from publishing."""
+    """The percentage of the others that took over a second from publishing."""
     seconds = seen.shared.from_publishing()
     return 100 * sum(each > 1 for each in seconds) / len(seconds)
 
 
 def _nacks_of_late(seen: Seen) -> float:
-    """Nacks of what was published in the last 30 s of the outage."""
+    """The nacks of messages that were published in the last 30 s of the outage."""
     run = seen.shared
     return run.nacks(m for m, at in run.published.items() if OUTAGE_ENDS - 30 <= at < OUTAGE_ENDS)
 
 
 def _back_at_full_rate(seen: Seen) -> float:
-    """Acknowledged a second, of 20 published, between 10 and 20 s after the outage."""
+    """The acks a second between 10 and 20 s after the outage, while 20 are published."""
     since = OUTAGE_ENDS + 10
     return sum(since <= at < since + 10 for at in seen.shared.acked.values()) / 10
 
@@ -357,7 +361,7 @@ TABLES: list[Table] = [
 
 
 def rows(table: Table, ours: Sequence[Seen], theirs: Sequence[Seen]) -> tuple[str, bool]:
-    """One table, the obvious function's figures in brackets; and whether its goals are met."""
+    """One table, and whether its goals are met. The obvious function's figures are in brackets."""
     title, figures, worlds = table
     header = [title]
     for figure in figures:
@@ -381,7 +385,7 @@ def rows(table: Table, ours: Sequence[Seen], theirs: Sequence[Seen]) -> tuple[st
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.neighbours", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the short rows alone")
+    parser.add_argument("--quick", action="store_true", help="only the short rows")
     parser.add_argument("--virtual", action="store_true", help="nothing over HTTP")
     arguments = parser.parse_args(argv)
     tables = TABLES[4:] if arguments.quick else TABLES
@@ -416,7 +420,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _bounded(world: World) -> World:
-    """The obvious function may never be done: it is given twenty minutes."""
+    """The world with an end after twenty minutes, because the obvious function may never finish."""
     return world if world.ends_at else replace(world, ends_at=1200.0)
 
 

@@ -1,6 +1,7 @@
-"""Pushing over HTTP: real functions, the push simulator, the Svix simulator; and the drain so.
+"""Pushes over HTTP to real functions, with the push simulator and the Svix simulator.
 
-A tenth of what `bench/drain.py` does in virtual time: 2,000 events against 50 calls a second.
+The drain here is a tenth of the one that `bench/drain.py` runs in virtual time: 2,000 events
+against 50 calls a second.
 """
 
 import asyncio
@@ -23,19 +24,19 @@ from local.simulator import Simulator
 
 RATE, BURST, LATENCY = 50.0, 50.0, 0.1
 EVENTS = 2000
-GIVEN_UP = 120.0
+GIVE_UP_AFTER = 120.0
 """Seconds after which the obvious function is stopped."""
 IN_FLIGHT = 200
-"""Requests at once where the start of an instance is measured."""
+"""Requests in flight when the start of an instance is measured."""
 
 Start = Callable[[str, contextlib.ExitStack], list[str]]
-"""Starts functions that call the Svix of this URL; their own URLs."""
+"""Starts functions that call the Svix of this URL. Returns the functions' URLs."""
 
 _directories = itertools.count()
 
 
 def relays(directory: Path, count: int = 1) -> Start:
-    """So many instances of the relay, with one embedded ledger as they would share Firestore."""
+    """Start `count` instances of the relay. They share one embedded ledger."""
 
     def start(svix_url: str, stack: contextlib.ExitStack) -> list[str]:
         ledger = directory / f"ledger-{next(_directories)}.db"
@@ -48,7 +49,7 @@ def relays(directory: Path, count: int = 1) -> Start:
 
 
 def obvious(directory: Path, threads: int | None = None) -> Start:
-    """The obvious function, with its framework's default threads or so many."""
+    """Start the obvious function, with this number of threads or its framework's default."""
 
     def start(svix_url: str, stack: contextlib.ExitStack) -> list[str]:
         environment = {"NAIVE_LEDGER": str(directory / f"ledger-{next(_directories)}.db")}
@@ -63,9 +64,9 @@ def obvious(directory: Path, threads: int | None = None) -> Start:
 async def pushing_to(
     urls: Sequence[str], project_of: Callable[[int], str] = lambda _: "acme"
 ) -> AsyncIterator[Callable[[int], Awaitable[bool]]]:
-    """Delivers a message by its number, to the instance that has the fewest at work."""
+    """Yields a function that pushes a message to the instance with the fewest pushes."""
     busy = dict.fromkeys(urls, 0)
-    # A connection for each push: on a busy machine a kept one may be closed by the server just when
+    # Each push has its own connection. On a busy machine, the server may close a kept one just as
     # it is used.
     async with load.client(keep_alive=False) as client:
 
@@ -76,7 +77,7 @@ async def pushing_to(
             try:
                 answer = await load.post(client, f"{url}/notifications", body)
             except PyreqwestError:
-                return False  # a push that is not answered is a nack, as Pub/Sub sees it
+                return False  # to Pub/Sub, a push without an answer is a nack
             else:
                 return answer.status in {200, 204}
             finally:
@@ -87,7 +88,7 @@ async def pushing_to(
 
 @dataclass(slots=True)
 class Figures:
-    """What one drain came to; where there is no goal, it is there to compare with."""
+    """The figures of one drain. A drain without a goal is there for comparison."""
 
     name: str
     used: float
@@ -97,13 +98,13 @@ class Figures:
     delivered: int
     twice: int
     goal: float | None = None
-    """At least this share of the limit."""
+    """At least this share of the limit must be used."""
     most_refused: float = 0.03
     """Of the calls. The first burst's refusals, thirty or so an instance, weigh much in 2,000."""
 
     @property
     def is_met(self) -> bool:
-        """Whether every goal is."""
+        """Whether every goal is met."""
         return self.goal is None or (
             self.used >= self.goal
             and self.refused <= self.most_refused
@@ -113,7 +114,7 @@ class Figures:
         )
 
     def row(self) -> list[str]:
-        """A line of the table."""
+        """One row of the table."""
         goal = "" if self.goal is None else f">= {self.goal:.0%}"
         met = "" if self.goal is None else "yes" if self.is_met else "NO"
         return [
@@ -145,7 +146,7 @@ HEADER = [
 async def drain(
     name: str, start: Start, goal: float | None = None, most_refused: float = 0.03
 ) -> Figures:
-    """A backlog, until it is delivered or given up."""
+    """Push a backlog until it is delivered, or until it is given up."""
     print(f"  {name} ...", flush=True)
     async with Simulator(
         token=TOKEN, latency=LATENCY, rate=RATE, burst=BURST, retry_after="seconds"
@@ -154,8 +155,10 @@ async def drain(
             urls = await asyncio.to_thread(start, svix.url, stack)
             async with pushing_to(urls) as deliver:
                 subscription = Subscription(deliver, Policy(floor=3000))
-                await subscription.run([Arrival(0.0, number) for number in range(EVENTS)], GIVEN_UP)
-        seconds = max(subscription.acked.values()) if subscription.is_done else GIVEN_UP
+                await subscription.run(
+                    [Arrival(0.0, number) for number in range(EVENTS)], GIVE_UP_AFTER
+                )
+        seconds = max(subscription.acked.values()) if subscription.is_done else GIVE_UP_AFTER
         statuses = Counter(call.status for call in svix.calls)
         held = Counter(message.event_id for message in svix.messages)
         return Figures(
@@ -172,9 +175,9 @@ async def drain(
 
 
 async def cold_start(start: Start) -> tuple[float, float]:
-    """Seconds for 1,000 events, 200 at a time, of a new instance and of the same when warm.
+    """The seconds for 1,000 events, 200 in flight: of a new instance, and of the same when warm.
 
-    One event goes before, with which the instance makes its clients: here it is about the pacing.
+    One event goes first, so that the instance makes its clients: only the pacing is measured.
     """
     with contextlib.ExitStack() as stack:
         svix_url = stack.enter_context(simulator("--latency-ms", str(1000 * LATENCY)))
@@ -189,7 +192,7 @@ async def cold_start(start: Start) -> tuple[float, float]:
 
 
 async def measure(*, quick: bool) -> list[Figures]:
-    """All drains, one after the other."""
+    """Make all drains, one after the other."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         directory = Path(name)
         cold, warm = await cold_start(relays(directory))

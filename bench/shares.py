@@ -1,7 +1,7 @@
-"""An instance stops, another one starts: when have the others reached their new shares?
+"""One instance stops, and another one starts: how soon do all reach their new shares?
 
-In virtual time, through the relay's own delivery and pacer (`bench/model.py`), while a backlog
-keeps every place taken. Nobody tells an instance how many there are. Times are in seconds.
+This runs the relay's own delivery and pacer in virtual time (`bench/model.py`), while a backlog
+keeps every place taken. No instance knows how many instances there are. Times are in seconds.
 """
 
 import asyncio
@@ -13,32 +13,32 @@ from local.push import Policy, Subscription
 from tests import virtual_time
 
 WITHIN = 60.0
-"""The longest that it may take."""
+"""The goal: the longest that it may take."""
 USED, FAIR = 0.95, 0.5
-"""Those that remain have reached their shares when together they use so much of the limit; the one
-that starts, when it has so much of an equal share."""
+"""The remaining instances have reached their shares when together they use this share of the limit.
+The new instance has reached its share when it has this part of an equal share."""
 
 HEADER = ["4 instances at 50 a second", "seconds, at most", "goal", "refused meanwhile", "met"]
 
 _WINDOW = 10.0
-"""Calls are counted over so long."""
+"""Calls are counted over this time."""
 _BUSY = Policy(floor=3000, first_window=3000)
 _ROOM = 3200
-"""Places of those that remain: fewer than the window would be another trouble."""
+"""The places of the remaining instances. With fewer than the window, pushes would be nacked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """How long it took; infinite where it was not reached."""
+    """How long it took; infinite if the shares were not reached."""
 
     stopped: float
     """From an instance's end until the others use the limit."""
     refused_without: float
-    """Of the calls, in the minute after it ended."""
+    """The share of calls refused in the minute after it ended."""
     started: float
     """From an instance's start until it has its share, and all together use the limit."""
     refused_with: float
-    """Of the calls, in the minute after it started."""
+    """The share of calls refused in the minute after it started."""
 
 
 def change(seed: int, *, instances: int = 4, rate: float = 50.0) -> Shares:
@@ -67,9 +67,9 @@ def change(seed: int, *, instances: int = 4, rate: float = 50.0) -> Shares:
 async def _reached(
     svix: model.Svix, relay: model.Relay, together: float, newest: float | None
 ) -> tuple[float, float]:
-    """After how long the calls taken a second came to that; and the share refused in a minute.
+    """How soon Svix took `together` calls a second, and the share refused within a minute.
 
-    `newest`: how many of them the newest instance has, at least.
+    `newest` is how many of these calls the newest instance must have made, if that matters.
     """
     began, called = model.now(), len(svix.calls)
     reached = float("inf")
@@ -91,7 +91,7 @@ async def _reached(
 
 
 def rows(seeds: list[Shares]) -> list[list[str]]:
-    """The worst of the seeds, as lines of the table."""
+    """The rows of the table, with the worst of the seeds."""
     stopped = max(each.stopped for each in seeds)
     started = max(each.started for each in seeds)
     return [

@@ -1,7 +1,7 @@
-"""Many events through one process: memory, connections, tasks and speed, tenth by tenth.
+"""Many events through one process: its memory, connections, tasks and speed, tenth by tenth.
 
-`python -m bench.soak` sends 200,000 and prints what the function holds after each tenth. The
-emulator's and the simulator's own stores are emptied between: it is not they that are to be tried.
+`python -m bench.soak` sends 200,000 events and prints what the function holds after each tenth. The
+emulator and the simulator are emptied after each tenth, because they are not what is measured.
 """
 
 import argparse
@@ -26,7 +26,7 @@ PROJECT = f"soak-{uuid.uuid4().hex[:8]}"
 
 @dataclass(frozen=True, slots=True)
 class Tenth:
-    """What the function held after this tenth, at rest, and what the tenth's events took."""
+    """What the function held at rest after this tenth, and what the tenth's events cost."""
 
     megabytes: float
     descriptors: int
@@ -34,7 +34,7 @@ class Tenth:
     tasks: int
     objects: int
     ms: float
-    """Of processor time, for an event."""
+    """Milliseconds of processor time per event."""
     rate: float
     slowest_percent_ms: float
 
@@ -42,7 +42,7 @@ class Tenth:
 async def run(
     emulator: str, events: int = EVENTS, say: Callable[[str], None] = lambda _: None
 ) -> list[Tenth]:
-    """Send them all. Raises `RuntimeError` where one is not delivered, once."""
+    """Send all events. Raises `RuntimeError` if one is not delivered exactly once."""
     settings = {"FIRESTORE_EMULATOR_HOST": emulator, "GOOGLE_CLOUD_PROJECT": PROJECT}
     tenths = []
     with (
@@ -81,7 +81,7 @@ async def _tenth(relay: Function, run: str, count: int) -> Tenth:
 def _check_and_empty(control: Control, emulator: str, count: int) -> None:
     summary = control.summary()
     if summary["events"] != count or summary["doubles"]:
-        raise RuntimeError(f"{count} were to be in Svix, each once: {summary}")
+        raise RuntimeError(f"{count} should be in Svix, each once: {summary}")
     control.reset()
     documents = f"emulator/v1/projects/{PROJECT}/databases/(default)/documents"
     httpx.delete(f"http://{emulator}/{documents}", timeout=60).raise_for_status()
@@ -91,7 +91,7 @@ HEADER = "tenth     MB  descriptors  connections  tasks  objects  ms/event  even
 
 
 def line(number: int, tenth: Tenth) -> str:
-    """One line of the table."""
+    """One row of the table."""
     return (
         f"{number + 1:>5}{tenth.megabytes:>7.1f}{tenth.descriptors:>13}{tenth.connections:>13}"
         f"{tenth.tasks:>7}{tenth.objects:>9}{tenth.ms:>10.2f}{tenth.rate:>10.0f}"
@@ -100,7 +100,7 @@ def line(number: int, tenth: Tenth) -> str:
 
 
 def growth(tenths: list[Tenth]) -> dict[str, float]:
-    """The last tenth's figures in shares of the second's, by which all that is lazy is loaded."""
+    """The last tenth's figures divided by the second's. The first tenth still loads lazily."""
     second, last = asdict(tenths[1]), asdict(tenths[-1])
     return {name: round(last[name] / max(1e-9, second[name]), 3) for name in second}
 
@@ -119,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         tenths = runner.run(run(address, arguments.events, lambda said: print(said, flush=True)))
-    print("\nThe last tenth, in shares of the second:", growth(tenths))
+    print("\nThe last tenth divided by the second:", growth(tenths))
     return 0
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 @dataclass(slots=True)
 class Figure:
-    """One thing measured, several times over; what is judged is the median of `judged`.
+    """One figure, measured several times. Its target is for the median of `judged`.
 
-    `judged` are the ratios of each repetition's pair, unless a figure is judged as it is.
+    `judged` holds each repetition's ratio to `against`, or the figure itself if there is none.
     """
 
     name: str
@@ -18,29 +18,29 @@ class Figure:
     target: float
     relay: list[float]
     against: list[float] = field(default_factory=list)
-    """What it is compared with in the same repetitions: naive's, unless `name` says otherwise."""
+    """The figure to compare with, from the same repetitions: naive's, if `name` names no other."""
     at_least: bool = False
 
     @property
     def judged(self) -> list[float]:
-        """What the target is for."""
+        """The values for which the target is."""
         if not self.against:
             return self.relay
         return [ours / theirs for ours, theirs in zip(self.relay, self.against, strict=True)]
 
     @property
     def is_met(self) -> bool:
-        """Whether the target is."""
+        """Whether the target is met."""
         middle = median(self.judged)
         return middle >= self.target if self.at_least else middle <= self.target
 
     def to_json(self) -> dict[str, Any]:
-        """With what follows from it."""
+        """The figure as JSON, with its median and whether its target is met."""
         return {**asdict(self), "median": median(self.judged), "met": self.is_met}
 
 
 def show(figures: Sequence[Figure]) -> None:
-    """Print them, a line each."""
+    """Print a table, with a row for each figure."""
     print(
         f"\n{'':46}{'unit':>6}{'naive':>9}{'relay':>9}{'ratio':>7}"
         f"  {'spread':<12}{'target':>8}  met"
@@ -58,7 +58,7 @@ def show(figures: Sequence[Figure]) -> None:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table as the documents hold it, its columns aligned for a terminal too."""
+    """A Markdown table whose columns are aligned, so that it can be read in a terminal too."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:

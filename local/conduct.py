@@ -1,4 +1,4 @@
-"""How the simulator behaves, and what was called: values, without the server."""
+"""How the Svix simulator behaves, its faults, and the calls it has answered: values only."""
 
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -7,24 +7,29 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call to the API: when (monotonic seconds), what, and how it was answered."""
+    """One call to the API. `at` is in seconds of the monotonic clock."""
 
     at: float
     method: str
     path: str
     status: int
-    """0 where no answer was given."""
+    """0 if no answer was given."""
 
 
 @dataclass(slots=True)
 class Fault:
-    """Something that goes wrong, for the next `times` calls that match (None: until cleared).
+    """A fault: it applies to the next `times` matching calls, or until it is cleared if None.
 
-    `kind`: `status` answers `status` with `body` and `headers`; `hang` never answers; `drop`
-    resets the connection; `drip` stores the message and answers 202 byte by byte; `lose_answer`
-    stores it and resets; `store_then_status` stores it and answers `status`; `store_unqueued` does
-    so too, but the message is never sent on to an endpoint; `race` answers 409 as if another call
-    were creating the application.
+    `kind` says what happens to a call:
+
+        status             answers `status` with `body` and `headers`
+        hang               never answers
+        drop               resets the connection
+        drip               stores the message, then answers 202 with a body sent byte by byte
+        lose_answer        stores the message, then resets the connection
+        store_then_status  stores the message, then answers `status`
+        store_unqueued     the same, but the message is never sent to an endpoint
+        race               answers 409, as if another call were creating the application
     """
 
     kind: str
@@ -34,9 +39,9 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     times: int | None = None
     method: str = "POST"
-    """`*`: any."""
+    """`*` stands for any."""
     app: str | None = None
-    """Only calls for this application; None: any."""
+    """Only calls for this application match; None: calls for any."""
 
 
 @dataclass(slots=True)
@@ -44,15 +49,15 @@ class Conduct:
     """How the simulator behaves; may be changed while it runs."""
 
     kind: Literal["hosted", "open_source"] = "hosted"
-    """Which Svix it is. They differ in a few things, which `wire.RULES` lists."""
+    """Which Svix it imitates. `wire.RULES` lists their differences."""
     latency: float = 0.0
     """Seconds before each answer."""
     rate: float | None = None
     """Calls a second, by token bucket; None: no limit."""
     burst: float = 50.0
     retry_after: str | None = None
-    """The header of a 429: `seconds`, `date`, any text as it is, or None for no header."""
+    """A 429's Retry-After: `seconds`, `date`, any other text verbatim, or None for no header."""
     clock_offset: timedelta = timedelta(0)
-    """How far its clock is ahead, so that keys can expire."""
+    """How far its clock is ahead. Tests use it to let keys expire."""
     retry_schedule: tuple[float, ...] = (5, 300, 1800, 7200, 18000, 36000, 36000)
     """Seconds between the attempts at an endpoint that fails; by default Svix's own."""

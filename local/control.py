@@ -16,7 +16,7 @@ class Control:
         self._client = builder.error_for_status().build()
 
     def messages(self, app: str | None = None) -> list[dict[str, Any]]:
-        """What is held."""
+        """The messages that the simulator holds; with `app`, only that application's."""
         held: list[dict[str, Any]] = self._ask(
             "GET", "messages", params={"app": app} if app else {}
         )
@@ -28,24 +28,24 @@ class Control:
         return counts
 
     def calls(self) -> list[dict[str, Any]]:
-        """Every call."""
+        """Every call to the API."""
         made: list[dict[str, Any]] = self._ask("GET", "calls")
         return made
 
     def conduct(self, **changes: Any) -> None:
-        """Change how it behaves; `clock_offset` in seconds."""
+        """Change fields of the simulator's `Conduct`. `clock_offset` is in seconds."""
         self._ask("PUT", "conduct", json=changes)
 
     def inject(self, kind: str, **details: Any) -> None:
-        """Let something go wrong, as `Fault` says."""
+        """Add a `Fault` with these fields."""
         self._ask("POST", "faults", json={"kind": kind, **details})
 
     def clear_faults(self) -> None:
-        """Let nothing go wrong any more."""
+        """Remove all faults."""
         self._ask("DELETE", "faults")
 
     def refuse(self, seconds: float) -> None:
-        """Refuse connections for so long."""
+        """Refuse connections for this many seconds."""
         self._ask("POST", "refuse", json={"seconds": seconds})
 
     def restart(self) -> None:

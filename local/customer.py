@@ -32,7 +32,7 @@ class Customer:
 
     @property
     def url(self) -> str:
-        """Where Svix should send to; any path may be added."""
+        """The base URL. Every path below it is an endpoint."""
         return self._endpoints.url
 
     @property
@@ -46,11 +46,11 @@ class Customer:
 
     @property
     def arrived(self) -> list[Webhook]:
-        """What has arrived so far."""
+        """The webhooks that have arrived so far."""
         return list(self._endpoints.received)
 
     def wait(self, count: int) -> list[Webhook]:
-        """What has arrived once there are `count` of them. Raises TimeoutError after 30 s."""
+        """Wait until `count` webhooks have arrived; return them. Raises TimeoutError after 30 s."""
         return self._run(self._endpoints.wait(count))
 
     def _run(self, work: Coroutine[Any, Any, _T]) -> _T:

@@ -1,7 +1,8 @@
-"""What `make run` posts to the function, what should come of each, and what came.
+"""The demonstration of `make run`: posts requests to the function and checks the answers.
 
-What is in `events/` in all three bodies, a duplicate, what is no event, an event that Svix refuses
-and one while Svix is refusing everything.
+The requests are the events of `events/` in three forms of body, duplicates, bodies that are not
+valid events, an event that Svix refuses for good, and an event that is posted while Svix refuses
+everything.
 """
 
 import base64
@@ -25,14 +26,14 @@ EVENTS = sorted((Path(__file__).parent / "events").glob("*.json"))
 _PUSHED_BY = "APIs-Google; (+https://developers.google.com/webmasters/APIs-Google.html)"
 _JSON = {"content-type": "application/json"}
 _PUSH = {**_JSON, "user-agent": _PUSHED_BY}
-_ARRIVAL_LIMIT = 15.0  # seconds, for what Svix sends on after it has answered
+_ARRIVAL_LIMIT = 15.0  # seconds from Svix's last answer to the last webhook at the endpoint
 
 LATE, REFUSED = "evt_0Sx1late", "evt_0Sx1refused"
 
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """One request to the function, and what should come of it."""
+    """One request to the function, and the answer that it should get."""
 
     name: str
     form: str
@@ -40,20 +41,20 @@ class Post:
     headers: Mapping[str, str]
     expected: str
     faults: tuple[Fault, ...] = ()
-    """What goes wrong at Svix first; of the simulator only."""
+    """Faults to inject into the simulator before the request."""
 
 
 def by_hand(
     name: str, body: bytes, expected: str = "200 delivered", faults: tuple[Fault, ...] = ()
 ) -> Post:
-    """As a person or a script posts it."""
+    """A request as a person or a script posts it."""
     return Post(name, "by hand", body, _JSON, expected, faults)
 
 
 def wrapped(
     name: str, body: bytes, expected: str = "200 delivered", faults: tuple[Fault, ...] = ()
 ) -> Post:
-    """As Pub/Sub pushes by default."""
+    """A push as Pub/Sub sends it by default."""
     message = {
         "data": base64.b64encode(body).decode(),
         "messageId": name,
@@ -64,19 +65,19 @@ def wrapped(
 
 
 def unwrapped(name: str, body: bytes) -> Post:
-    """As Pub/Sub pushes with payload unwrapping and metadata."""
+    """A push as Pub/Sub sends it with payload unwrapping and metadata."""
     headers = {**_PUSH, "x-goog-pubsub-message-id": name}
     return Post(name, "unwrapped push", body, headers, "200 delivered")
 
 
 def sample_events(rename: Callable[[str], str]) -> dict[str, dict[str, Any]]:
-    """The events of `events/` by their names; `rename` gives each project its name here."""
+    """The events of `events/`, by name. `rename` maps each project to the one used here."""
     events = {path.stem[3:]: json.loads(path.read_bytes()) for path in EVENTS}
     return {name: event | {"project": rename(event["project"])} for name, event in events.items()}
 
 
 def posts(events: Mapping[str, Mapping[str, Any]], *, with_faults: bool) -> Iterator[Post]:
-    """What is posted, in order."""
+    """The requests, in the order in which they are posted."""
     bodies = {name: json.dumps(event).encode() for name, event in events.items()}
     for number, (name, body) in enumerate(bodies.items()):
         yield (by_hand, wrapped, unwrapped)[number % 3](name, body)
@@ -100,7 +101,7 @@ def posts(events: Mapping[str, Mapping[str, Any]], *, with_faults: bool) -> Iter
 async def demonstrate(
     url: str, sent: Iterator[Post], inject: Callable[[Fault], None] = lambda _fault: None
 ) -> bool:
-    """Post everything, show what was answered; whether it is all as expected."""
+    """Post everything and print each answer. Returns whether all are as expected."""
     print(f"\n{'what':32} {'sent as':15} answered\n{'-' * 66}")
     right = True
     client = ClientBuilder().no_proxy().build()
@@ -116,7 +117,7 @@ async def demonstrate(
 
 
 async def _send(client: Client, url: str, post: Post) -> str:
-    """Post it; what came back, as `expected` says it."""
+    """Post it, and return the answer in the form of `Post.expected`."""
     request = client.post(f"{url}/notifications").headers(dict(post.headers))
     answer = await request.body_bytes(post.body).build().send()
     outcome = (await answer.json()).get("outcome", "(no outcome)")
@@ -124,7 +125,10 @@ async def _send(client: Client, url: str, post: Post) -> str:
 
 
 async def show_messages(tenants: Tenants, expected: set[tuple[str, str]]) -> bool:
-    """What Svix holds; whether it is each event once. `expected`: projects and event ids."""
+    """Print what Svix holds. Returns whether that is one message for each event.
+
+    `expected` holds the project and the id of each event.
+    """
     projects = sorted({project for project, _ in expected})
     held = await tenants.messages(projects)
     counts = {project: sum(n for (p, _), n in held.items() if p == project) for project in projects}
@@ -139,8 +143,8 @@ async def show_messages(tenants: Tenants, expected: set[tuple[str, str]]) -> boo
 
 
 async def show_arrivals(endpoints: Endpoints, path: str, secret: str, count: int) -> bool:
-    """What reached a customer's endpoint; whether it is each message once, and signed."""
-    with contextlib.suppress(TimeoutError):  # what is missing then is told below
+    """Print what reached a customer's endpoint. Returns whether each message came once, signed."""
+    with contextlib.suppress(TimeoutError):  # the line below says what is missing
         await endpoints.wait(count, path, _ARRIVAL_LIMIT)
     arrived = [webhook for webhook in endpoints.received if webhook.path == path]
     different = len({webhook.message_id for webhook in arrived})
@@ -152,7 +156,7 @@ async def show_arrivals(endpoints: Endpoints, path: str, secret: str, count: int
 
 
 def show_commands(settings: str, project: str, event_id: str) -> None:
-    """The operator's commands for what is running here."""
+    """Print the operator's commands for the function that runs here."""
     python = Path(sys.executable)
     relay = f"{python.relative_to(ROOT) if python.is_relative_to(ROOT) else python} -m relay"
     print(f"""

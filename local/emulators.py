@@ -1,6 +1,6 @@
 """Google's own emulators of Firestore and Pub/Sub, from the installed gcloud CLI.
 
-Nothing is installed or configured here: `missing` says in words what a machine lacks.
+Installs and configures nothing. `missing` says what the machine lacks.
 https://cloud.google.com/sdk/gcloud/reference/beta/emulators
 """
 
@@ -18,7 +18,9 @@ from local.processes import Server, free_port, listening, running
 _FIRESTORE = Path("platform/cloud-firestore-emulator/cloud_firestore_emulator")
 _PUBSUB = Path("platform/pubsub-emulator/bin/cloud-pubsub-emulator")
 
-_START_SECONDS = 100.0  # about 5 s of Java start on an idle machine, ten times that on a busy one
+_START_SECONDS = (
+    100.0  # Java starts in about 5 s on an idle machine, in ten times that on a busy one
+)
 
 
 def missing() -> str | None:
@@ -39,7 +41,7 @@ def missing() -> str | None:
 
 @contextlib.contextmanager
 def firestore_emulator() -> Iterator[tuple[str, Server]]:
-    """The address (`host:port`, as FIRESTORE_EMULATOR_HOST wants it) and the process."""
+    """Run Firestore's emulator. Yields `host:port`, as FIRESTORE_EMULATOR_HOST, and the process."""
     port = free_port()
     with _emulator(_FIRESTORE, "start", port=port, ready=_writes(port)) as started:
         yield started
@@ -47,7 +49,7 @@ def firestore_emulator() -> Iterator[tuple[str, Server]]:
 
 @contextlib.contextmanager
 def pubsub_emulator() -> Iterator[tuple[str, Server]]:
-    """The address (`host:port`, as PUBSUB_EMULATOR_HOST wants it) and the process."""
+    """Run Pub/Sub's emulator. Yields `host:port`, for PUBSUB_EMULATOR_HOST, and its process."""
     port = free_port()
     with _emulator(_PUBSUB, port=port, ready=listening(port)) as started:
         yield started
@@ -66,9 +68,9 @@ def _emulator(
 
 
 def _writes(port: int) -> Callable[[], bool]:
-    """A probe: whether Firestore has taken a write.
+    """A probe for `running`: whether Firestore takes a write.
 
-    The first one takes its Java seconds on a busy machine, more than a ledger call may take.
+    On a busy machine the first write takes seconds, which is longer than a ledger call may take.
     """
     url = f"http://127.0.0.1:{port}/v1/projects/started/databases/(default)/documents/first"
 
@@ -82,14 +84,14 @@ def _writes(port: int) -> Callable[[], bool]:
 
 @functools.cache
 def _sdk_root() -> Path | None:
-    """The CLI's own directory, which holds its components."""
+    """The directory of the gcloud CLI, which holds its components."""
     gcloud = shutil.which("gcloud")
     if gcloud is None:
         return None
     root = Path(gcloud).resolve().parent.parent
     if (root / "platform").is_dir():
         return root
-    # A wrapper (snap, Homebrew): it must say so itself, which takes it a second.
+    # gcloud is a wrapper (snap, Homebrew). It prints its directory, which takes a second.
     asked = subprocess.run(  # noqa: S603 - the resolved gcloud, fixed arguments
         [gcloud, "info", "--format=value(installation.sdk_root)"],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""The customers' webhook endpoints: a server that takes what Svix sends on, and remembers it.
+"""The customers' webhook endpoints: a server that keeps every webhook it receives.
 
 `local/customer.py` runs it in a thread, for tests that have no event loop.
 """
@@ -23,7 +23,7 @@ class Webhook:
 
     path: str
     message_id: str
-    """Svix's, by which a receiver recognises a repeated message."""
+    """The `svix-id` header. A receiver recognises a repeated message by it."""
     body: bytes = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     at: float
@@ -31,11 +31,11 @@ class Webhook:
 
     @property
     def is_taken(self) -> bool:
-        """Whether the customer has it now."""
+        """Whether the endpoint answered 2xx, so that the customer has the webhook."""
         return HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
 
     def is_signed(self, secret: str) -> bool:
-        """Whether the signature is that of the endpoint's secret, as a customer would check it."""
+        """Whether the signature matches the endpoint's secret, by a customer's own check."""
         try:
             Signature(secret).verify(self.body, dict(self.headers))
         except WebhookVerificationError:
@@ -46,8 +46,8 @@ class Webhook:
 class Endpoints:
     """All customers' endpoints on one port of loopback; an async context manager.
 
-    Every path is an endpoint. `answer` is the status of each answer, but for the paths in
-    `answers`; both may be changed.
+    Every path is an endpoint. `answers` holds the status for single paths, and `answer` is the
+    status for all others. Both may be changed at any time.
     """
 
     def __init__(self, answer: int = HTTPStatus.NO_CONTENT) -> None:
@@ -66,11 +66,11 @@ class Endpoints:
 
     @property
     def url(self) -> str:
-        """Where Svix should send to; any path may be added."""
+        """The base URL. Every path below it is an endpoint."""
         return f"http://127.0.0.1:{self._server.port}"
 
     async def wait(self, count: int, path: str | None = None, limit: float = 30.0) -> list[Webhook]:
-        """What has arrived (on this path) once there are `count` of them.
+        """Wait until `count` webhooks have arrived (on this path), and return them.
 
         Raises TimeoutError after `limit` seconds.
         """

@@ -1,4 +1,4 @@
-"""What was published, and how its pushes went. Times are seconds since 1970."""
+"""The messages that were published, and their pushes. Times are seconds since 1970."""
 
 import base64
 import json
@@ -29,7 +29,7 @@ class Push:
 
 @dataclass(slots=True)
 class Message:
-    """One published message. `project` and `event_id` are None where `data` is no event."""
+    """One published message. `project` and `event_id` are None if `data` is not an event."""
 
     number: int
     data: bytes = field(repr=False)
@@ -42,11 +42,11 @@ class Message:
 
     @property
     def acked_at(self) -> float | None:
-        """When it was acknowledged."""
+        """When it was acknowledged; None if it was not."""
         return next((push.answered_at for push in self.pushes if push.is_ack), None)
 
     def body(self) -> bytes:
-        """The request of a push, as Pub/Sub wraps it."""
+        """The body of a push, as Pub/Sub wraps the message."""
         published = datetime.fromtimestamp(self.published_at, UTC).isoformat()
         message = {
             "data": base64.b64encode(self.data).decode(),

@@ -1,8 +1,7 @@
 """Servers as child processes: started, awaited until they are ready, and stopped with certainty.
 
-The one way here to start a process that is meant to stay: for tests, `make run` and the bench.
-Plain context managers, so that they work with and without an event loop. What a server does is
-not known here.
+The tests, `make run` and the bench start every long-lived process with `running`. It is a plain
+context manager, so that it works with and without an event loop.
 """
 
 import contextlib
@@ -21,21 +20,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _POLL_SECONDS = 0.02
-_LAST_WORDS = 2_000  # characters of output in an error: a stack trace's worth
+_LAST_WORDS = 2_000  # characters of output in an error message, enough for a stack trace
 
 
 class ServerFailed(Exception):
-    """A server did not come up; its text has the command and its last output."""
+    """A server did not become ready. The message has the command and the end of its output."""
 
 
 @dataclass(slots=True)
 class Server:
-    """A running server. It leads a process group of its own, children included."""
+    """A running server. It leads its own process group, which includes its children."""
 
     process: subprocess.Popen[bytes]
     log: Path
     ready_line: str = field(default="", init=False)
-    """The line of its output that said it was ready, where one was waited for."""
+    """The line of output that showed that it was ready; empty if a probe showed it."""
 
     @property
     def pid(self) -> int:
@@ -47,30 +46,33 @@ class Server:
         return self.log.read_text(errors="replace")
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Signal the server and its children; none if it is gone."""
+        """Send a signal to the server and its children. Does nothing if they are gone."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
     def stop(self, grace: float = 10.0) -> int:
-        """Ask it to end, wait `grace` seconds, then kill; its exit code (negative: by a signal)."""
+        """Send SIGTERM, wait up to `grace` seconds, then kill it. Returns the exit code.
+
+        The exit code is negative if a signal ended the server.
+        """
         if self.process.poll() is None:
             self.send_signal(signal.SIGTERM)
-            self.send_signal(signal.SIGCONT)  # one that is suspended cannot end
+            self.send_signal(signal.SIGCONT)  # a suspended process cannot handle SIGTERM
         try:
             return self.process.wait(grace)
         except subprocess.TimeoutExpired:
             return self.kill()
         finally:
-            self.send_signal(signal.SIGKILL)  # children that outlive it
+            self.send_signal(signal.SIGKILL)  # for children that outlive it
 
     def kill(self) -> int:
-        """End it and its children without their having a say."""
+        """Kill the server and its children (SIGKILL). Returns the exit code."""
         self.send_signal(signal.SIGKILL)
         return self.process.wait()
 
 
 def listening(port: int, host: str = "127.0.0.1") -> Callable[[], bool]:
-    """A probe for `running`: whether somebody accepts connections there."""
+    """A probe for `running`: whether a server accepts connections on the port."""
 
     def probe() -> bool:
         with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
@@ -81,11 +83,11 @@ def listening(port: int, host: str = "127.0.0.1") -> Callable[[], bool]:
 
 
 def free_port() -> int:
-    """A port of the loopback that is free at this moment.
+    """A port of the loopback interface that is free at this moment.
 
-    It is below those that systems give to outgoing connections (Linux: from 32768 on), so that
-    none of those takes it before the server does; and any of 12,000, so that hardly anybody who
-    calls this at the same moment gets the same.
+    The port is below the range that systems use for outgoing connections (Linux: from 32768 on).
+    So no such connection takes it before the server does. It is one of 12,000, chosen at random. So
+    two callers at the same moment hardly ever get the same port.
     """
     while True:
         port = random.SystemRandom().randrange(20_000, 32_000)
@@ -103,11 +105,11 @@ os.execvp(sys.argv[1], sys.argv[1:])
 
 
 def interruptible(command: Sequence[str | Path]) -> list[str]:
-    """`command`, so that SIGINT and SIGQUIT end what it starts.
+    """The command, changed if necessary so that SIGINT and SIGQUIT end its process.
 
-    A shell without job control ignores both in what it starts with `&`, and so does every
-    descendant that doesn't set them itself. Then the command goes through a Python that restores
-    them and becomes the command: `preexec_fn` is not safe where threads run.
+    A shell without job control starts commands in the background (`&`) with both signals ignored,
+    and child processes inherit that. In this case a small Python program restores the signals and
+    executes the command. `preexec_fn` would not be safe, because this process may have threads.
     """
     words = [*map(str, command)]
     ignored = {signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGQUIT)}
@@ -126,9 +128,9 @@ def running(
 ) -> Iterator[Server]:
     """Start a server, wait until it is ready, stop it at the end.
 
-    `ready` is a pattern that a line of its output matches, or a probe that turns true. `env` is
-    put over this process's own environment. `limit` and `grace` are the seconds it may take to
-    come up and to end. Raises `ServerFailed` where it ends early or is not ready in time.
+    `ready` is a pattern for a line of its output, or a probe that returns whether it is ready.
+    `env` is added to this process's environment. The server has `limit` seconds to become ready and
+    `grace` seconds to end. Raises `ServerFailed` if it ends early or is not ready in time.
     """
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="server-", suffix=".log"))
@@ -154,7 +156,7 @@ def _await_ready(
 ) -> None:
     given_up_at = time.monotonic() + limit
     while True:
-        # Before the look at its output: what it wrote last is then not missed.
+        # Checked before its output is read. Otherwise its last lines could be missed.
         ended = server.process.poll() is not None
         if isinstance(ready, str):
             if match := re.search(f"^.*(?:{ready}).*\n", server.output(), re.MULTILINE):

@@ -1,18 +1,21 @@
-"""A simulator of a Pub/Sub push subscription, as far as it decides who is delivered when.
+"""A simulator of a Pub/Sub push subscription: it decides when each message is pushed.
 
-Google's words, from https://cloud.google.com/pubsub/docs/push: the window of outstanding messages
-starts small and grows with acks, shrinks on nacks, and is at most 3,000 ("slow start"); nacks
-delay all of the subscription's deliveries by 100 ms to 60 s ("push backoff"); besides, the retry
-policy delays each nacked message, here by 10 s to 600 s. The formulas are this model's own: the
-window is 3 at first, one more for each ack and half for each nack; the pause, from the last nack,
-doubles with each nack and halves with each ack; a message waits 10 s, doubled with each nack.
+Google documents this at https://cloud.google.com/pubsub/docs/push. The window of outstanding
+messages starts small, grows with acks, shrinks on nacks, and is at most 3,000 ("slow start"). Nacks
+delay all of the subscription's deliveries by 100 ms to 60 s ("push backoff"). The retry policy also
+delays each nacked message, here by 10 s to 600 s.
 
-Google also says, on the same page: "If the average latency exceeds one second or the acknowledgment
-rate is less than 99%, the window decreases to the lower limit of 3,000 outstanding messages". That
-is the second mode, `Policy(floor=3000)`: nacks shrink no window below it, so that a subscriber that
-makes pushes wait keeps all 3,000. Which of the two Google does at which moment is not published.
+Google publishes no formulas, so this model has its own. The window begins at 3, grows by one with
+each ack and halves with each nack. The pause begins at the last nack; it doubles with each nack and
+halves with each ack. A message waits 10 s after its first nack, and twice as long after each
+further one.
 
-Knows no HTTP and no clock but the running loop's: `deliver` may be either.
+The same page also says: "If the average latency exceeds one second or the acknowledgment rate is
+less than 99%, the window decreases to the lower limit of 3,000 outstanding messages". The second
+mode, `Policy(floor=3000)`, models that: nacks do not shrink the window below 3,000, so a subscriber
+that makes pushes wait keeps all 3,000. Google does not publish which of the two applies when.
+
+This module knows no HTTP: `deliver` makes the pushes. Its only clock is the running loop's.
 """
 
 import asyncio
@@ -28,20 +31,20 @@ _SHORTEST_PAUSE = 0.1  # seconds, of the subscription
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a subscription may be set to. Times are in seconds; the defaults are Google's."""
+    """The settings of a subscription. Times are in seconds; the defaults are Google's."""
 
     floor: float = 1.0
-    """The window that nacks leave at the least, once it is so large."""
+    """Nacks never shrink the window below this."""
     first_window: float = 3.0
     """The window at the start (slow start); 3,000 for a subscription that was busy before."""
     longest_pause: float = 60.0
-    """The most that nacks delay the whole subscription by (push back-off; Google sets it)."""
+    """The longest delay of the whole subscription after nacks (push back-off; set by Google)."""
     first_retry: float = 10.0
     """How long a message waits after its first nack (retry policy, minimum)."""
     last_retry: float = 600.0
-    """And at most (retry policy, maximum)."""
+    """The longest that a message waits after a nack (retry policy, maximum)."""
     dead_letter_after: int | None = None
-    """The nacks after which a message goes to the dead-letter topic; None: there is no such."""
+    """After this many nacks a message goes to the dead-letter topic; None: there is no topic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class Arrival:
 
 @dataclass(slots=True)
 class Subscription:
-    """Pushes each message until it is acked; `deliver` says whether one was.
+    """Pushes each message until it is acked. `deliver` makes one push and returns whether it was.
 
     Times are in seconds from the start of `run`.
     """
@@ -62,13 +65,13 @@ class Subscription:
     deliver: Callable[[int], Awaitable[bool]]
     policy: Policy = Policy()
     acked: dict[int, float] = field(default_factory=dict)
-    """When each was."""
+    """When each message was acked."""
     nacked: list[tuple[float, int]] = field(default_factory=list)
-    """Each nack: when, and of which message."""
+    """The time and the message of each nack."""
     dead_lettered: dict[int, float] = field(default_factory=dict)
     """When each message was moved to the dead-letter topic."""
     outstanding: int = 0
-    """Messages that are pushed and not answered yet."""
+    """Pushes that are not answered yet."""
     _window: float = field(init=False)
     _pause: float = 0.0
     _started: float = 0.0
@@ -99,7 +102,7 @@ class Subscription:
 
     @property
     def pushable_at(self) -> float:
-        """When the pause that the nacks caused is over."""
+        """When the pause after the last nack ends."""
         return self._last_nack + self._pause
 
     @property
@@ -108,7 +111,7 @@ class Subscription:
         return max(0.0, self.pushable_at - (asyncio.get_running_loop().time() - self._started))
 
     def publish(self, message: int, at: float = 0.0) -> None:
-        """Add a message that is due at once, or `at` seconds after the start."""
+        """Add a message. It may be pushed from `at` seconds after the start on."""
         self._messages += 1
         heapq.heappush(self._due, (at, next(self._order), message))
         self._wake.set()
@@ -116,9 +119,9 @@ class Subscription:
     async def run(
         self, arrivals: list[Arrival], limit: float | None = None, *, until_done: bool = True
     ) -> None:
-        """Push everything; give up after `limit` seconds, leaving what is outstanding.
+        """Push everything, for at most `limit` seconds. Then outstanding pushes are cancelled.
 
-        Without `until_done` it goes on until it is cancelled: more may be published.
+        Without `until_done` it runs until it is cancelled, because more may be published.
         """
         for arrival in arrivals:
             self.publish(arrival.message, arrival.at)
@@ -151,16 +154,16 @@ class Subscription:
                         async with asyncio.timeout(None if until is None else until - now):
                             await self._wake.wait()
                     except TimeoutError:
-                        pass  # something is due
+                        pass  # the next message may be pushed now
         except TimeoutError:
-            pass  # given up, as agreed
+            pass  # `limit` is over
 
     def _may_push(self, now: float) -> bool:
         is_due = bool(self._due) and self._due[0][0] <= now
         return is_due and now >= self.pushable_at and self.outstanding < self.window
 
     def _next(self, now: float) -> float | None:
-        """When something may be pushed although nothing is answered."""
+        """When the next push may be made if none is answered until then; None: not at all."""
         if not self._due or self.outstanding >= self.window:
             return None
         return max(self._due[0][0], self.pushable_at, now)

@@ -1,8 +1,8 @@
 """`make run ARGS=--svix`: the demonstration on a real Svix, in an application of its own.
 
-The function runs here, with the embedded ledger; Svix is where SVIX_SERVER_URL and SVIX_TOKEN say.
-A Svix on this machine sends on to a customer's endpoints here. Another can't reach them: there the
-events are seen in Svix's own portal, where it has one.
+The function runs here, with the embedded ledger. SVIX_SERVER_URL and SVIX_TOKEN name the Svix. If
+that Svix runs on this machine, it sends the webhooks to customers' endpoints here. Any other Svix
+can't reach them; its portal shows the events, if it has one.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ class Trial:
     """One run on a real Svix."""
 
     url: str
-    """The function's."""
+    """The function's URL."""
     server: Server
     ledger: Path
     tenants: Tenants
@@ -40,7 +40,7 @@ class Trial:
     application: str
 
     async def demonstrate(self) -> bool:
-        """Post the sample events, show what became of them; whether all is right."""
+        """Post the sample events and print what became of them. Returns whether all is right."""
         events = demonstration.sample_events(lambda _project: self.application)
         url = None
         if self.endpoints:
@@ -68,7 +68,7 @@ class Trial:
         return right
 
     async def show_what_can_be_tried(self) -> None:
-        """What to look at and to type next."""
+        """Print what to look at and what to type next."""
         if link := await self.tenants.portal(self.application):
             print(f"\nWhat the customer sees, in Svix's own portal:\n\n  {link}")
         event_id = next(iter(demonstration.sample_events(str).values()))["id"]
@@ -77,22 +77,25 @@ class Trial:
         print(f"The function's log: {self.server.log}")
 
     async def offer_removal(self) -> None:
-        """Remove what was made, unless somebody at a terminal says no."""
+        """Delete the application from Svix, unless a person at the terminal says no."""
         question = f"Remove the application {self.application} from Svix? [Y/n] "
         answer = await asyncio.to_thread(input, question) if sys.stdin.isatty() else ""
         if answer.strip().lower() in {"", "y", "yes"}:
             await self.tenants.remove(self.application)
             print(f"Removed {self.application}.")
         else:
-            print(f"{self.application} stays.")
+            print(f"Kept {self.application}.")
 
 
 async def run(port: int, *, once: bool, stay_up: Callable[[], Awaitable[None]]) -> int:
-    """Start, demonstrate, stay up unless told not to, and clean up."""
+    """Start the function, run the demonstration, stay up unless `once`, and clean up.
+
+    Returns the exit code.
+    """
     async with _started(port) as trial:
         right = await trial.demonstrate()
         if once:
-            print("All as it should be." if right else "Not all came out as it should.")
+            print("Everything is as expected." if right else "Not everything is as expected.")
         else:
             await trial.show_what_can_be_tried()
             await stay_up()
@@ -119,7 +122,7 @@ async def _started(port: int) -> AsyncIterator[Trial]:
 
 @contextlib.contextmanager
 def _function(port: int, ledger: Path) -> Iterator[Server]:
-    """The function; where Svix is stands in the environment already."""
+    """Run the function. It inherits SVIX_TOKEN and SVIX_SERVER_URL from the environment."""
     command = [sys.executable, "-m", "functions_framework", "--target", "notifications"]
     command += ["--source", str(ROOT / "main.py"), "--host", "127.0.0.1", "--port", str(port)]
     environment = {"LEDGER": f"sqlite:{ledger}"}

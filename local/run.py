@@ -1,9 +1,9 @@
-"""`make run`: the relay on this machine, sample events through it, and what became of them.
+"""`make run`: run the relay on this machine, send it sample events, and print what became of them.
 
-Starts the Svix simulator, customers' endpoints and the function with the embedded ledger; shows
-what is answered to each event and what reached the customer. Then it stays up: with a page on which
-to watch it and break it, a line that points the operator's commands at it, one event parked and one
-customer's endpoint failing.
+Starts the Svix simulator, the customers' endpoints, and the function with the embedded ledger.
+Prints the answer to each event and what reached the customers. Then it stays up, with a page on
+which to watch the relay and break it, and with the settings for the operator's commands. One event
+is parked and one customer's endpoint fails, so that these commands have something to show.
 """
 
 import argparse
@@ -30,7 +30,7 @@ _FAILING = "stellar-esim"  # whose endpoint answers 500
 
 
 async def demonstrate(stack: Stack) -> bool:
-    """Post the sample events, show what became of them; whether all is right."""
+    """Post the sample events and print what became of them. Returns whether all is right."""
     events = demonstration.sample_events(str)
     projects = sorted({event["project"] for event in events.values()})
     stack.endpoints.answers[f"/{_FAILING}"] = 500
@@ -47,7 +47,10 @@ async def demonstrate(stack: Stack) -> bool:
 
 
 async def show_arrivals(stack: Stack, counts: dict[str, int]) -> bool:
-    """What reached each project's endpoint; whether it is so many messages, each once."""
+    """Print what reached each project's endpoint. Returns whether all of it did, each once.
+
+    `counts` holds the number of messages of each project.
+    """
     right = True
     async with Tenants(Address(stack.simulator.url, TOKEN)) as tenants:
         for project, count in counts.items():
@@ -58,7 +61,7 @@ async def show_arrivals(stack: Stack, counts: dict[str, int]) -> bool:
 
 
 def show_what_can_be_tried(stack: Stack, page: str) -> None:
-    """What to look at and to type next."""
+    """Print what to look at and what to type next."""
     settings = f"SVIX_TOKEN={TOKEN} SVIX_SERVER_URL={stack.simulator.url}"
     events = demonstration.sample_events(str).values()
     event_id = next(event["id"] for event in events if event["project"] == _FAILING)
@@ -77,7 +80,7 @@ What Svix holds:    curl {stack.simulator.url}/control/messages""")
 
 
 async def stay_up() -> None:
-    """Until Ctrl-C."""
+    """Wait for Ctrl-C or SIGTERM."""
     print("Ctrl-C stops everything.", flush=True)
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -87,7 +90,7 @@ async def stay_up() -> None:
 
 
 async def run(arguments: argparse.Namespace) -> int:
-    """Start, demonstrate, and stay up unless told not to."""
+    """Start everything, run the demonstration, and stay up unless `--once` is given."""
     if arguments.svix:
         return await real.run(arguments.port, once=arguments.once, stay_up=stay_up)
     async with contextlib.AsyncExitStack() as exits:
@@ -103,7 +106,7 @@ async def run(arguments: argparse.Namespace) -> int:
             right &= await stream.run()
             right &= await show_arrivals(relay.stack, stream.projects)
         if arguments.once:
-            print("All as it should be." if right else "Not all came out as it should.")
+            print("Everything is as expected." if right else "Not everything is as expected.")
             return 0 if right else 1
         obvious = Lane.of(OBVIOUS, directory / "obvious", instances=instances)
         await exits.enter_async_context(obvious)
@@ -114,7 +117,7 @@ async def run(arguments: argparse.Namespace) -> int:
 
 
 def check_free(port: int, option: str) -> None:
-    """Exit with a message where somebody is listening already."""
+    """Exit with a message if another program listens on the port."""
     if listening(port)():
         sys.exit(f"Port {port} is taken: stop what listens there, or choose another with {option}.")
 
@@ -122,19 +125,20 @@ def check_free(port: int, option: str) -> None:
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="make run ARGS=...", description=__doc__)
-    parser.add_argument("--once", action="store_true", help="exit after it: 0 if all is well")
-    parser.add_argument("--rate", type=float, help="then a stream: Svix takes so many calls/s")
-    parser.add_argument("--outage", action="store_true", help="then a stream: Svix goes away in it")
-    parser.add_argument("--svix", action="store_true", help="on the Svix of SVIX_TOKEN")
-    parser.add_argument("--port", type=int, default=8080, help="the function's (%(default)s)")
-    parser.add_argument("--simulator-port", type=int, default=8071, help="Svix's (%(default)s)")
+    add = parser.add_argument
+    add("--once", action="store_true", help="exit at the end, with 0 if all is as expected")
+    add("--rate", type=float, help="then send a stream of events; Svix takes RATE calls a second")
+    add("--outage", action="store_true", help="then send a stream of events; Svix has an outage")
+    add("--svix", action="store_true", help="use the Svix of SVIX_TOKEN, not the simulator")
+    add("--port", type=int, default=8080, help="the function's port (default: %(default)s)")
+    add("--simulator-port", type=int, default=8071, help="Svix's port (default: %(default)s)")
     arguments = parser.parse_args(argv)
     if arguments.svix and (arguments.rate or arguments.outage):
         parser.error("--rate and --outage are for the simulator: leave out --svix")
     if arguments.svix and not os.environ.get("SVIX_TOKEN"):
         parser.error(
-            "--svix wants SVIX_TOKEN, a token of a test environment, and SVIX_SERVER_URL where "
-            "the Svix is your own"
+            "--svix needs SVIX_TOKEN, a token of a test environment. A Svix of your own also needs "
+            "SVIX_SERVER_URL."
         )
     check_free(arguments.port, "ARGS=--port=8090")
     if not arguments.svix:

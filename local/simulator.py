@@ -1,10 +1,10 @@
-"""A Svix that runs here: a real HTTP server with the real one's rules, a rate limit, and faults.
+"""A simulator of Svix: an HTTP server with Svix's rules, a rate limit, and faults on demand.
 
-For the tests, `make run` and the bench; the relay knows it only as a URL. It creates applications,
-takes messages and sends them on to endpoints on loopback, signed and with Svix's retries. Where the
-documentation is silent it does as Svix's open-source server does
-(https://github.com/svix/svix-webhooks); `tests/svix` runs on both. `/control` is its own: it shows
-what is held, and switches limits and faults.
+The tests, `make run` and the bench use it. The relay knows only its URL. It creates applications,
+takes messages, and sends them to endpoints on loopback, signed and with Svix's retries. Where
+Svix's documentation is silent, it does what Svix's open-source server does
+(https://github.com/svix/svix-webhooks); `tests/svix` runs on both. `/control` is an API of its own:
+it shows what the simulator holds, and changes limits and faults.
 """
 
 import argparse
@@ -33,7 +33,7 @@ TOKEN = "testsk_local"
 
 
 class Simulator:
-    """The server; an async context manager. `url` is where the SDK should look for Svix.
+    """The server; an async context manager. `url` is the server URL for the SDK.
 
     `second_token` is another token of the same environment. `endpoint_for` is asked for each new
     application: it returns the URL of its first endpoint, or None.
@@ -84,17 +84,17 @@ class Simulator:
         await self._running.start()
 
     async def stop_listening(self) -> None:
-        """Refuse connections, and reset those there are."""
+        """Refuse new connections, and reset the open ones."""
         await self._running.stop()
 
     @property
     def url(self) -> str:
-        """Where the SDK finds it."""
+        """The server URL for the SDK."""
         return f"http://127.0.0.1:{self._running.port}"
 
     @property
     def messages(self) -> list[StoredMessage]:
-        """Every message that was accepted, in that order."""
+        """Every accepted message, in the order of acceptance."""
         return self.store.messages
 
     @property
@@ -112,19 +112,19 @@ class Simulator:
         self._gate.conduct = conduct
 
     def inject(self, fault: Fault) -> None:
-        """Let something go wrong from now on."""
+        """Add a fault."""
         self._gate.inject(fault)
 
     def clear_faults(self) -> None:
-        """Let nothing go wrong any more; calls that hang are let go."""
+        """Remove all faults. Calls that hang are reset."""
         self._gate.clear_faults()
 
     def restart(self) -> None:
-        """Lose what the real one keeps in memory: the idempotency keys."""
+        """Forget the idempotency keys: the real Svix keeps them in memory only."""
         self._gate.forget_keys()
 
     def reset(self) -> None:
-        """Forget everything: what is held, calls, keys, faults, and what is being sent on."""
+        """Forget everything: the store, calls, keys, faults, and webhooks under way."""
         self.clear_faults()
         self.restart()
         self.calls.clear()
@@ -137,7 +137,7 @@ class Simulator:
 
 
 async def _empty(_request: Request, error: Exception) -> Response:
-    """The answer for a path or a method that isn't there: a status without a body."""
+    """The answer for an unknown path or method: a status without a body."""
     assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for no other
     return Response(status_code=error.status_code, headers=error.headers)
 
@@ -164,19 +164,21 @@ async def _serve(arguments: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m local.simulator", description=__doc__)
-    parser.add_argument("--port", type=int, default=8071, help="0: any (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=int, default=8071, help="0: any free port (default: %(default)s)"
+    )
     parser.add_argument("--token", default=TOKEN, help="(default: %(default)s)")
     parser.add_argument("--second-token", help="another token of the same environment")
     parser.add_argument("--kind", choices=["hosted", "open_source"], default="hosted")
-    parser.add_argument("--latency-ms", type=float, default=0, help="before each answer")
+    parser.add_argument("--latency-ms", type=float, default=0, help="delay of each answer")
     parser.add_argument("--rate", type=float, help="calls a second (default: no limit)")
     parser.add_argument("--burst", type=float, default=50, help="(default: %(default)g)")
-    parser.add_argument("--retry-after", help="of a 429: seconds, date, or any text")
+    parser.add_argument("--retry-after", help="a 429's header: seconds, date, or any text")
     arguments = parser.parse_args(argv)
     try:
         asyncio.run(_serve(arguments))
     except OSError as failure:
-        print(f"Port {arguments.port} can't be listened on: {failure}", file=sys.stderr)
+        print(f"Can't listen on port {arguments.port}: {failure}", file=sys.stderr)
         return 2
     return 0
 

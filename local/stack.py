@@ -1,8 +1,8 @@
 """The local stack: a topic with its push subscription, the function, Svix, a customer's endpoints.
 
-Everything that stands around the function on Google Cloud stands here around the same function, in
-processes of its own: a front address that Cloud Run would give it, several instances behind it, and
-somebody who starts another instance when one dies. `make run` starts it, and its page shows it.
+It stands in for Google Cloud around the function. As on Cloud Run, the function has one address and
+several instances, each a process of its own, and a new instance replaces one that dies. `make run`
+starts the stack, and the page of `make run` shows it.
 """
 
 import asyncio
@@ -41,12 +41,12 @@ POLICY = Policy(
     dead_letter_after=20,
 )
 """A subscription that was busy before. Its times are shorter than Google's and `deploy.sh`'s (60,
-10 and 600 s, 100 attempts), because somebody is watching, and its floor is a third of Google's."""
+10 and 600 s, 100 attempts), because a person is watching. Its floor is a third of Google's."""
 _START_PATIENCE = 10.0  # seconds that Cloud Run holds a request while an instance starts
 _OPEN_FILES = 20_000  # each outstanding push is a connection
 _KEEP_ALIVE = timedelta(seconds=1)
-"""Less than a function keeps an idle connection, which is 2 s or 5: if it closed one just as a push
-was sent on it, that would be a nack."""
+"""Shorter than the 2 or 5 s for which a function keeps an idle connection. If the function closed a
+connection just as a push is sent on it, the push would be a nack."""
 _LOG_INTERVAL = 0.2  # seconds between two looks at an instance's log
 
 
@@ -86,16 +86,16 @@ class Instance:
 
     @property
     def is_running(self) -> bool:
-        """Whether pushes are sent to it. Nobody can tell a frozen one from a slow one."""
+        """Whether it gets pushes. Pub/Sub can't tell a frozen instance from a slow one."""
         return self.state in {State.UP, State.FROZEN}
 
 
 class Stack:
-    """One function with all that stands around it; an async context manager.
+    """One function and everything around it; an async context manager.
 
-    `port` and `simulator_port` are where the function and Svix are found (0: any free port).
+    `port` and `simulator_port` are the ports of the function and of Svix (0: any free port).
     `conduct` is how Svix behaves at first. `observe` is called with each line of an instance's log.
-    Raises `ServerFailed` where the function does not start.
+    Raises `ServerFailed` if the function does not start.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Stack:
         self.instances: list[Instance] = []
         self.messages: list[Message] = []
         self.answered: list[tuple[Message, Push]] = []
-        """Each push that was answered, in that order."""
+        """Every answered push, in the order of the answers."""
         self.observe = observe
         self.endpoints = Endpoints()
         self.simulator = Simulator(
@@ -164,10 +164,10 @@ class Stack:
 
     @property
     def url(self) -> str:
-        """The function's one address, whichever instances there are."""
+        """The function's address. It stays the same when the instances change."""
         return f"http://127.0.0.1:{self._port}"
 
-    # -- what one can do to it
+    # -- actions
 
     def publish(
         self, data: bytes, project: str | None = None, event_id: str | None = None
@@ -179,7 +179,7 @@ class Stack:
         return message
 
     async def restart(self) -> None:
-        """Begin anew: nothing published, an empty ledger, an empty Svix, new instances."""
+        """Start over: nothing published, an empty ledger, an empty Svix, new instances."""
         async with self._starting:
             await self._stop()
             for file in self.ledger.parent.glob(f"{self.ledger.name}*"):
@@ -196,19 +196,19 @@ class Stack:
         await self._start()
 
     async def take_svix_away(self) -> None:
-        """Let Svix's address refuse connections."""
+        """Let Svix refuse connections."""
         if self._is_svix_there:
             self._is_svix_there = False
             await self.simulator.stop_listening()
 
     async def bring_svix_back(self) -> None:
-        """End what `take_svix_away` began."""
+        """Let Svix accept connections again."""
         if not self._is_svix_there:
             self._is_svix_there = True
             await self.simulator.start_listening()
 
     async def kill(self, instance: Instance) -> None:
-        """Kill -9; another instance takes its place."""
+        """Kill an instance (SIGKILL), and start another one in its place."""
         instance.state = State.ENDED
         if instance.server is not None:
             instance.server.send_signal(signal.SIGKILL)
@@ -230,13 +230,13 @@ class Stack:
             self._spawn(thaw())
 
     async def scale(self, count: int) -> None:
-        """Run so many instances; those that are too many are ended with SIGTERM."""
+        """Run `count` instances. Surplus ones are ended with SIGTERM."""
         self._wanted = count
         running = [instance for instance in self.instances if instance.is_running]
         await asyncio.gather(self._reach_wanted(), *map(self._terminate, running[count:]))
 
     async def deploy(self) -> None:
-        """Start new instances, send them what is pushed from now on, end the old ones (SIGTERM)."""
+        """Start new instances, send all further pushes to them, and end the old ones (SIGTERM)."""
         old = [instance for instance in self.instances if instance.is_running]
         async with self._starting:
             await self._add(self._wanted)
@@ -249,7 +249,7 @@ class Stack:
         self._pushing = asyncio.create_task(self.subscription.run([], until_done=False))
 
     async def _stop(self) -> None:
-        """End the pushes and all processes, at once."""
+        """End the pushes and kill all processes."""
         for task in filter(None, (self._pushing, *self._tasks)):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -265,7 +265,7 @@ class Stack:
             await self._add(missing)
 
     async def _add(self, count: int) -> None:
-        """Start so many, side by side. Raises what the first one that failed did."""
+        """Start `count` instances at the same time. Raises the first failure."""
         started = await asyncio.gather(
             *(self._start_one() for _ in range(count)), return_exceptions=True
         )
@@ -281,7 +281,7 @@ class Stack:
         try:
             instance.server = await asyncio.shield(running)
         except BaseException:
-            await asyncio.wait([running])  # a process that comes up now has to be ended too
+            await asyncio.wait([running])  # its process may still come up, and must be ended then
             await self._end(instance)
             raise
         instance.state = State.UP
@@ -309,20 +309,23 @@ class Stack:
         await self._end(instance)
 
     async def _end(self, instance: Instance) -> None:
-        """Stop its processes, with SIGTERM where they still run."""
+        """Stop the instance's process, with SIGTERM if it still runs."""
         await asyncio.to_thread(instance.processes.close)
         instance.state = State.ENDED
         with contextlib.suppress(ValueError):
             self.instances.remove(instance)
 
     async def _read_log(self, instance: Instance, server: Server) -> None:
-        """Hand on what it logs, to the last line; the file is gone before the instance is."""
+        """Pass each line of the instance's log to `observe`, down to the last.
+
+        The file stays open here, because it is deleted when the instance ends.
+        """
         rest = b""
         with server.log.open("rb") as log:
             while True:
                 was_ended = instance.state is State.ENDED
                 if instance.is_running and server.process.poll() is not None:
-                    self._spawn(self.kill(instance))  # it has ended by itself
+                    self._spawn(self.kill(instance))  # the process has ended by itself
                 *lines, rest = (rest + log.read()).split(b"\n")
                 for line in lines:
                     self.observe(instance, line)
@@ -343,7 +346,10 @@ class Stack:
     # -- pushes
 
     async def _choose(self) -> Instance | None:
-        """The instance that has the fewest at work; as Cloud Run does, waits for one to start."""
+        """The instance with the fewest outstanding pushes. Like Cloud Run, waits for one to start.
+
+        None if none has started in time.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_START_PATIENCE):
                 while not (running := [i for i in self.instances if i.is_running]):
@@ -395,7 +401,7 @@ class Stack:
 
 
 def _allow_open_files() -> None:
-    """Allow this process and those that it starts as many as the system lets them have."""
+    """Raise this process's and its children's limit on open files, as far as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
@@ -409,7 +415,7 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def _first_of(work: Iterable[Any]) -> None:
-    """Until one has ended; the others are cancelled."""
+    """Wait until one of them ends, and cancel the others."""
     tasks = [asyncio.ensure_future(each) for each in work]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

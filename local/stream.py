@@ -1,7 +1,7 @@
-"""`make run ARGS="--rate 20 --outage"`: many events, a Svix that limits, and one that is away.
+"""`make run ARGS="--rate 20 --outage"`: a stream of events through a rate limit and an outage.
 
-Pub/Sub gets them at twice the limit; one line a second says where they are. In the end each must be
-one message, and have reached its customer once.
+Events are published at twice the limit. Each second a line says where they are. At the end each
+event must be one message in Svix and must have reached its customer once.
 """
 
 import asyncio
@@ -13,30 +13,30 @@ from http import HTTPStatus
 
 from local.page.lane import Lane, Post, Trouble
 
-_SECONDS = 15  # of publishing
-_UNLIMITED = 50.0  # events a second where Svix has no limit
+_SECONDS = 15  # for which events are published
+_UNLIMITED = 50.0  # events a second if Svix has no limit
 _OUTAGE_AT, _OUTAGE_SECONDS = 6.0, 6.0
 _PROJECTS = ("initech", "hooli", "umbrella")
-_GIVEN_UP = 300.0  # seconds
+_GIVE_UP_AFTER = 300.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """So many events through a lane. `rate`: calls a second that Svix takes; None: no limit."""
+    """Sends a stream of events through a lane. `rate` is Svix's calls a second; None: no limit."""
 
     lane: Lane
     rate: float | None
     outage: bool
 
     @property
-    def published(self) -> float:
-        """Events a second."""
+    def per_second(self) -> float:
+        """Events published a second."""
         return 2 * self.rate if self.rate else _UNLIMITED
 
     @property
     def count(self) -> int:
         """Events in all."""
-        return round(self.published * _SECONDS)
+        return round(self.per_second * _SECONDS)
 
     @property
     def projects(self) -> dict[str, int]:
@@ -44,11 +44,11 @@ class Stream:
         return Counter(map(_project, range(self.count)))
 
     async def run(self) -> bool:
-        """Whether nothing was lost, and nothing came twice."""
+        """Publish the events and wait for them. Returns whether none is lost and none doubled."""
         self.lane.set_limit(self.rate)
         limit = f"takes {self.rate:g} calls a second" if self.rate else "has no limit"
         away = f", and is away for {_OUTAGE_SECONDS:g} s" if self.outage else ""
-        print(f"\n{self.count} events, {self.published:g} a second; Svix {limit}{away}.\n")
+        print(f"\n{self.count} events, {self.per_second:g} a second; Svix {limit}{away}.\n")
         print(f"{'second':>6} {'published':>9} {'in Svix':>7} {'waiting':>7} {'nacks':>5}  Svix")
         started = time.monotonic()
         before = len(self.lane.stack.simulator.messages)
@@ -58,14 +58,14 @@ class Stream:
                 tasks.create_task(self._outage())
                 await self._watch(started, before)
         except* TimeoutError:
-            print(f"Given up after {_GIVEN_UP:g} s.")
+            print(f"Gave up after {_GIVE_UP_AFTER:g} s.")
         self.lane.set_limit(None)
-        return self._tell(before, time.monotonic() - started)
+        return self._print_result(before, time.monotonic() - started)
 
     async def _publish(self) -> None:
         started = time.monotonic()
         for number in range(self.count):
-            await asyncio.sleep(started + number / self.published - time.monotonic())
+            await asyncio.sleep(started + number / self.per_second - time.monotonic())
             project, event_id = _project(number), f"evt_stream_{number}"
             event = {"id": event_id, "type": "usage.recorded", "project": project, "data": {}}
             self.lane.publish([Post(json.dumps(event).encode(), project, event_id)])
@@ -78,9 +78,9 @@ class Stream:
             await self.lane.set_trouble(Trouble.NONE)
 
     async def _watch(self, started: float, before: int) -> None:
-        """Say where they are until all are acknowledged. Raises TimeoutError."""
+        """Print where the events are, until all are acknowledged. Raises TimeoutError."""
         stack = self.lane.stack
-        async with asyncio.timeout(_GIVEN_UP):
+        async with asyncio.timeout(_GIVE_UP_AFTER):
             while True:
                 published, held = len(stack.messages), len(stack.simulator.messages) - before
                 nacks = len(stack.subscription.nacked)
@@ -92,7 +92,7 @@ class Stream:
                     return
                 await asyncio.sleep(1)
 
-    def _tell(self, before: int, seconds: float) -> bool:
+    def _print_result(self, before: int, seconds: float) -> bool:
         simulator = self.lane.stack.simulator
         held = Counter(message.event_id for message in simulator.messages[before:])
         refused = sum(call.status == HTTPStatus.TOO_MANY_REQUESTS for call in simulator.calls)

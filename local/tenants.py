@@ -1,6 +1,6 @@
 """The applications that `make run` works with, in the simulator or in a real Svix.
 
-Through Svix's own SDK: what is done here to the simulator is done to the real one in the same way.
+Uses Svix's own SDK, so that the simulator and a real Svix are used in the same way.
 """
 
 from collections import Counter
@@ -24,14 +24,14 @@ _NO_PORTAL = "https://docs.svix.com/"  # the open-source server has none, and po
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a Svix is. `url` None: by the token's region."""
+    """Where a Svix is. If `url` is None, the token's region decides."""
 
     url: str | None
     token: str
 
 
 class Tenants:
-    """Applications of one Svix; to be built in the running loop. An async context manager."""
+    """The applications of one Svix. An async context manager; build it in the running loop."""
 
     def __init__(self, address: Address) -> None:
         self._svix = SvixAsync(address.token, SvixOptions(server_url=address.url))
@@ -43,21 +43,21 @@ class Tenants:
         await self._svix._httpx_client.aclose()  # noqa: SLF001 - the SDK offers no other way
 
     async def add(self, application: str) -> None:
-        """Make an application, as a first message would."""
+        """Create an application, as a first message would."""
         await self._svix.application.get_or_create(ApplicationIn(name=application, uid=application))
 
     async def add_endpoint(self, application: str, url: str) -> None:
-        """Make an endpoint that wants every message."""
+        """Create an endpoint that takes every message."""
         await self._svix.endpoint.create(application, EndpointIn(url=url))
 
     async def secret(self, application: str, url: str) -> str:
-        """That of the endpoint at this URL: what the customer checks signatures by."""
+        """The signing secret of the endpoint at this URL."""
         endpoints = (await self._svix.endpoint.list(application)).data
         name = next(endpoint.id for endpoint in endpoints if endpoint.url == url)
         return (await self._svix.endpoint.get_secret(application, name)).key
 
     async def messages(self, applications: Iterable[str]) -> Counter[tuple[str, str | None]]:
-        """How many messages there are of each application and event id."""
+        """The number of messages of each application and event id."""
         held: Counter[tuple[str, str | None]] = Counter()
         for application in applications:
             iterator = None
@@ -71,7 +71,7 @@ class Tenants:
         return held
 
     async def portal(self, application: str) -> str | None:
-        """A link to what the customer sees; None where this Svix has no portal."""
+        """A link to the customer's view in Svix's portal; None if this Svix has no portal."""
         try:
             access = await self._svix.authentication.app_portal_access(
                 application, AppPortalAccessIn()
@@ -81,5 +81,5 @@ class Tenants:
         return None if access.url.startswith(_NO_PORTAL) else access.url
 
     async def remove(self, application: str) -> None:
-        """Delete an application with all it holds."""
+        """Delete an application and everything in it."""
         await self._svix.application.delete(application)

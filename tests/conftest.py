@@ -1,4 +1,4 @@
-"""How the suites run: `tests/harness` has it, one plugin for each concern."""
+"""Loads the plugins of `tests/harness`, which say how the suites run."""
 
 pytest_plugins = [
     "tests.harness.scratch",

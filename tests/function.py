@@ -1,6 +1,6 @@
-"""The function and the Svix simulator as processes of their own, as the suites on servers use them.
+"""Starts the function and the Svix simulator as processes, and makes events and pushes.
 
-What a test asserts is its own business; here is how the two are started and how events look.
+The suites that run on real servers use it.
 """
 
 import base64
@@ -38,18 +38,18 @@ class Function:
 
     @property
     def notifications(self) -> str:
-        """Where events go."""
+        """The URL for events."""
         return f"{self.url}/notifications"
 
     def lines(self) -> list[dict[str, Any]]:
-        """The delivery log so far; what else the server prints is left out."""
-        whole = self.server.output().rpartition("\n")[0]  # the last line may be on its way
+        """The JSON lines of the log so far, without the server's other output."""
+        whole = self.server.output().rpartition("\n")[0]  # the last line may be incomplete
         return [json.loads(line) for line in whole.splitlines() if line.startswith('{"severity"')]
 
 
 @contextlib.contextmanager
 def simulator(*arguments: str) -> Iterator[Svix]:
-    """The Svix simulator; `arguments` as its command line has them."""
+    """Start the Svix simulator, with these arguments of its command line."""
     command = [sys.executable, "-m", "local.simulator", "--port", "0", "--token", TOKEN]
     with running([*command, *arguments], ready="Svix simulator on", cwd=ROOT) as server:
         url = server.ready_line.split()[-1]
@@ -64,7 +64,7 @@ def simulator(*arguments: str) -> Iterator[Svix]:
 def function(
     svix_url: str, source: Path = ROOT / "main.py", /, **environment: str
 ) -> Iterator[Function]:
-    """The function as Cloud Run serves it; `environment` holds its settings beside Svix's."""
+    """Start the function as Cloud Run serves it. `environment` holds its other settings."""
     port = free_port()
     command = [sys.executable, "-m", "functions_framework", "--target", "notifications"]
     command += ["--source", str(source), "--host", "127.0.0.1", "--port", str(port)]
@@ -84,7 +84,7 @@ def event(event_id: str, **more: Any) -> dict[str, Any]:
 
 
 def wrapped(body: bytes, message_id: str, **more: Any) -> bytes:
-    """A wrapped push of these bytes; `more` goes beside `message`."""
+    """A wrapped push of these bytes. `more` is added beside `message`."""
     message = {"data": base64.b64encode(body).decode(), "messageId": message_id}
     subscription = "projects/local/subscriptions/relay"
     return json.dumps({"message": message, "subscription": subscription, **more}).encode()

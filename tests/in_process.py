@@ -1,4 +1,4 @@
-"""A worker in this process: for suites that need no server, or a thousand requests at once."""
+"""A worker in this process, for suites that need no server, or that make many requests at once."""
 
 import contextlib
 import signal
@@ -14,7 +14,7 @@ from tests.function import JSON
 
 @contextlib.contextmanager
 def own_sigterm() -> Iterator[None]:
-    """A worker takes SIGTERM over, and hands it on to whoever had it: to nobody here."""
+    """Ignore SIGTERM. A worker handles it and passes it on to the handler that it has replaced."""
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         yield
@@ -24,7 +24,7 @@ def own_sigterm() -> Iterator[None]:
 
 @contextlib.asynccontextmanager
 async def working(settings: Settings, open_ledger: Callable[[], Archive]) -> AsyncIterator[Worker]:
-    """A worker, closed at the end."""
+    """A worker, which is closed at the end."""
     with own_sigterm():
         worker = Worker(settings, open_ledger)
         try:
@@ -34,7 +34,7 @@ async def working(settings: Settings, open_ledger: Callable[[], Archive]) -> Asy
 
 
 async def handle(worker: Worker, body: bytes, **headers: str) -> tuple[Result, Names]:
-    """One request, whose body comes in one piece."""
+    """Handle one request, whose body comes in one chunk."""
 
     async def chunks() -> AsyncIterator[bytes]:
         yield body

@@ -36,13 +36,13 @@ TAGS = ["data.id"]
 
 
 def wrapped(data: bytes, attributes: Any) -> Event:
-    """What is read of a wrapped push in binary mode."""
+    """Read a wrapped push in binary mode."""
     message = {"data": base64.b64encode(data).decode(), "attributes": attributes}
     return read(json.dumps({"message": message}).encode(), {}, TAGS)
 
 
 def unwrapped(data: bytes, attributes: dict[str, str]) -> Event:
-    """What is read of an unwrapped one."""
+    """Read an unwrapped push in binary mode."""
     pairs = (UNWRAPPED | attributes).items()
     headers = Headers(raw=[(name.encode(), value.encode()) for name, value in pairs])
     return read(data, headers, TAGS)
@@ -53,7 +53,10 @@ FORMS = pytest.mark.parametrize("form", [wrapped, unwrapped])
 
 @FORMS
 def test_the_attributes_become_the_event_and_the_body_its_data(form: Any) -> None:
-    """The data as it came, in an event whose bytes are the same however it was delivered."""
+    """The data is unchanged, and the event's bytes are the same in both forms of push.
+
+    They do not depend on the order of the attributes.
+    """
     data = b'{"id": "sim_1", "n": 1.000000000000000000001, "project": "mine", "id": "sim_2"}'
     event = form(data, ATTRIBUTES)
     assert (event.id, event.type, event.project) == ("evt_1", "user.created", "acme")
@@ -77,7 +80,7 @@ def test_the_attributes_become_the_event_and_the_body_its_data(form: Any) -> Non
     ],
 )
 def test_data_that_is_not_json_goes_as_base64(form: Any, data: bytes, content_type: str) -> None:
-    """Every byte of it reaches the customer."""
+    """Every byte of the data reaches the customer."""
     value = json.loads(form(data, ATTRIBUTES | {"content-type": content_type}).text)
     assert base64.b64decode(value.pop("data_base64")) == data
     assert value == STRUCTURED | {"datacontenttype": content_type}
@@ -85,7 +88,7 @@ def test_data_that_is_not_json_goes_as_base64(form: Any, data: bytes, content_ty
 
 @FORMS
 def test_compressed_data_is_refused(form: Any) -> None:
-    """No event can say how its data is packed. JSON is not, whatever is said of it."""
+    """An event can't say how its data is compressed. JSON passes, whatever the attribute says."""
     attributes = ATTRIBUTES | {"content-encoding": "gzip"}
     assert "compressed" in refusal(form, b"\x1f\x8b", attributes).detail
     assert json.loads(form(b'{"a": 1}', attributes).text)["data"] == {"a": 1}
@@ -95,12 +98,12 @@ def test_compressed_data_is_refused(form: Any) -> None:
 
 @FORMS
 def test_an_event_without_data_has_none(form: Any) -> None:
-    """An empty body is nothing, not an empty string."""
+    """An empty body means no data, not an empty string."""
     assert json.loads(form(b"", ATTRIBUTES).text) == STRUCTURED
 
 
 def test_a_message_may_leave_its_data_out() -> None:
-    """Pub/Sub leaves out what is empty."""
+    """Pub/Sub leaves empty fields out."""
     for message in ({"attributes": ATTRIBUTES}, {"attributes": ATTRIBUTES, "data": None}):
         body = json.dumps({"message": message}).encode()
         assert json.loads(read(body, {}, TAGS).text) == STRUCTURED
@@ -109,7 +112,7 @@ def test_a_message_may_leave_its_data_out() -> None:
 @FORMS
 @pytest.mark.parametrize("data", [b'{"a": 1}', b"[1, 2]", b'"s"', b"null", b"7"])
 def test_without_a_content_type_json_is_json(form: Any, data: bytes) -> None:
-    """Any JSON value is data."""
+    """Any JSON value may be the data."""
     attributes = {n: v for n, v in ATTRIBUTES.items() if n != "content-type"}
     value = json.loads(form(data, attributes).text)
     assert value["data"] == json.loads(data)
@@ -118,7 +121,7 @@ def test_without_a_content_type_json_is_json(form: Any, data: bytes) -> None:
 
 @FORMS
 def test_a_body_that_is_an_event_is_structured_whatever_the_headers_say(form: Any) -> None:
-    """Nothing that is said beside it changes it."""
+    """The attributes do not change it."""
     body = b'{"id": "inner", "type": "t", "project": "p"}'
     event = form(body, ATTRIBUTES)
     assert event.text == body
@@ -127,19 +130,19 @@ def test_a_body_that_is_an_event_is_structured_whatever_the_headers_say(form: An
 
 @FORMS
 def test_names_inside_the_data_are_never_compared(form: Any) -> None:
-    """Data may have an id of its own, and a type, and both twice."""
+    """The data may have an `id` and a `type` of its own, even repeatedly."""
     data = b'{"id": "other", "id": "another", "type": "SIM"}'
     assert form(data, ATTRIBUTES).id == "evt_1"
 
 
-def test_without_the_mark_it_is_not_binary() -> None:
-    """Other attributes may be named alike."""
+def test_without_ce_specversion_it_is_not_binary() -> None:
+    """Attributes of other publishers may have the same names as the context's."""
     with pytest.raises(Refused):
         wrapped(b"{}", {n: v for n, v in ATTRIBUTES.items() if n != "ce-specversion"})
 
 
 def refusal(form: Any, data: bytes, attributes: Any) -> Refused:
-    """What is said of one that must be refused."""
+    """The refusal of an event that must be refused."""
     with pytest.raises(Refused) as error:
         form(data, attributes)
     assert error.value.source.pushed
@@ -149,7 +152,7 @@ def refusal(form: Any, data: bytes, attributes: Any) -> Refused:
 @FORMS
 @pytest.mark.parametrize("name", ["ce-id", "ce-type", "ce-project"])
 def test_a_missing_name_is_named(form: Any, name: str) -> None:
-    """And the others are kept for the letter."""
+    """The other names are kept for the dead letter."""
     attributes = {n: v for n, v in ATTRIBUTES.items() if n != name}
     fault = refusal(form, b'{"id":"x","type":"y","project":7}', attributes)
     assert fault.detail == f"`{name.removeprefix('ce-')}` is missing or not a string"
@@ -163,14 +166,17 @@ def test_a_missing_name_is_named(form: Any, name: str) -> None:
 @pytest.mark.parametrize("name", ["ce-id", "ce-type", "ce-project"])
 @pytest.mark.parametrize("value", ["", "..", "a/b", "a b", "é", "x" * 257, "x" * 2000])
 def test_a_wrong_name_is_refused(form: Any, name: str, value: str) -> None:
-    """The same rule, wherever the name stands."""
+    """Names in attributes follow the same rule as names in the body."""
     assert "`" in refusal(form, b"{}", ATTRIBUTES | {name: value}).detail
 
 
 @pytest.mark.parametrize("value", [7, None, {}, [], True, "\ud800"])
 @pytest.mark.parametrize("name", list(ATTRIBUTES))
 def test_an_attribute_that_is_not_a_string_is_refused(name: str, value: Any) -> None:
-    """Left out, the event would not be the publisher's; a content type is not the event's."""
+    """Without the attribute, the event would not be the publisher's.
+
+    The content type may be left out, because it is not a part of the event.
+    """
     if name == "content-type":
         assert "datacontenttype" not in json.loads(wrapped(b"{}", ATTRIBUTES | {name: value}).text)
     else:
@@ -179,8 +185,8 @@ def test_an_attribute_that_is_not_a_string_is_refused(name: str, value: Any) -> 
 
 
 @pytest.mark.parametrize("name", [name for name in ATTRIBUTES if name.startswith("ce-")])
-def test_an_attribute_that_stands_twice_is_refused(name: str) -> None:
-    """As a name is that stands twice in a structured event; a replay must know of it."""
+def test_an_attribute_that_occurs_twice_is_refused(name: str) -> None:
+    """A name that occurs twice in a structured event is refused too. A replay must know of it."""
     pairs = [*(UNWRAPPED | ATTRIBUTES).items(), (name, "other")]
     headers = Headers(raw=[(n.encode(), v.encode()) for n, v in pairs])
     with pytest.raises(Refused) as error:
@@ -197,8 +203,8 @@ def test_an_attribute_that_stands_twice_is_refused(name: str) -> None:
 
 @FORMS
 @pytest.mark.parametrize("name", ["ce-data", "ce-data_base64"])
-def test_an_attribute_cannot_stand_for_the_data(form: Any, name: str) -> None:
-    """There would be two."""
+def test_an_attribute_cannot_be_named_like_the_data(form: Any, name: str) -> None:
+    """The structured event would have its `data` twice."""
     assert "named `data` or `data_base64`" in refusal(form, b"{}", ATTRIBUTES | {name: "x"}).detail
 
 
@@ -208,7 +214,7 @@ def test_an_attribute_cannot_stand_for_the_data(form: Any, name: str) -> None:
     )
 )
 def test_attributes_missing_doubled_and_wrong_in_every_combination(states: dict[str, str]) -> None:
-    """The same verdict in both forms and at a replay: all that is there must be good."""
+    """Both forms of push and a replay agree: every attribute that is present must be good."""
     pairs = [
         (name, "x" * 1025 if states[name] == "wrong" else good)
         for name, good in ATTRIBUTES.items()
@@ -246,14 +252,14 @@ def test_attributes_missing_doubled_and_wrong_in_every_combination(states: dict[
 
 
 def test_by_hand_an_event_may_be_in_binary_mode_too() -> None:
-    """Its content type is the data's: it need not be JSON."""
+    """The content type is that of the data, so it need not be JSON."""
     headers = ATTRIBUTES | {"content-type": "text/plain"}
     event = read(b"hello", headers, TAGS)
     assert not event.source.pushed
     assert json.loads(event.text)["data_base64"] == "aGVsbG8="
 
 
-def test_names_of_a_binary_event_too_large_for_a_look() -> None:
-    """They are all that is known of it."""
+def test_the_names_of_a_binary_event_that_is_too_large_are_kept() -> None:
+    """They are in the attributes, and nothing else is known of the event."""
     fault = refusal(wrapped, b"x" * (2 * 1024 * 1024 + 1), ATTRIBUTES)
     assert fault.names == Names("evt_1", "user.created", "acme")

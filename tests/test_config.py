@@ -1,4 +1,4 @@
-"""Settings: read once, every fault at once, and times that obey their order."""
+"""Settings: every variable is read, all faults are reported at once, time limits are in order."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +17,7 @@ from relay.ledger import DEAD_LETTER_LIFETIME, LEASE_SECONDS, LEDGER_CALL_SECOND
 
 
 def test_the_token_is_all_that_must_be_set() -> None:
-    """Everything else has the default that production wants."""
+    """Every other setting has the default for production."""
     settings = Settings.from_environment({"SVIX_TOKEN": "testsk_x.eu"})
     assert settings == Settings(svix_token="testsk_x.eu")
     assert settings.ledger_path is None
@@ -57,13 +57,13 @@ def test_every_setting_is_read() -> None:
 
 
 def test_an_empty_variable_counts_as_unset() -> None:
-    """`LEDGER=` in a deploy script must not choose anything."""
+    """`LEDGER=` in a deploy script must not select a ledger."""
     settings = Settings.from_environment({"SVIX_TOKEN": "t", "LEDGER": "", "LOG_LEVEL": " "})
     assert settings == Settings(svix_token="t")
 
 
 def test_all_faults_are_reported_in_one_message_that_names_each() -> None:
-    """Whoever deploys mends them in one go."""
+    """A person who deploys can fix all of them at once."""
     with pytest.raises(ConfigurationError) as error:
         Settings.from_environment(
             {
@@ -92,14 +92,14 @@ def test_all_faults_are_reported_in_one_message_that_names_each() -> None:
 
 @pytest.mark.parametrize("budget", ["29.9", "541", "-1", "nan", "inf", "a minute"])
 def test_a_budget_outside_its_bounds_is_refused(budget: str) -> None:
-    """Too short leaves no room to send, too long passes Pub/Sub's ack deadline."""
+    """A shorter budget leaves no time to send. A longer one exceeds Pub/Sub's ack deadline."""
     with pytest.raises(ConfigurationError, match="REQUEST_BUDGET_SECONDS"):
         Settings.from_environment({"SVIX_TOKEN": "t", "REQUEST_BUDGET_SECONDS": budget})
 
 
 @pytest.mark.parametrize("ledger", ["postgres:x", "sqlite:", "sqlite:/no/such/dir/x.db"])
 def test_a_ledger_that_cannot_be_is_refused(ledger: str) -> None:
-    """The default is never chosen in place of a misspelt one."""
+    """The default must not replace a misspelt ledger."""
     with pytest.raises(ConfigurationError, match="LEDGER"):
         Settings.from_environment({"SVIX_TOKEN": "t", "LEDGER": ledger})
 
@@ -119,7 +119,7 @@ def test_a_ledger_that_cannot_be_is_refused(ledger: str) -> None:
     ],
 )
 def test_a_url_that_cannot_be_called_is_refused(url: str) -> None:
-    """At the start, and not with the first event."""
+    """It is refused at the start, not with the first event."""
     with pytest.raises(ConfigurationError, match="SVIX_SERVER_URL"):
         Settings.from_environment({"SVIX_TOKEN": "t", "SVIX_SERVER_URL": url})
 
@@ -133,7 +133,7 @@ def test_tag_paths_that_name_nothing_or_too_many_are_refused(paths: str) -> None
 
 @pytest.mark.parametrize("budget", [30, 240, 540])
 def test_time_limits_keep_their_order(budget: float) -> None:
-    """Each longer limit outlives the one inside it, up to Pub/Sub's own of 600 s."""
+    """Each time limit is shorter than the one around it, up to Pub/Sub's own of 600 s."""
     settings = Settings(svix_token="t", request_budget=budget)
     assert CLAIM_SECONDS + SVIX_CALL_SECONDS + SETTLE_SECONDS == ATTEMPT_SECONDS
     assert ATTEMPT_SECONDS < settings.request_budget
@@ -141,21 +141,21 @@ def test_time_limits_keep_their_order(budget: float) -> None:
 
 
 def test_an_attempt_cannot_outlast_its_lease_whatever_the_budget() -> None:
-    """A claim's owner has settled, or given up, before anybody else may take the claim."""
+    """A claim's owner has settled or given up before another request may take the claim over."""
     assert LEASE_SECONDS > ATTEMPT_SECONDS
     assert LEDGER_CALL_SECONDS == CLAIM_SECONDS == SETTLE_SECONDS
 
 
 def test_a_record_outlives_every_way_its_message_can_come_back() -> None:
-    """7 days in the subscription, and 31 in the dead-letter one."""
+    """A message may stay 7 days in the subscription and 31 days in the dead-letter subscription."""
     assert RECORD_LIFETIME > timedelta(days=7 + 31)
 
 
 def test_a_dead_letter_outlives_its_record() -> None:
-    """What was parked can be replayed, and is asked for at Svix, after its record is gone."""
+    """A parked event can be replayed after its record has expired: the replay asks Svix first."""
     assert DEAD_LETTER_LIFETIME > RECORD_LIFETIME
 
 
 def test_the_token_is_in_no_representation() -> None:
-    """A settings object in a traceback must not give the token away."""
+    """A settings object in a traceback must not reveal the token."""
     assert "secret" not in repr(Settings(svix_token="secret"))

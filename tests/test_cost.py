@@ -1,6 +1,6 @@
-"""What an event costs, as far as it can be counted: Firestore's calls, on the wire.
+"""What an event costs in calls to Firestore, counted on the wire.
 
-What takes time is measured by `python -m bench`, and never fails a test.
+`python -m bench` measures the time that an event costs. Times never fail a test.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ CONFLICT = Answer(Call.SEND, Verdict.CONFLICT, 409)
 BROKEN = Answer(Call.SEND, Verdict.UNAVAILABLE, 503)
 FOUND = Answer(Call.ASK, Verdict.ACCEPTED, 200, message_id="msg_1")
 
-LIMIT = 60.0  # seconds of one delivery: nothing here takes so long
+LIMIT = 60.0  # seconds of one delivery, longer than any of these takes
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Svix:
 
 @dataclass
 class Relay:
-    """The protocol on a real Firestore client, whose calls are counted."""
+    """The protocol with a real Firestore client, whose calls are counted."""
 
     ledger: FirestoreLedger
     calls: CountedCalls
@@ -63,7 +63,7 @@ class Relay:
         *answers: Answer,
         observe: Callable[[str, Event], None] = lambda _step, _event: None,
     ) -> tuple[Outcome, dict[str, int]]:
-        """Deliver an event to a Svix that answers so: what became of it, and what it cost."""
+        """Deliver an event to a Svix with these answers. Returns the outcome and the calls."""
         self.calls.take()
         svix = Svix(list(answers))
         delivery = Delivery(ledger=self.ledger, sender=svix, pacer=self.pacer, observe=observe)
@@ -74,7 +74,7 @@ class Relay:
 
     @contextlib.asynccontextmanager
     async def busy(self, most: int) -> AsyncIterator[list[Turn]]:
-        """Calls for other events, of two projects, are under way: so many, or all that may be."""
+        """Begin up to `most` calls for other events, of two projects, if the pacer allows."""
         async with contextlib.AsyncExitStack() as stack:
             turns: list[Turn] = []
             while len(turns) < most:
@@ -88,7 +88,7 @@ class Relay:
 
     @contextlib.asynccontextmanager
     async def full(self) -> AsyncIterator[None]:
-        """As many calls are under way as may be; at the end Svix takes them all."""
+        """Begin as many calls as the pacer allows. At the end Svix takes all their events."""
         async with self.busy(1000) as turns:
             yield
             for turn in turns:
@@ -99,7 +99,7 @@ class Relay:
 async def relay(
     firestore_emulator: str, google_project: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Relay]:
-    """See `Relay`; its connection is open already."""
+    """A `Relay` whose connection is already open."""
     async with counting(firestore_emulator) as calls:
         monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", calls.address)
         ledger = FirestoreLedger.connect(google_project, "(default)")
@@ -109,18 +109,18 @@ async def relay(
 
 
 async def test_a_first_delivery_is_two_writes(relay: Relay) -> None:
-    """A claim and its settlement."""
+    """One write claims the event, and one settles it."""
     assert await relay.deliver(event(), ACCEPTED) == (Outcome.DELIVERED, {WRITE: 2})
 
 
 async def test_a_duplicate_is_a_refused_write_and_a_read(relay: Relay) -> None:
-    """The claim, and one look at why."""
+    """The write is the claim. The read finds out why it was refused."""
     await relay.deliver(event(), ACCEPTED)
     assert await relay.deliver(event()) == (Outcome.DUPLICATE, {WRITE: 1, READ: 1})
 
 
-async def test_a_delivery_that_waits_looks_first(relay: Relay) -> None:
-    """One read; for a duplicate that is all."""
+async def test_a_delivery_that_waits_reads_the_record_first(relay: Relay) -> None:
+    """It costs one read. A duplicate costs nothing more."""
     steps = asyncio.Queue[str]()
     async with relay.full():
         delivering = relay.deliver(
@@ -137,19 +137,19 @@ async def test_a_delivery_that_waits_looks_first(relay: Relay) -> None:
     "refusals", [[LIMITED], [BROKEN], [BROKEN, BROKEN]], ids=["429", "503", "503 twice"]
 )
 async def test_each_refused_call_is_two_writes_more(relay: Relay, refusals: list[Answer]) -> None:
-    """A release, and a claim that need not look who holds the event."""
+    """One write releases the claim, and one claims again, without a read."""
     cost = await relay.deliver(event(), *refusals, ACCEPTED)
     assert cost == (Outcome.DELIVERED, {WRITE: 2 + 2 * len(refusals)})
 
 
 async def test_asking_is_an_attempt_of_its_own(relay: Relay) -> None:
-    """After a conflict."""
+    """After a conflict, the question has a claim and a settlement of its own."""
     cost = await relay.deliver(event(), CONFLICT, FOUND)
     assert cost == (Outcome.DELIVERED, {WRITE: 4})
 
 
 async def test_a_pause_that_stops_a_call_after_its_claim_is_two_writes_more(relay: Relay) -> None:
-    """The claim is released, and made again when the pause is over."""
+    """The claim is released, and made again after the pause."""
     async with relay.busy(5) as turns:
         outage = iter(turns)
 
@@ -162,8 +162,8 @@ async def test_a_pause_that_stops_a_call_after_its_claim_is_two_writes_more(rela
     assert cost == (Outcome.DELIVERED, {WRITE: 4})
 
 
-async def test_events_that_are_due_together_share_their_calls(relay: Relay) -> None:
-    """Twenty at one moment are claimed in one call; what they cost is still two writes each."""
+async def test_events_at_the_same_moment_share_their_calls(relay: Relay) -> None:
+    """Twenty events are claimed in one call. Each still costs two writes."""
     costs = await asyncio.gather(
         *(relay.deliver(event(f"evt_{number}"), ACCEPTED) for number in range(20))
     )
@@ -175,9 +175,9 @@ async def test_events_that_are_due_together_share_their_calls(relay: Relay) -> N
 
 
 async def calls_of(source: Path, emulator: str) -> tuple[dict[str, int], dict[str, int]]:
-    """Firestore's calls for a first delivery and for a duplicate, of a function as it is deployed.
+    """The calls of a function, as it is deployed, for a first delivery and for a duplicate.
 
-    The process has handled an event before: what it does once is not counted.
+    The process has handled an event before, so that calls at the start are not counted.
     """
     async with counting(emulator) as calls, httpx.AsyncClient(timeout=30) as client:
         settings = {
@@ -194,12 +194,12 @@ async def calls_of(source: Path, emulator: str) -> tuple[dict[str, int], dict[st
 
 
 async def test_the_function_costs_what_the_protocol_costs(firestore_emulator: str) -> None:
-    """Nothing around it asks Firestore for anything."""
+    """Nothing around the protocol calls Firestore."""
     assert await calls_of(RELAY, firestore_emulator) == ({WRITE: 2}, {WRITE: 1, READ: 1})
 
 
 async def test_the_count_can_fail(firestore_emulator: str) -> None:
-    """The function most people would write makes more, and reads."""
+    """The function most people would write makes more calls, and reads in a first delivery."""
     first, duplicate = await calls_of(NAIVE, firestore_emulator)
     assert first[READ] == 1
     assert sum(first.values()) > 2

@@ -1,4 +1,4 @@
-"""The protocol's decisions, one at a time; every interleaving of them is in tests/simulation."""
+"""The protocol's decisions, one at a time. tests/simulation runs them in every interleaving."""
 
 import asyncio
 import contextlib
@@ -88,7 +88,7 @@ BUDGET = 240.0
         (ASK_UNAUTHORISED, SENT, False, GiveUp(Outcome.MISCONFIGURED)),
     ],
 )
-def test_what_comes_next_is_as_the_table_reads(
+def test_what_next_follows_the_table(
     answer: Answer,
     history: History,
     pushed: bool,  # noqa: FBT001 - a case
@@ -109,7 +109,7 @@ def test_the_history_counts_conflicts_and_keeps_the_first_question() -> None:
 
 @dataclass
 class Ledger:
-    """Answers claims from a script; notes what it is asked, fails where the script says so."""
+    """Answers claims from a script, logs each call, and fails where the script says so."""
 
     claims: list[Claim | Duplicate | InProgress | Exception]
     log: list[str]
@@ -161,7 +161,7 @@ class Sender:
 
     async def _next(self, what: str) -> Answer:
         self.log.append(what)
-        await asyncio.sleep(0)  # a call takes its time
+        await asyncio.sleep(0)  # a call takes time
         answer = self.answers.pop(0)
         if isinstance(answer, BaseException):
             raise answer
@@ -176,7 +176,7 @@ class Sender:
 
 @dataclass
 class ScriptedTurn:
-    """Notes what is done with it."""
+    """Records how it is used."""
 
     log: list[str]
     superseded: bool = False
@@ -210,7 +210,7 @@ class ScriptedNacks:
 
 @dataclass
 class ScriptedPacer:
-    """Gives this many turns, then turns away."""
+    """Gives this many turns, then raises NoTurn."""
 
     turns: int
     log: list[str]
@@ -244,7 +244,7 @@ class ScriptedPacer:
 
 @dataclass
 class Run:
-    """One delivery, and all that it did."""
+    """One delivery, and everything that it did."""
 
     result: Result
     log: list[str]
@@ -254,12 +254,12 @@ class Run:
 
 
 def claim(age: float = 0.0, attempts: int = 1) -> Claim:
-    """A claim of ours."""
+    """Our own claim."""
     return Claim("key", "token", object(), attempts, age)
 
 
 def record(state: State, *, lease: float = LEASE_SECONDS, payload_sha256: str = "0" * 64) -> Record:
-    """An event's record, touched just now."""
+    """An event's record that was written just now."""
     now = datetime.now(UTC)
     return Record(
         project="acme",
@@ -301,7 +301,7 @@ async def deliver(
     ask_first: bool = False,
     **pacing: Any,
 ) -> Run:
-    """Deliver one event where Svix answers thus; waits take no time but the clock's."""
+    """Deliver one event to a Svix with these answers. Waits only move the test's clock."""
     log: list[str] = []
     sleeps: list[float] = []
     now = [0.0]
@@ -333,13 +333,13 @@ async def test_an_event_is_claimed_sent_and_settled_in_this_order() -> None:
 
 
 async def test_the_last_turn_leaves_time_for_a_whole_attempt() -> None:
-    """Claim, call and settle end within the budget."""
+    """The claim, the call and the settlement must end within the budget."""
     (waiter,) = (await deliver(ACCEPTED)).pacer.waiters
     assert waiter.last_turn == BUDGET - ATTEMPT_SECONDS
 
 
 async def test_each_attempt_has_a_turn_and_a_claim_of_its_own() -> None:
-    """Nothing is held while the event waits."""
+    """A waiting event holds neither a turn nor a claim."""
     run = await deliver(LIMITED, BROKEN, ACCEPTED)
     attempt = ["claim after token", "send"]
     assert run.log == [
@@ -351,8 +351,8 @@ async def test_each_attempt_has_a_turn_and_a_claim_of_its_own() -> None:
     assert len(set(map(id, run.pacer.waiters))) == 1  # it keeps its place in the line
 
 
-async def test_who_must_wait_looks_first() -> None:
-    """A duplicate never waits, also while Svix refuses everything."""
+async def test_a_request_that_must_wait_reads_the_record_first() -> None:
+    """A duplicate never waits, even while Svix refuses everything."""
     run = await deliver(waits=True, records=[record(State.DELIVERED)])
     assert run.log == ["look"]
     assert run.result.outcome is Outcome.DUPLICATE
@@ -360,7 +360,7 @@ async def test_who_must_wait_looks_first() -> None:
 
 
 @pytest.mark.parametrize("fails", [{}, {"look": [LedgerUnavailable("down")]}])
-async def test_a_look_that_finds_nothing_or_fails_is_skipped(
+async def test_a_read_that_finds_nothing_or_fails_changes_nothing(
     fails: dict[str, list[Exception]],
 ) -> None:
     run = await deliver(ACCEPTED, waits=True, fails=fails)
@@ -377,14 +377,14 @@ async def test_a_duplicate_gives_its_turn_back_unused() -> None:
 
 
 async def test_a_duplicate_with_another_payload_has_a_remark() -> None:
-    """A publisher is at fault; the event id decides all the same."""
+    """The publisher is at fault. The event id alone still decides that it is a duplicate."""
     run = await deliver(claims=[Duplicate("msg_1", payload_changed=True, attempts=1)])
     assert (run.result.status, run.result.severity) == (200, "WARNING")
     assert run.result.remark is Remark.PAYLOAD_CHANGED
 
 
-async def test_a_live_claim_is_looked_at_again_until_the_event_is_delivered() -> None:
-    """A push that meets a live claim is not nacked."""
+async def test_a_live_claim_is_polled_until_the_event_is_delivered() -> None:
+    """A push that finds a live claim is not nacked."""
     busy = record(State.CLAIMED)
     run = await deliver(
         claims=[InProgress(LEASE_SECONDS, 1)],
@@ -395,7 +395,7 @@ async def test_a_live_claim_is_looked_at_again_until_the_event_is_delivered() ->
     assert run.result.outcome is Outcome.DUPLICATE
 
 
-async def test_a_claim_that_is_free_by_now_is_taken() -> None:
+async def test_an_event_that_was_released_meanwhile_is_claimed() -> None:
     run = await deliver(
         ACCEPTED, claims=[InProgress(LEASE_SECONDS, 1), claim()], records=[record(State.RELEASED)]
     )
@@ -403,8 +403,8 @@ async def test_a_claim_that_is_free_by_now_is_taken() -> None:
     assert run.result.outcome is Outcome.DELIVERED
 
 
-async def test_a_dead_claim_is_looked_at_when_its_lease_ends() -> None:
-    """After a crash an event waits no longer than its lease."""
+async def test_a_dead_claim_is_taken_over_when_its_lease_ends() -> None:
+    """After a crash, an event waits no longer than its lease."""
     run = await deliver(ACCEPTED, claims=[InProgress(0.1, 1), claim()])
     assert run.sleeps == [0.1]
     assert run.result.outcome is Outcome.DELIVERED
@@ -419,20 +419,20 @@ async def test_a_claim_that_outlives_the_budget_is_in_progress() -> None:
 
 
 async def test_an_old_claim_asks_svix_before_it_sends() -> None:
-    """Svix may have forgotten the idempotency key of the earlier try."""
+    """Svix may have forgotten the idempotency key of the earlier attempt."""
     run = await deliver(FOUND, claims=[claim(11 * HOUR + 1, 2)])
     assert run.log == ["claim", "ask", "complete msg_0 unconfirmed"]
     assert run.result.remark is Remark.FANOUT_UNCONFIRMED
 
 
 async def test_a_younger_claim_is_resent_without_asking() -> None:
-    """The idempotency key covers it."""
+    """Svix still recognises the idempotency key."""
     run = await deliver(ACCEPTED, claims=[claim(11 * HOUR - 60, 2)])
     assert run.log == ["claim", "send", "complete msg_1"]
 
 
-async def test_an_old_claim_is_sent_once_svix_has_said_that_it_has_nothing() -> None:
-    """And not before, however often asking fails."""
+async def test_an_old_claim_is_sent_after_svix_says_that_it_has_no_message() -> None:
+    """It is not sent before, however often asking fails."""
     run = await deliver(UNASKED, ASK_LIMITED, MISSING, ACCEPTED, claims=[claim(12 * HOUR)])
     calls = [entry for entry in run.log if entry in {"ask", "send"}]
     assert calls == ["ask", "ask", "ask", "send"]
@@ -445,7 +445,7 @@ async def test_a_replay_asks_first_however_young_the_event() -> None:
 
 
 async def test_a_message_found_by_asking_is_delivered_with_a_remark() -> None:
-    """A Svix that died between storing and queueing never sends it on."""
+    """If Svix died after it stored the message and before it queued it, no customer gets it."""
     run = await deliver(SILENT, CONFLICT, FOUND)
     assert run.log[-1] == "complete msg_0 unconfirmed"
     assert (run.result.status, run.result.severity) == (200, "WARNING")
@@ -453,14 +453,17 @@ async def test_a_message_found_by_asking_is_delivered_with_a_remark() -> None:
 
 
 async def test_an_acceptance_that_was_seen_is_confirmed_by_asking() -> None:
-    """The 202 said that Svix queued it; only its body was lost."""
+    """The 202 says that Svix has queued the message. Only the body was lost."""
     run = await deliver(BROKEN_OFF, FOUND)
     assert run.log == ["claim", "send", "release", "claim after token", "ask", "complete msg_0"]
     assert run.result.remark is None
 
 
-async def test_an_id_that_something_unseen_has_taken_is_parked() -> None:
-    """After a second conflict, at least 5 s after the first question; never asked for ever."""
+async def test_an_event_with_an_unexplained_conflict_is_parked() -> None:
+    """It is parked after the second conflict, at least 5 s after the first question.
+
+    Otherwise the relay would ask for ever.
+    """
     run = await deliver(*[CONFLICT, MISSING] * 20)
     assert run.result.outcome is Outcome.CONFLICT
     assert run.result.dead_letter is not None
@@ -502,18 +505,18 @@ async def test_without_any_turn_the_pacer_says_why(outcome: Outcome) -> None:
 
 
 async def test_what_was_posted_by_hand_is_answered_at_once() -> None:
-    """Its answer is no nack, so it waits for none."""
+    """Its answer is not a nack, so it need not wait until a nack is allowed."""
     assert (await deliver(turns=0, pushed=False)).log == []
 
 
-async def test_a_turn_that_a_pause_has_overtaken_is_not_used() -> None:
-    """The claim is released, and the request goes back to its place."""
+async def test_a_turn_that_a_pause_has_superseded_is_not_used() -> None:
+    """The claim is released, and the request goes back to its place in the line."""
     run = await deliver(ACCEPTED, superseded=[True, False])
     assert run.log == ["claim", "release", "claim after token", "send", "complete msg_1"]
     assert [turn.begun for turn in run.pacer.given] == [False, True]
 
 
-async def test_a_ledger_that_does_not_answer_spends_the_turn_and_keeps_the_place() -> None:
+async def test_if_the_ledger_does_not_answer_the_turn_is_used_up_and_the_place_kept() -> None:
     down = LedgerUnavailable("down")
     run = await deliver(ACCEPTED, claims=[down, down, claim()])
     assert run.log == ["claim", "claim", "claim", "send", "complete msg_1"]
@@ -521,7 +524,7 @@ async def test_a_ledger_that_does_not_answer_spends_the_turn_and_keeps_the_place
     assert run.result.outcome is Outcome.DELIVERED
 
 
-async def test_a_ledger_that_stays_down_is_answered_when_no_turn_is_left() -> None:
+async def test_if_the_ledger_stays_down_the_request_ends_when_no_turn_is_left() -> None:
     run = await deliver(claims=[LedgerUnavailable("down")], turns=3)
     assert run.result.outcome is Outcome.LEDGER_UNAVAILABLE
     assert (run.result.status, run.result.severity) == (500, "ERROR")
@@ -532,7 +535,7 @@ async def test_refused_credentials_are_misconfigured(
     pushed: bool,  # noqa: FBT001 - a case
     claims: int,
 ) -> None:
-    """Whoever posted by hand is told at once."""
+    """A person who posts by hand is answered at once. A push is tried again."""
     run = await deliver(claims=[LedgerMisconfigured("who are you?")], turns=3, pushed=pushed)
     assert run.log.count("claim") == claims
     assert (run.result.status, run.result.severity) == (500, "CRITICAL")
@@ -545,7 +548,7 @@ async def test_our_own_fault_by_hand_is_answered_at_once() -> None:
 
 
 async def test_a_rejected_push_is_released_parked_and_acknowledged() -> None:
-    """It would only ever come back to be rejected again."""
+    """Svix would reject each redelivery as well."""
     run = await deliver(REJECTED)
     assert run.log == ["claim", "send", "release", "park rejected"]
     assert run.result.status == 200
@@ -558,14 +561,14 @@ async def test_a_rejected_push_is_released_parked_and_acknowledged() -> None:
 
 
 async def test_a_rejected_event_posted_by_hand_is_answered_and_not_parked() -> None:
-    """Whoever posted it is there to read it."""
+    """The person who posted it reads the answer."""
     run = await deliver(REJECTED, pushed=False)
     assert run.log == ["claim", "send", "release"]
     assert (run.result.status, run.result.dead_letter) == (422, None)
 
 
 async def test_parking_is_tried_until_the_budget_is_over() -> None:
-    """Then the push is nacked: Pub/Sub keeps it."""
+    """Then the push is nacked, so that Pub/Sub keeps the event."""
     run = await deliver(REJECTED, fails={"park": [LedgerUnavailable("down")]})
     assert (run.result.outcome, run.result.status) == (Outcome.LEDGER_UNAVAILABLE, 500)
     assert sum(run.sleeps) == pytest.approx(BUDGET)
@@ -581,16 +584,16 @@ async def test_settling_is_tried_again_and_nothing_is_sent_twice() -> None:
     assert run.result.outcome is Outcome.DUPLICATE
 
 
-async def test_what_is_sent_but_never_recorded_is_not_acknowledged() -> None:
-    """The redelivery settles it; the log has Svix's id."""
+async def test_an_event_that_was_sent_but_not_recorded_is_not_acknowledged() -> None:
+    """The redelivery settles it. The log has Svix's message id."""
     run = await deliver(ACCEPTED, fails={"complete": [LedgerUnavailable("down")]})
     assert run.log.count("send") == 1
     assert (run.result.outcome, run.result.severity) == (Outcome.LEDGER_UNAVAILABLE, "ERROR")
     assert run.result.svix_message_id == "msg_1"
 
 
-async def test_a_claim_that_passed_on_is_its_successors_to_settle() -> None:
-    """Fencing: we neither complete nor acknowledge before the successor has."""
+async def test_a_claim_that_was_taken_over_is_settled_by_its_new_owner() -> None:
+    """Fencing: we neither complete nor acknowledge the event before the new owner has."""
     run = await deliver(
         ACCEPTED,
         fails={"complete": [ClaimLost("gone")]},
@@ -600,7 +603,7 @@ async def test_a_claim_that_passed_on_is_its_successors_to_settle() -> None:
     assert run.result.outcome is Outcome.DUPLICATE
 
 
-async def test_a_release_of_a_claim_that_passed_on_looks_again() -> None:
+async def test_if_the_claim_to_release_was_taken_over_the_record_is_polled() -> None:
     run = await deliver(
         BROKEN, fails={"release": [ClaimLost("gone")]}, records=[record(State.DELIVERED)]
     )
@@ -608,29 +611,29 @@ async def test_a_release_of_a_claim_that_passed_on_looks_again() -> None:
     assert run.result.outcome is Outcome.DUPLICATE
 
 
-async def test_a_release_that_was_lost_is_no_obstacle() -> None:
-    """The next claim names the one before, so that the ledger knows it for ours."""
+async def test_a_lost_release_does_not_block_the_next_claim() -> None:
+    """The next claim names the one before, so that the ledger recognises that as ours."""
     run = await deliver(BROKEN, ACCEPTED, fails={"release": [LedgerUnavailable("down")]})
     assert run.log[3] == "claim after token"
     assert run.result.outcome is Outcome.DELIVERED
 
 
 async def test_poison_ends_from_half_time_on_when_a_nack_is_free() -> None:
-    """No place is held for longer than it helps."""
+    """A request that can't succeed must not hold a place for its whole budget."""
     run = await deliver(*[BROKEN] * 30, others_taken=True)
     assert BUDGET / 2 <= sum(run.sleeps) < BUDGET / 2 + 20
     assert run.log[-2:] == ["release", "wait for a nack"]
     assert (run.result.outcome, run.result.detail) == (Outcome.UNAVAILABLE, "Svix: 500")
 
 
-async def test_where_nobody_is_taken_an_event_waits_to_its_last_turn() -> None:
-    """Then Svix is down, and the event is not the reason."""
+async def test_if_svix_takes_no_event_at_all_an_event_waits_until_its_last_turn() -> None:
+    """In this case Svix is down, and the event is not the cause."""
     run = await deliver(*[BROKEN] * 16, turns=16)
     assert sum(run.sleeps) > BUDGET / 2 + 20
 
 
 async def test_a_cancelled_attempt_releases_its_claim() -> None:
-    """At the end of a shutdown the redelivery need not wait for the lease."""
+    """After a shutdown, the redelivery need not wait for the lease."""
     log: list[str] = []
     delivery = Delivery(
         ledger=Ledger([claim()], log),
@@ -656,8 +659,8 @@ async def test_no_attempt_begins_once_the_process_is_about_to_end() -> None:
     assert "claim" not in log
 
 
-async def test_within_a_process_an_event_is_worked_on_by_one_request_at_a_time() -> None:
-    """Of a hundred pushes of one event, one is delivered and ninety-nine are duplicates."""
+async def test_within_a_process_one_request_at_a_time_works_on_an_event() -> None:
+    """Of a hundred pushes of one event, one is delivered, and ninety-nine are duplicates."""
     log: list[str] = []
     ledger = Ledger([claim()], log, records=[record(State.DELIVERED) for _ in range(99)])
     delivery = Delivery(
@@ -674,7 +677,7 @@ async def test_within_a_process_an_event_is_worked_on_by_one_request_at_a_time()
     assert log.count("claim") == 1
 
 
-async def test_a_request_that_waited_for_another_in_vain_works_on_the_event_itself() -> None:
+async def test_if_the_other_request_fails_the_waiting_one_works_on_the_event() -> None:
     log: list[str] = []
     ledger = Ledger([claim()], log, records=[record(State.RELEASED)])
     delivery = Delivery(

@@ -1,6 +1,7 @@
-"""A backlog against a rate limit, in virtual time: smaller than `make bench ARGS=drain`, as strict.
+"""A backlog against a rate limit, in virtual time: like `make bench ARGS=drain`, but smaller.
 
-The relay's own delivery and pacer, between models of Pub/Sub and Svix; each run is reproducible.
+The runs use the relay's own delivery and pacer, between models of Pub/Sub and Svix. Each run is
+reproducible.
 """
 
 import asyncio
@@ -16,11 +17,11 @@ from local.push import Policy, Subscription
 from tests import virtual_time
 
 SMALL = Scenario("", used=0.9, refused=0.03, events=2000)
-"""Of 2,000 events the start and the end are a larger part than of 20,000."""
+"""The goals are lower than with 20,000 events, because the start and the end weigh more."""
 
 
 def check(scenario: Scenario, seed: int = 1) -> drain.Run:
-    """Run it, and hold it to its goals; no nack."""
+    """Run a scenario. It must meet its goals without a nack."""
     run = drain.drain(scenario, seed)
     assert run.used >= scenario.used
     assert run.refused <= scenario.refused
@@ -31,44 +32,44 @@ def check(scenario: Scenario, seed: int = 1) -> drain.Run:
 
 @pytest.mark.parametrize("policy", [HALVING, FLOOR, BUSY], ids=["halving", "floor", "busy"])
 def test_one_instance_uses_nearly_all_of_the_limit(policy: Policy) -> None:
-    """Whatever Pub/Sub's window does, and without a nack."""
+    """It does so without a nack, however Pub/Sub's window behaves."""
     check(replace(SMALL, policy=policy, used=0.97, refused=0.045))
 
 
 @pytest.mark.parametrize("instances", [2, 4])
 def test_several_instances_find_their_shares_of_the_limit(instances: int) -> None:
-    """Nobody tells them how many they are. At the end, whose line is empty leaves its share."""
+    """No instance knows how many there are. One that has no more requests frees its share."""
     check(replace(SMALL, instances=instances, events=3000))
 
 
 def test_three_thousand_pushes_at_once_fit_four_instances_and_their_budget() -> None:
-    """Google's lower limit of the window: each waits its turn, and none is nacked."""
+    """3,000 is Google's lower limit of the window. Each push waits for its turn; none is nacked."""
     run = check(replace(SMALL, instances=4, policy=BUSY, events=3000, used=0.85, refused=0.05))
     assert max(run.waiting) > 2500
 
 
 def test_a_limit_that_changes_is_found_again() -> None:
-    """Halved after 20 s, doubled 20 s later."""
+    """The limit is halved after 20 s, and doubled after 20 s more."""
     check(replace(SMALL, instances=2, halved_every=20.0, used=0.85, refused=0.05))
 
 
 @pytest.mark.parametrize("retry_after", [None, 30.0])
 def test_the_length_of_retry_after_costs_no_use(retry_after: float | None) -> None:
-    """A single refusal lowers the rate; only refusals in a row close the gate."""
+    """A single refusal lowers the rate. Only refusals in a row close the gate."""
     check(replace(SMALL, instances=2, retry_after=retry_after))
 
 
 @pytest.mark.parametrize(("latency", "refused"), [(0.02, 0.03), (1.0, 0.12)])
 def test_a_fast_and_a_slow_svix_are_used_alike(latency: float, refused: float) -> None:
-    """With a second's latency, all that was sent in it is refused too.
+    """With a latency of a second, all calls of the second before the first refusal are refused too.
 
-    The first refusals weigh ten times as much here as in the 20,000 events of the bench.
+    These weigh ten times as much here as in the bench, which has ten times as many events.
     """
     check(replace(SMALL, instances=2, latency=latency, used=0.8, refused=refused))
 
 
 def test_an_instance_killed_and_one_started_lose_nothing() -> None:
-    """What the killed one held is nacked, and delivered by the others."""
+    """The killed instance's events are nacked, and the other instances deliver them."""
     scenario = replace(SMALL, instances=4, swap_at=15.0)
     run = drain.drain(scenario, 1)
     assert run.missing == 0
@@ -77,12 +78,12 @@ def test_an_instance_killed_and_one_started_lose_nothing() -> None:
 
 
 def test_the_defaults_serve_twenty_eight_a_second_without_a_nack() -> None:
-    """3,000 pushes that wait take 107 s of the 220 s that they have."""
+    """3,000 waiting pushes take 107 s, and they have 220 s."""
     check(replace(SMALL, instances=4, rate=28.0, used=0.85, refused=0.07))
 
 
 def test_without_a_limit_a_new_instance_is_as_fast_as_a_warm_one() -> None:
-    """A thousand events, 200 at once, where each costs the processor 3 ms."""
+    """The run has 1,000 events, 200 at once. Each costs 3 ms of processor time."""
 
     async def main() -> list[float]:
         uniform = random.Random(1).uniform  # noqa: S311 - reproducible, not secret
@@ -111,7 +112,7 @@ def test_without_a_limit_a_new_instance_is_as_fast_as_a_warm_one() -> None:
 
 
 def test_shares_are_new_within_a_minute_of_a_stop_and_of_a_start() -> None:
-    """Nobody tells an instance that another one has stopped or started."""
+    """An instance is not told that another one has stopped or started."""
     shares = change(seed=1, instances=2, rate=20.0)
     assert shares.stopped <= WITHIN
     assert shares.started <= WITHIN

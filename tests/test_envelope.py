@@ -1,4 +1,4 @@
-"""Each form of body becomes one event; what can't be carried faithfully is refused."""
+"""Each form of body is read as one event. What can't be passed on unchanged is refused."""
 
 import base64
 import hashlib
@@ -37,19 +37,19 @@ def wrapped(data: bytes, **more: Any) -> bytes:
 
 
 def refusal(body: bytes, headers: Mapping[str, str] = JSON) -> Refused:
-    """What `read` says of a body it must refuse."""
+    """The refusal of a body that `read` must refuse."""
     with pytest.raises(Refused) as error:
         read(body, headers, TAGS)
     return error.value
 
 
 def read_headers(*pairs: tuple[str, str]) -> Headers:
-    """Headers as the server hands them in: some may stand twice."""
+    """Headers as the server passes them on: some may occur twice."""
     return Headers(raw=[(name.encode(), value.encode()) for name, value in pairs])
 
 
 def test_a_bare_event_is_read_as_it_is() -> None:
-    """By hand: the body is the event, unknown fields included."""
+    """Posted by hand, the body is the event, including its unknown fields."""
     body = json.dumps(EVENT).encode()
     event = read(body, JSON, TAGS)
     assert (event.id, event.type, event.project) == ("evt_1", "user.created", "acme")
@@ -59,7 +59,7 @@ def test_a_bare_event_is_read_as_it_is() -> None:
 
 
 def test_a_wrapped_push_is_unwrapped_with_all_its_metadata() -> None:
-    """Pub/Sub's default form."""
+    """The wrapped push is Pub/Sub's default form."""
     data = json.dumps(EVENT).encode()
     push = {
         "message": {
@@ -86,7 +86,7 @@ def test_a_wrapped_push_is_unwrapped_with_all_its_metadata() -> None:
 
 
 def test_the_older_spellings_of_a_push_are_read_too() -> None:
-    """Both spellings occur."""
+    """Pub/Sub uses both spellings."""
     message = {
         "data": base64.b64encode(json.dumps(EVENT).encode()).decode(),
         "message_id": "78",
@@ -98,7 +98,7 @@ def test_the_older_spellings_of_a_push_are_read_too() -> None:
 
 
 def test_a_push_without_any_metadata_is_still_read() -> None:
-    """Optional means optional."""
+    """Only the data is required."""
     body = json.dumps({"message": {"data": base64.b64encode(json.dumps(EVENT).encode()).decode()}})
     event = read(body.encode(), {}, TAGS)
     assert event.source.pushed
@@ -107,7 +107,7 @@ def test_a_push_without_any_metadata_is_still_read() -> None:
 
 @pytest.mark.parametrize("junk", [7, None, [], {}, "a\nb", "x" * 2000, "\ud800", True])
 def test_junk_metadata_is_dropped_and_the_event_kept(junk: Any) -> None:
-    """The event is sound: it must not be lost for its wrapping, nor junk reach log or ledger."""
+    """A good event must not be lost because of its wrapping. Junk must not reach log or ledger."""
     push = json.loads(wrapped(json.dumps(EVENT).encode()))
     push["message"] |= {"messageId": junk, "publishTime": junk, "attributes": junk}
     push |= {"subscription": junk, "deliveryAttempt": junk}
@@ -118,8 +118,8 @@ def test_junk_metadata_is_dropped_and_the_event_kept(junk: Any) -> None:
     assert event.source.published_at is None
 
 
-def test_an_unwrapped_push_is_told_by_its_header() -> None:
-    """The body is the event, and an attribute may have replaced the content type."""
+def test_an_unwrapped_push_is_recognised_by_its_header() -> None:
+    """The body is the event. An attribute may have replaced the content type."""
     headers = {
         "x-goog-pubsub-message-id": "77",
         "x-goog-pubsub-publish-time": "2026-11-24T01:02:03Z",
@@ -134,13 +134,13 @@ def test_an_unwrapped_push_is_told_by_its_header() -> None:
 
 
 def test_an_event_that_has_a_message_of_its_own_is_a_bare_event() -> None:
-    """The top-level id tells it from a push."""
+    """A push has no `id` at the top level."""
     body = json.dumps({**EVENT, "message": {"data": "bm8="}}).encode()
     assert not read(body, JSON, TAGS).source.pushed
 
 
-def test_big_integers_and_unicode_pass_value_for_value() -> None:
-    """Nothing is rounded or escaped away."""
+def test_big_integers_and_unicode_are_unchanged() -> None:
+    """Nothing is rounded or escaped."""
     event = {**EVENT, "n": 2**200, "s": "\u2028 \U0001f600 \x00", "f": 0.1, "e": -0.0}
     assert read(json.dumps(event).encode(), JSON, TAGS).text == json.dumps(event).encode()
 
@@ -172,7 +172,7 @@ def test_big_integers_and_unicode_pass_value_for_value() -> None:
 )
 @pytest.mark.parametrize("form", ["bare", "wrapped", "unwrapped"])
 def test_what_cannot_be_carried_is_refused_in_every_form(body: bytes, form: str) -> None:
-    """Refused, not changed, whichever way it comes, and a push is known as one."""
+    """It is refused, not changed, in every form. A push is still recognised as one."""
     if form == "wrapped":
         assert refusal(wrapped(body)).source.pushed
     elif form == "unwrapped":
@@ -189,33 +189,33 @@ def test_what_cannot_be_carried_is_refused_in_every_form(body: bytes, form: str)
     [None, 7, {}, [], True, "", ".", "..", "../..", "a/b?x=1", "a b", "a\n", "é", "x" * 257, "%2e"],
 )
 def test_names_that_svix_refuses_are_refused(field: str, name: Any) -> None:
-    """Also the boundary that keeps an event within its own project's path."""
+    """This also keeps an event within the URL path of its own project."""
     fault = refusal(json.dumps({**EVENT, field: name}).encode())
     assert f"`{field}`" in fault.detail
 
 
 @pytest.mark.parametrize("field", ["id", "type", "project"])
 def test_a_missing_name_is_named(field: str) -> None:
-    """Whoever posts by hand reads which."""
+    """A person who posts by hand reads which one is missing."""
     event = {name: value for name, value in EVENT.items() if name != field}
     assert f"`{field}` is missing" in refusal(json.dumps(event).encode()).detail
 
 
 def test_names_that_svix_keeps_for_itself_are_refused() -> None:
-    """They would be taken for Svix's own ids."""
+    """Svix would take them for its own ids."""
     assert "msg_" in refusal(json.dumps({**EVENT, "id": "msg_1"}).encode()).detail
     assert "app_" in refusal(json.dumps({**EVENT, "project": "app_1"}).encode()).detail
 
 
 def test_prefixed_and_nested_types_pass() -> None:
-    """No list of types: what names itself properly is carried."""
+    """There is no list of types. Every type with a valid name passes."""
     for name in ("com.gigs.subscription.activated", "taxRate.updated", "user.address.created"):
         assert read(json.dumps({**EVENT, "type": name}).encode(), JSON, TAGS).type == name
 
 
 @pytest.mark.parametrize("data", [None, 7, "", "!!!", "YWJj\n!", "\ud800"])
 def test_a_push_without_readable_data_is_malformed_and_kept_whole(data: Any) -> None:
-    """What is parked is then the whole body."""
+    """In this case the whole body is parked."""
     body = json.dumps({"message": {"data": data, "messageId": "77"}}).encode()
     fault = refusal(body)
     assert fault.source.pushed
@@ -226,7 +226,7 @@ def test_a_push_without_readable_data_is_malformed_and_kept_whole(data: Any) -> 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded"])
 @pytest.mark.parametrize("body", [json.dumps(EVENT).encode(), b"a=b"])
 def test_by_hand_the_content_type_must_be_json(content_type: str, body: bytes) -> None:
-    """415, before anything is said of the body."""
+    """The answer is 415, and the body is not parsed."""
     assert refusal(body, {"content-type": content_type}).code == "media_type"
 
 
@@ -235,17 +235,17 @@ def test_by_hand_the_content_type_must_be_json(content_type: str, body: bytes) -
     ["application/json; charset=utf-8", "application/cloudevents+json", "Text/x+JSON"],
 )
 def test_every_kind_of_json_is_json(content_type: str) -> None:
-    """CloudEvents' own type among them."""
+    """CloudEvents' media type counts as JSON too."""
     assert read(json.dumps(EVENT).encode(), {"content-type": content_type}, TAGS).id == "evt_1"
 
 
 def test_compressed_bodies_are_refused_before_they_are_expanded() -> None:
-    """No bomb is ever unpacked."""
+    """A decompression bomb must not be expanded."""
     assert refusal(b"\x1f\x8b", {"content-encoding": "gzip"}).code == "media_type"
 
 
 def test_the_digest_is_of_the_text() -> None:
-    """An id that is seen again with another text is noticed."""
+    """The digest shows that an id came again with another text."""
     one, other = json.dumps(EVENT).encode(), json.dumps(EVENT, indent=1).encode()
     digests = [read(body, JSON, TAGS).payload_sha256 for body in (one, other, one)]
     assert digests[0] == hashlib.sha256(one).hexdigest() == digests[2] != digests[1]
@@ -253,7 +253,7 @@ def test_the_digest_is_of_the_text() -> None:
 
 @pytest.mark.parametrize("form", ["bare", "wrapped", "unwrapped"])
 def test_the_text_is_the_publishers_own(form: str) -> None:
-    """Its spaces, its escapes, its digits, and what stands twice inside."""
+    """Its spaces, its escapes, its digits and its repeated members are unchanged."""
     text = (
         b' {"id": "e","type":"t", "project" :"p",\n "n": 1.000000000000000000001, "x":1e2,'
         b' "s":"\\u00e9\\/","data":{"id":"a","id":"b"}} '
@@ -266,7 +266,7 @@ def test_the_text_is_the_publishers_own(form: str) -> None:
     "codec", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
 )
 def test_a_bom_is_dropped_and_other_encodings_are_recoded(codec: str) -> None:
-    """Svix reads UTF-8."""
+    """Svix reads UTF-8 only."""
     text = json.dumps(EVENT, ensure_ascii=False)
     event = read(text.encode(codec), JSON, TAGS)
     assert event.text == text.encode()
@@ -275,8 +275,8 @@ def test_a_bom_is_dropped_and_other_encodings_are_recoded(codec: str) -> None:
 
 @pytest.mark.parametrize("name", ["id", "type", "project"])
 @pytest.mark.parametrize("spelling", ["{}", "\\u{:04x}"])
-def test_a_name_that_stands_twice_is_malformed(name: str, spelling: str) -> None:
-    """The customer's parser might read the other one; inside the data it may."""
+def test_an_event_with_a_name_that_occurs_twice_is_malformed(name: str, spelling: str) -> None:
+    """The customer's parser might read the other one. Deeper inside the event, both may stay."""
     escaped = spelling.format(name if spelling == "{}" else ord(name[0])) + (
         "" if spelling == "{}" else name[1:]
     )
@@ -288,15 +288,15 @@ def test_a_name_that_stands_twice_is_malformed(name: str, spelling: str) -> None
     assert read(nested.encode(), JSON, TAGS).text == nested.encode()
 
 
-def test_a_push_without_metadata_is_told_by_its_user_agent() -> None:
-    """Poison in one is parked, and does not circle."""
+def test_a_push_without_metadata_is_recognised_by_its_user_agent() -> None:
+    """So a malformed event in one is parked, and not redelivered for ever."""
     assert read(json.dumps(EVENT).encode(), PUSHED, TAGS).source.pushed
     assert refusal(b"poison", PUSHED).source.pushed
     assert refusal(b"poison", PUSHED).source.form is Form.DATA
 
 
 def test_eventarcs_headers_say_nothing_about_the_event() -> None:
-    """They are of the envelope; its body is a wrapped push and nothing else."""
+    """They describe Eventarc's own envelope. Its body is always a wrapped push."""
     headers = {
         **PUSHED,
         "ce-specversion": "1.0",
@@ -318,8 +318,8 @@ def test_eventarcs_headers_say_nothing_about_the_event() -> None:
         {"message": "data"},
     ],
 )
-def test_a_message_that_is_not_pubsubs_makes_no_push(body: dict[str, Any]) -> None:
-    """It is posted by hand, and refused there."""
+def test_a_body_with_another_kind_of_message_is_not_a_push(body: dict[str, Any]) -> None:
+    """It counts as posted by hand, and is refused."""
     assert not refusal(json.dumps(body).encode()).source.pushed
 
 
@@ -331,7 +331,7 @@ def test_a_message_that_is_not_pubsubs_makes_no_push(body: dict[str, Any]) -> No
     ],
 )
 def test_a_push_of_two_events_is_malformed(push: bytes) -> None:
-    """Pub/Sub sends none; nobody could say which of the two it is."""
+    """Pub/Sub sends no such push, and nothing says which of the two events is meant."""
     assert "occurs twice" in refusal(push).detail
 
 
@@ -344,17 +344,17 @@ def big(size: int) -> bytes:
 @pytest.mark.parametrize("size", [EVENT_LIMIT - 1, EVENT_LIMIT])
 @pytest.mark.parametrize("form", ["bare", "wrapped", "unwrapped"])
 def test_up_to_two_mebibytes_an_event_is_read(size: int, form: str) -> None:
-    """Whether Svix takes it is for Svix to say."""
+    """Svix decides whether it takes the event."""
     body = wrapped(big(size)) if form == "wrapped" else big(size)
     assert read(body, PUSHED if form == "unwrapped" else JSON, TAGS).text == big(size)
 
 
 @pytest.mark.parametrize("data", [big(EVENT_LIMIT + 1), b"x" * 10_000_000, b'{"a":[]},' * 10**6])
 @pytest.mark.parametrize("form", ["bare", "wrapped", "unwrapped"])
-def test_a_larger_one_is_rejected_with_the_names_that_its_attributes_tell(
+def test_a_larger_event_is_rejected_with_the_names_in_its_attributes(
     data: bytes, form: str
 ) -> None:
-    """Whatever it holds: it is not parsed. By hand there are no attributes."""
+    """The event is not parsed, whatever it holds. Posted by hand, it has no attributes."""
     attributes = {"ce-specversion": "1.0", "ce-id": "evt_9", "ce-project": "acme"}
     match form:
         case "wrapped":
@@ -369,8 +369,8 @@ def test_a_larger_one_is_rejected_with_the_names_that_its_attributes_tell(
     assert fault.names == (Names() if form == "bare" else Names("evt_9", None, "acme"))
 
 
-def test_a_large_push_may_spell_its_data_as_json_allows() -> None:
-    """Some encoders escape the slash and the equals sign."""
+def test_a_large_push_may_use_any_escapes_of_json() -> None:
+    """Some encoders escape the slash and the equals sign of base64."""
     push = wrapped(big(EVENT_LIMIT)).replace(b"/", b"\\/").replace(b"=", b"\\u003d")
     assert read(push, JSON, TAGS).text == big(EVENT_LIMIT)
 
@@ -393,13 +393,13 @@ def test_a_large_push_may_spell_its_data_as_json_allows() -> None:
 def test_what_can_be_read_of_a_malformed_events_names_is_kept(
     text: bytes, names: Names, headers: Mapping[str, str]
 ) -> None:
-    """So that it is found among the letters; nothing is kept that is no name."""
+    """The names help to find the event among the dead letters. Invalid names are not kept."""
     assert refusal(text, headers).names == names
     assert refusal(wrapped(text)).names == names
 
 
 def test_tags_are_strings_that_svix_takes() -> None:
-    """Each once, five at most; what does not fit is left out."""
+    """Each tag occurs once, and there are five at most. Values that Svix refuses are left out."""
     data = {"id": "sim_1", "n": 7, "email": "a@b.c", "none": None, "long": "x" * 129}
     event = {**EVENT, "data": {**data, **{f"k{n}": f"v{n}" for n in range(9)}}}
     body = json.dumps(event).encode()
@@ -429,7 +429,7 @@ TRACE, PUBLISHERS, OTHER = (f"00-{digit * 32}-{digit * 16}-01" for digit in "abc
 def test_the_trace_is_the_publishers_or_else_the_requests(
     attributes: dict[str, str], expected: str
 ) -> None:
-    """Google's clients and OpenTelemetry's put it into the message's attributes."""
+    """Google's clients and OpenTelemetry put the publisher's trace into the attributes."""
     body = wrapped(json.dumps(EVENT).encode(), attributes=attributes)
     assert read(body, {"traceparent": TRACE}, TAGS).source.traceparent == expected
 
@@ -437,10 +437,10 @@ def test_the_trace_is_the_publishers_or_else_the_requests(
 @pytest.mark.parametrize("form", ["wrapped", "unwrapped"])
 @pytest.mark.parametrize("data", [json.dumps(EVENT).encode(), b'{"id":"sim_1"}', b"\xff", b""])
 @pytest.mark.parametrize("attributes", [{}, BINARY, {**BINARY, "content-type": "text/plain"}])
-def test_what_is_kept_is_read_again_as_it_was(
+def test_a_replay_reads_the_kept_body_with_the_same_result(
     form: str, data: bytes, attributes: dict[str, str]
 ) -> None:
-    """A replay finds the same event, or the same fault."""
+    """A replay reads the same event, or finds the same fault."""
 
     def first() -> Event:
         if form == "wrapped":
@@ -461,15 +461,15 @@ def test_what_is_kept_is_read_again_as_it_was(
         assert not found.source.pushed
 
 
-def test_an_event_in_what_was_kept_of_a_body_is_found() -> None:
-    """An operator may have mended the letter's wrapper."""
+def test_a_replay_finds_the_event_in_a_wrapped_body() -> None:
+    """An operator may have repaired the wrapper in the letter."""
     event = read_again(wrapped(json.dumps(EVENT).encode()), Form.BODY, {}, TAGS)
     assert event.id == "evt_1"
     assert not event.source.pushed
 
 
 def test_no_fault_repeats_what_the_body_holds() -> None:
-    """A detail goes into answers and logs."""
+    """Answers and logs contain the detail, and must not contain the payload."""
     secret = "hunter2"
     bodies = [secret.encode(), json.dumps({**EVENT, "id": secret + "/"}).encode()]
     assert all(secret not in refusal(body).detail for body in bodies)
@@ -504,7 +504,7 @@ bodies = st.binary() | json_values.map(lambda value: json.dumps(value).encode())
 @example(b'{"message": {"data": null, "attributes": {"ce-specversion": 1}}}', {})
 @example(b'{"message": {"attributes": {"ce-specversion": "1", "ce-specversion": "1"}}}', {})
 def test_any_body_is_an_event_or_refused(body: bytes, headers: dict[str, str]) -> None:
-    """Nothing else ever comes out."""
+    """`read` returns an event or raises `Refused`, and never anything else."""
     for form in (body, wrapped(body), wrapped(body, attributes=headers)):
         try:
             assert isinstance(read(form, headers, TAGS), Event)
@@ -513,10 +513,10 @@ def test_any_body_is_an_event_or_refused(body: bytes, headers: dict[str, str]) -
 
 
 @given(st.dictionaries(st.text(), json_values, max_size=5), st.sampled_from([None, 0, 3]))
-def test_any_json_object_with_proper_names_is_carried_to_the_byte_or_refused(
+def test_any_json_object_with_valid_names_is_unchanged_or_refused(
     more: dict[str, Any], indent: int | None
 ) -> None:
-    """As it came, or not at all."""
+    """Each byte of the event is the publisher's."""
     event = {**more, "id": "e", "type": "t", "project": "p"}
     body = json.dumps(event, indent=indent).encode()
     try:

@@ -1,7 +1,7 @@
-"""What is loaded, and what is not: the import budget, on `sys.modules` of a process of its own.
+"""The import budget: which modules the relay must not load.
 
-An import is paid for in each cold start and in memory. What the relay needs is imported with
-`main`, before the server forks its worker; this says what may not come along.
+Each import costs time in every cold start, and memory. The relay's modules are imported with
+`main`, before the server forks its worker. Each test reads `sys.modules` of a process of its own.
 """
 
 import json
@@ -25,13 +25,13 @@ NEVER = {
     "matplotlib",
     "psutil",
     "pytest",
-    # heavy, and reached through optional parts of what is used
+    # heavy, and imported by optional parts of the packages that the relay uses
     "grpc_tools",
     "numpy",
     "pandas",
     "google.cloud.firestore_admin_v1",
     "google.api_core.operations_v1",
-    # what the SDK's own client would need: its calls go another way
+    # needed by the SDK's own client only, which the relay replaces
     "aiohttp",
     "h2",
     "httpcore",
@@ -63,7 +63,7 @@ EVENT = {"id": "evt_1", "type": "user.created", "project": "acme", "data": {}}
 
 
 def loaded(**settings: str) -> tuple[set[str], set[str]]:
-    """The modules when `main` is imported, and those after an event was delivered."""
+    """The modules that are loaded with `main`, and those that are loaded after a delivery."""
     with simulator() as svix_url:
         outcome = subprocess.run(  # noqa: S603 - this Python, a script from above
             [sys.executable, "-c", SCRIPT, json.dumps(EVENT)],
@@ -80,7 +80,7 @@ def loaded(**settings: str) -> tuple[set[str], set[str]]:
 
 
 def test_with_sqlite_nothing_of_google_is_loaded(tmp_path: Path) -> None:
-    """Neither with `main` nor for an event; and nothing that is never needed."""
+    """It is loaded neither with `main` nor for an event. Nor is any module of `NEVER`."""
     before, after = loaded(LEDGER=f"sqlite:{tmp_path / 'ledger.db'}")
     assert not (NEVER | FIRESTORE) & before
     assert not (NEVER | FIRESTORE) & after
@@ -88,7 +88,7 @@ def test_with_sqlite_nothing_of_google_is_loaded(tmp_path: Path) -> None:
 
 
 def test_with_firestore_sqlite_is_not_loaded(firestore_emulator: str) -> None:
-    """Neither with `main` nor for an event; and nothing that is never needed."""
+    """It is loaded neither with `main` nor for an event. Nor is any module of `NEVER`."""
     before, after = loaded(
         FIRESTORE_EMULATOR_HOST=firestore_emulator,
         GOOGLE_CLOUD_PROJECT=f"imports-{uuid.uuid4().hex[:8]}",

@@ -1,4 +1,4 @@
-"""What is read when: small bodies at once, large ones as many as there is room for."""
+"""When a body is read: a small one at once, a large one when there is room for it."""
 
 import asyncio
 import base64
@@ -27,32 +27,32 @@ def sized(size: int) -> dict[str, str]:
 
 
 async def arriving(*chunks: bytes) -> AsyncIterator[bytes]:
-    """A body in these pieces."""
+    """A body in these chunks."""
     for chunk in chunks:
         yield chunk
 
 
 async def breaking_off(*chunks: bytes) -> AsyncIterator[bytes]:
-    """A body whose sender hangs up."""
+    """A body whose sender disconnects at the end of these chunks."""
     for chunk in chunks:
         yield chunk
     raise ClientDisconnect
 
 
 async def never_ending(*chunks: bytes) -> AsyncIterator[bytes]:
-    """A body whose end never comes."""
+    """A body that never ends."""
     for chunk in chunks:
         yield chunk
     await asyncio.Event().wait()
 
 
 def never() -> float:
-    """A last moment that no test lives to see."""
+    """A deadline that no test reaches."""
     return time.monotonic() + 60
 
 
 class Requests:
-    """Requests that hold what they were admitted until they are answered."""
+    """Requests that hold their room until they are answered."""
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
@@ -61,7 +61,7 @@ class Requests:
         self.admitted: list[str] = []
 
     async def post(self, name: str, headers: Mapping[str, str], within: float = 60) -> None:
-        """Post one, and let it come as far as it may."""
+        """Post a request, and let it run until it waits."""
         self._answered[name] = asyncio.Event()
         self._tasks[name] = asyncio.create_task(self._request(name, headers, within))
         await self.settled()
@@ -72,25 +72,25 @@ class Requests:
             await self._answered[name].wait()
 
     async def answer(self, name: str) -> None:
-        """Answer it: what it held is free."""
+        """Answer a request, which frees its room."""
         self._answered[name].set()
         await self._tasks[name]
         await self.settled()
 
     async def cancel(self, name: str) -> None:
-        """Shut it down, wherever it waits."""
+        """Cancel a request, wherever it waits."""
         self._tasks[name].cancel()
         with contextlib.suppress(asyncio.CancelledError, NotAdmitted):
             await self._tasks[name]
         await self.settled()
 
     async def end(self, name: str) -> None:
-        """Wait for its end. Raises what it raised."""
+        """Wait for a request's end. Raises what it raised."""
         await self._tasks[name]
 
     @staticmethod
     async def settled() -> None:
-        """Let everybody go on who can."""
+        """Let every task run that can."""
         for _ in range(5):
             await asyncio.sleep(0)
 
@@ -113,8 +113,8 @@ async def test_small_bodies_are_read_however_full_it_is(requests: Requests) -> N
     assert requests.admitted == ["large 0", "large 1", *(f"small {n}" for n in range(100))]
 
 
-async def test_what_is_answered_makes_room_for_the_next(requests: Requests) -> None:
-    """Never more than the limit at one moment."""
+async def test_an_answered_request_makes_room_for_the_next(requests: Requests) -> None:
+    """The requests never hold more than the limit."""
     for number in range(4):
         await requests.post(f"{number}", sized(14 * MIB))
     assert requests.admitted == ["0", "1"]
@@ -124,8 +124,8 @@ async def test_what_is_answered_makes_room_for_the_next(requests: Requests) -> N
     assert requests.admitted == ["0", "1", "2", "3"]
 
 
-async def test_nobody_is_overtaken_by_a_smaller_one(requests: Requests) -> None:
-    """Else one of 14 MB would wait for as long as others come."""
+async def test_no_body_is_overtaken_by_a_smaller_one(requests: Requests) -> None:
+    """Otherwise a body of 14 MB would wait for as long as smaller ones come."""
     await requests.post("0", sized(14 * MIB))
     await requests.post("1", sized(14 * MIB))
     await requests.post("2", sized(14 * MIB))
@@ -138,17 +138,17 @@ async def test_nobody_is_overtaken_by_a_smaller_one(requests: Requests) -> None:
 @pytest.mark.parametrize(
     ("headers", "fits"), [({}, 32 // 2), (PUSHED, 32 // 14), ({"content-length": "x"}, 32 // 2)]
 )
-async def test_a_body_of_unknown_length_is_taken_for_the_longest(
+async def test_a_body_of_unknown_length_counts_as_the_longest(
     requests: Requests, headers: dict[str, str], fits: int
 ) -> None:
-    """2 MiB by hand, 14 where Pub/Sub sends it."""
+    """The longest is 2 MiB by hand and 14 MB from Pub/Sub."""
     for number in range(20):
         await requests.post(f"{number}", headers)
     assert len(requests.admitted) == fits
 
 
 async def test_projects_take_turns_where_they_are_known(requests: Requests) -> None:
-    """A flood of one does not keep another's out."""
+    """A flood of one project does not keep another's bodies out."""
     for number in range(6):
         await requests.post(f"flood {number}", sized(14 * MIB) | {"ce-project": "flood"})
     await requests.post("quiet", sized(14 * MIB) | {"ce-project": "quiet"})
@@ -157,8 +157,8 @@ async def test_projects_take_turns_where_they_are_known(requests: Requests) -> N
     assert requests.admitted == ["flood 0", "flood 1", "flood 2", "quiet"]
 
 
-async def test_who_is_not_admitted_in_time_goes_unread(requests: Requests) -> None:
-    """And those behind it, if there is room for them, do not wait for it."""
+async def test_a_body_that_is_not_admitted_in_time_is_not_read(requests: Requests) -> None:
+    """The bodies behind it no longer wait for it if there is room for them."""
     await requests.post("0", sized(14 * MIB))
     await requests.post("1", sized(14 * MIB))
     await requests.post("2", sized(14 * MIB), within=0.05)
@@ -169,8 +169,8 @@ async def test_who_is_not_admitted_in_time_goes_unread(requests: Requests) -> No
     assert requests.admitted == ["0", "1", "3"]
 
 
-async def test_those_who_give_up_in_one_moment_leave_their_places() -> None:
-    """There is room for the second as the first gives up, and the second has just given up too."""
+async def test_two_requests_that_give_up_at_the_same_moment_leave_their_places() -> None:
+    """When the first gives up there is room for the second, which has just given up too."""
     intake = Intake(PUSH_LIMIT + MIB, time.monotonic)
     first = time.monotonic() + 0.05
 
@@ -189,7 +189,7 @@ async def test_those_who_give_up_in_one_moment_leave_their_places() -> None:
 
 
 async def test_a_request_that_is_shut_down_leaves_its_place(requests: Requests) -> None:
-    """Waiting, admitted at the same moment, or admitted: what it held is free."""
+    """Its room is free again, whether it waited, was admitted, or was just being admitted."""
     await requests.post("0", sized(20 * MIB // 2))
     await requests.post("1", sized(14 * MIB))
     await requests.post("2", sized(14 * MIB))
@@ -206,7 +206,7 @@ async def test_a_request_that_is_shut_down_leaves_its_place(requests: Requests) 
 async def event_of(
     chunks: AsyncIterator[bytes], headers: Mapping[str, str], arrival_seconds: float = 20
 ) -> Event:
-    """The event that is read of a request."""
+    """The event that is read from a request."""
     intake = Intake(32 * MIB, time.monotonic, arrival_seconds)
     async with intake.admit(headers, never()) as admission:
         return await admission.event(chunks, ["data.id"])
@@ -220,8 +220,8 @@ def big(size: int) -> bytes:
 
 
 @pytest.mark.parametrize("size", [100, 16 * 1024, 16 * 1024 + 1, 64 * 1024 + 1, EVENT_LIMIT])
-async def test_a_body_is_read_whole_in_whatever_pieces_it_comes(size: int) -> None:
-    """With and without a length."""
+async def test_a_body_is_read_whole_in_any_chunks(size: int) -> None:
+    """It is, with and without a Content-Length."""
     body = big(size)
     for headers in (sized(size), {}):
         pieces = arriving(body[:50], b"", body[50:90], body[90:])
@@ -238,10 +238,10 @@ async def test_a_body_is_read_whole_in_whatever_pieces_it_comes(size: int) -> No
         (arriving(b"x" * EVENT_LIMIT, b"x"), sized(EVENT_LIMIT + 1)),
     ],
 )
-async def test_a_body_larger_than_any_is_refused_and_not_parked(
+async def test_a_body_larger_than_any_push_is_refused_and_not_parked(
     chunks: AsyncIterator[bytes], headers: dict[str, str]
 ) -> None:
-    """It is not from Pub/Sub; where its length says so, nothing of it is read."""
+    """Pub/Sub sends no such body. If the Content-Length is too large, no byte is read."""
     with pytest.raises(Refused) as error:
         await event_of(chunks, headers)
     assert (error.value.outcome, error.value.code) == (Outcome.REJECTED, "too_large")
@@ -254,7 +254,7 @@ async def test_a_body_larger_than_any_is_refused_and_not_parked(
 async def test_a_body_that_is_not_whole_is_incomplete(
     size: int, headers: dict[str, str], arrived: int
 ) -> None:
-    """Whoever sent it, wherever it broke: it says nothing about the event."""
+    """A part of a body says nothing about the event, whoever sent it and wherever it broke off."""
     body = big(size)[:arrived]
     for chunks, words in ((breaking_off(body), "broke off"), (never_ending(body), "0.01 s")):
         with pytest.raises(Refused, match=words) as error:
@@ -265,7 +265,7 @@ async def test_a_body_that_is_not_whole_is_incomplete(
 
 
 async def test_wherever_a_push_breaks_off_it_is_incomplete() -> None:
-    """After each of its bytes, the last one among them where another was declared."""
+    """It may break off after any byte, even after the last, if the Content-Length is larger."""
     data = base64.b64encode(json.dumps(EVENT).encode()).decode()
     body = json.dumps({"message": {"data": data, "messageId": "77"}}).encode()
     for arrived in range(len(body) + 1):
@@ -276,8 +276,8 @@ async def test_wherever_a_push_breaks_off_it_is_incomplete() -> None:
 
 
 @in_virtual_time
-async def test_large_bodies_have_half_of_the_loops_time() -> None:
-    """The loop is free for as long as a parse took: small events go on meanwhile."""
+async def test_large_bodies_take_half_of_the_event_loops_time() -> None:
+    """After each parse the loop is free for as long as the parse took, for small events."""
     clock = itertools.chain.from_iterable((seconds, seconds + 0.5) for seconds in itertools.count())
     intake = Intake(32 * MIB, clock.__next__)  # each parse takes half a second
     done: list[float] = []

@@ -1,4 +1,4 @@
-"""One line per delivery: what metrics and people read, and nothing of the event's inside."""
+"""One line per delivery, for metrics and for people. It holds nothing of the payload."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -34,7 +34,7 @@ def written(
 
 
 def test_a_line_carries_every_field(capsys: pytest.CaptureFixture[str]) -> None:
-    """The names that the metrics are made of."""
+    """The log-based metrics read these fields by name."""
     source = Source(
         pushed=True,
         message_id="77",
@@ -96,7 +96,7 @@ def test_a_line_carries_every_field(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_trace_is_taken_from_either_header_if_it_is_one(
     capsys: pytest.CaptureFixture[str], header: str, value: str, *, traced: bool
 ) -> None:
-    """Anything else is left out, not passed on."""
+    """An invalid trace is left out."""
     line = written(capsys, Result(outcome=Outcome.DELIVERED), headers={header: value})
     assert line is not None
     assert ("logging.googleapis.com/trace" in line) is traced
@@ -105,7 +105,7 @@ def test_a_trace_is_taken_from_either_header_if_it_is_one(
 def test_the_publishers_trace_comes_before_the_requests(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """One trace from the publisher to the customer."""
+    """So one trace covers the way from the publisher to the customer."""
     source = Source(traceparent=f"00-{'a' * 32}-{'b' * 16}-01")
     headers = {"traceparent": f"00-{TRACE}-{'1' * 16}-01"}
     line = written(capsys, Result(outcome=Outcome.DELIVERED), source=source, headers=headers)
@@ -115,7 +115,7 @@ def test_the_publishers_trace_comes_before_the_requests(
 
 
 def test_the_names_that_could_be_read_are_logged(capsys: pytest.CaptureFixture[str]) -> None:
-    """A malformed event is found by its id; without a project it has no idempotency key."""
+    """A malformed event can be found by its id. Without a project it has no idempotency key."""
     result = Result(outcome=Outcome.MALFORMED)
     Log("INFO", None).write(result, Source(), Names("evt_1", None, None), 0.1, {})
     line = json.loads(capsys.readouterr().out)
@@ -148,20 +148,20 @@ def test_steps_and_the_pacers_state_are_logged_at_debug(
 
 
 def test_lines_below_the_level_are_not_written(capsys: pytest.CaptureFixture[str]) -> None:
-    """A busy production may want the exceptions only."""
+    """With many events, an operator may want only the lines about problems."""
     assert written(capsys, Result(outcome=Outcome.DELIVERED), level="WARNING") is None
     assert written(capsys, Result(outcome=Outcome.RATE_LIMITED), level="WARNING") is not None
 
 
 def test_no_line_holds_any_of_the_payload(capsys: pytest.CaptureFixture[str]) -> None:
-    """Names of the event only, whatever its outcome."""
+    """Whatever the outcome, a line holds only the event's names."""
     for outcome in Outcome:
         line = written(capsys, Result(outcome=outcome), level="DEBUG")
         assert "hunter2" not in json.dumps(line)
 
 
 def test_only_what_was_delivered_now_has_a_lag(capsys: pytest.CaptureFixture[str]) -> None:
-    """A duplicate's age is not the relay's slowness."""
+    """A duplicate's age does not measure the relay."""
     source = Source(pushed=True, published_at=datetime.now(UTC))
     line = written(capsys, Result(outcome=Outcome.DUPLICATE), source=source)
     assert line is not None

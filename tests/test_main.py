@@ -1,4 +1,4 @@
-"""The function as a real process: every answer of the README's table, and what a request may be."""
+"""The function as a real process: the answers of the README's table, and requests it refuses."""
 
 import asyncio
 import contextlib
@@ -36,15 +36,15 @@ UNLIMITED = httpx.Limits(max_connections=None)
 
 @pytest.fixture(scope="module")
 def svix() -> Iterator[Svix]:
-    """One simulator; each test forgets what the one before it left."""
+    """The simulator, which all tests share. Each test removes its faults at the end."""
     with simulator() as started:
-        started.control.conduct(kind="open_source")  # which shows the text as it came
+        started.control.conduct(kind="open_source")  # which shows the text unchanged
         yield started
 
 
 @pytest.fixture(scope="module")
 def relay(svix: Svix, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Function]:
-    """One function on a ledger file; tests keep apart by their events' ids."""
+    """The function, which all tests share. Each test has event ids of its own."""
     ledger = tmp_path_factory.mktemp("ledger") / "ledger.db"
     with function(svix.url, LEDGER=f"sqlite:{ledger}", REQUEST_BUDGET_SECONDS="30") as started:
         yield started
@@ -59,13 +59,13 @@ def _healthy(svix: Svix) -> Iterator[None]:
 
 @pytest.fixture
 async def client(relay: Function) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the function that outwaits its budget."""
+    """A client of the function whose timeout is longer than the function's budget."""
     async with httpx.AsyncClient(base_url=relay.url, timeout=60, limits=UNLIMITED) as opened:
         yield opened
 
 
 async def post(client: httpx.AsyncClient, body: Any, **headers: str) -> tuple[int, dict[str, Any]]:
-    """Post one body; the status and the answer."""
+    """Post a body. Returns the status and the answer."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     response = await client.post("/notifications", content=content, headers={**JSON, **headers})
     answer: dict[str, Any] = response.json()
@@ -73,7 +73,7 @@ async def post(client: httpx.AsyncClient, body: Any, **headers: str) -> tuple[in
 
 
 def claims(ledger: Path, state: str) -> int:
-    """How many records are in this state; none while the ledger is being made."""
+    """The number of records in this state; 0 while the ledger is being created."""
     try:
         with contextlib.closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as database:
             query = "select count(*) from events where state = ?"
@@ -84,17 +84,17 @@ def claims(ledger: Path, state: str) -> int:
 
 
 def held(svix: Svix, event_id: str) -> list[dict[str, Any]]:
-    """The messages that Svix has of this event."""
+    """Svix's messages for this event."""
     return [m for m in svix.control.messages() if m["event_id"] == event_id]
 
 
 def refusals(svix: Svix) -> int:
-    """How many calls Svix has refused."""
+    """The number of calls that Svix has refused."""
     return sum(call["status"] == 429 for call in svix.control.calls())
 
 
 async def svix_refuses(svix: Svix, already: int) -> None:
-    """Wait until it has refused three more: the relay's gate is closed then."""
+    """Wait until Svix has refused three more calls, so that the relay's gate is closed."""
     async with asyncio.timeout(30):
         while refusals(svix) < already + 3:  # noqa: ASYNC110 - another process has no event
             await asyncio.sleep(0.05)
@@ -103,7 +103,7 @@ async def svix_refuses(svix: Svix, already: int) -> None:
 async def test_an_event_is_delivered_once_and_then_a_duplicate(
     client: httpx.AsyncClient, svix: Svix
 ) -> None:
-    """200 both times, one message, and both answers name it."""
+    """Both answers are 200 and name the same message, and Svix has only that one."""
     status, answer = await post(client, event("evt_twice"))
     again, repeated = await post(client, event("evt_twice"))
     assert (status, answer["outcome"]) == (200, "delivered")
@@ -112,8 +112,8 @@ async def test_an_event_is_delivered_once_and_then_a_duplicate(
     assert answer["svix_message_id"] == repeated["svix_message_id"] == message["id"]
 
 
-async def test_the_event_arrives_as_it_was_written(client: httpx.AsyncClient, svix: Svix) -> None:
-    """Byte for byte: spaces, escapes, key order, and each digit of each number."""
+async def test_the_event_reaches_svix_byte_for_byte(client: httpx.AsyncClient, svix: Svix) -> None:
+    """Spaces, escapes, key order and each digit of each number are unchanged."""
     body = (
         '{"id":"evt_equal", "type" : "user.created","project":"acme",\n'
         '"n":[1.000000000000000000001,-0.0,1E7,1e-7,12345678901234567890123456789012345678901],'
@@ -125,7 +125,7 @@ async def test_the_event_arrives_as_it_was_written(client: httpx.AsyncClient, sv
 
 
 async def test_all_three_bodies_are_one_event(client: httpx.AsyncClient, svix: Svix) -> None:
-    """Wrapped, unwrapped and bare, the same event is delivered the first time alone."""
+    """The same event, posted wrapped, unwrapped and bare, is delivered once."""
     body = json.dumps(event("evt_bodies")).encode()
     headers = {"x-goog-pubsub-message-id": "2", "content-type": "text/plain"}
     answers = [
@@ -139,10 +139,10 @@ async def test_all_three_bodies_are_one_event(client: httpx.AsyncClient, svix: S
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "firestore"])
-async def test_of_a_hundred_posts_at_once_one_delivers_and_no_other_is_refused(
+async def test_of_a_hundred_posts_at_once_one_delivers_and_none_is_refused(
     kind: str, svix: Svix, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """One message, ninety-nine duplicates, no 409; also where two instances share them."""
+    """There is one message, and ninety-nine duplicates without a 409, even with two instances."""
     settings = {"LEDGER": f"sqlite:{tmp_path}/ledger.db"}
     if kind == "firestore":
         emulator = request.getfixturevalue("firestore_emulator")
@@ -165,7 +165,7 @@ async def test_of_a_hundred_posts_at_once_one_delivers_and_no_other_is_refused(
 
 
 async def test_a_duplicate_never_waits(svix: Svix, tmp_path: Path) -> None:
-    """Also while Svix refuses everything."""
+    """It is answered at once, even while Svix refuses everything."""
     with function(svix.url, LEDGER=f"sqlite:{tmp_path}/ledger.db") as relay:
         async with httpx.AsyncClient(base_url=relay.url, timeout=60) as client:
             await post(client, event("evt_known"))
@@ -184,7 +184,7 @@ async def test_a_duplicate_never_waits(svix: Svix, tmp_path: Path) -> None:
 async def test_two_first_events_that_race_for_one_application_are_both_delivered(
     client: httpx.AsyncClient, svix: Svix
 ) -> None:
-    """409 without a message to show for it: sent again, under the same key."""
+    """One gets a 409 although Svix has no message for it. It is sent again with the same key."""
     svix.control.inject("race", times=1)
     names = ["evt_race_1", "evt_race_2"]
     posts = [post(client, event(name, project="newcomer")) for name in names]
@@ -193,10 +193,10 @@ async def test_two_first_events_that_race_for_one_application_are_both_delivered
     assert [len(held(svix, name)) for name in names] == [1, 1]
 
 
-async def test_a_lost_answer_is_made_good_within_the_request(
+async def test_after_a_lost_answer_the_same_request_sends_again(
     client: httpx.AsyncClient, svix: Svix
 ) -> None:
-    """Svix has it, the connection broke: the resend is absorbed by the idempotency key."""
+    """Svix has stored the message. It recognises the second call by its idempotency key."""
     svix.control.inject("lose_answer", times=1)
     status, answer = await post(client, event("evt_lost_answer"))
     assert (status, answer["outcome"]) == (200, "delivered")
@@ -204,10 +204,10 @@ async def test_a_lost_answer_is_made_good_within_the_request(
     assert answer["svix_message_id"] == message["id"]
 
 
-async def test_a_ledger_that_is_no_ledger_answers_500_and_sends_nothing(
+async def test_with_a_broken_ledger_the_answer_is_500_and_nothing_is_sent(
     tmp_path: Path, svix: Svix
 ) -> None:
-    """Without a claim nothing goes to Svix, and nothing is acknowledged."""
+    """Without a claim nothing is sent to Svix, and nothing is acknowledged."""
     (tmp_path / "ledger.db").write_bytes(b"no database at all, " * 100)
     with function(svix.url, LEDGER=f"sqlite:{tmp_path}/ledger.db") as relay:
         async with httpx.AsyncClient(base_url=relay.url, timeout=60) as client:
@@ -230,14 +230,14 @@ async def test_a_ledger_that_is_no_ledger_answers_500_and_sends_nothing(
 async def test_only_posts_to_notifications_are_taken(
     client: httpx.AsyncClient, method: str, path: str, status: int
 ) -> None:
-    """404 elsewhere, 405 with `Allow` here."""
+    """Other paths are answered 404, and other methods 405 with `Allow`."""
     answer = await client.request(method, path)
     assert answer.status_code == status
     assert answer.headers.get("allow") == ("POST" if status == 405 else None)
 
 
-async def test_40_mb_are_refused_after_2(relay: Function) -> None:
-    """413 as soon as 2 MiB have come: what is sent after that is not awaited."""
+async def test_a_body_of_40_mib_is_refused_after_2(relay: Function) -> None:
+    """The 413 comes after 2 MiB. The rest of the body is not awaited."""
     port = int(relay.url.rpartition(":")[2])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = f"POST /notifications HTTP/1.1\r\nHost: x\r\nContent-Length: {40 * MIB}\r\n\r\n"
@@ -248,7 +248,7 @@ async def test_40_mb_are_refused_after_2(relay: Function) -> None:
 
 
 def test_the_readmes_loop_ends_well_twice(relay: Function, svix: Svix) -> None:
-    """`curl --fail` over the sample events, two times: exit 0 and one message for each event."""
+    """`curl --fail` succeeds for all sample events, twice, and each event becomes one message."""
     loop = (
         "for f in local/events/*.json; do curl --silent --data @$f"
         f" -H 'Content-Type: application/json' --fail {relay.notifications} || exit 1; done"
@@ -262,7 +262,7 @@ def test_the_readmes_loop_ends_well_twice(relay: Function, svix: Svix) -> None:
 
 
 def test_a_wrong_configuration_ends_the_start_with_one_message(tmp_path: Path) -> None:
-    """Every fault in one message, no stack trace, a non-zero exit."""
+    """The message names every fault and has no stack trace, and the exit code is not zero."""
     environment = {
         **os.environ,
         "LEDGER": "postgres",
@@ -294,22 +294,24 @@ def test_a_wrong_configuration_ends_the_start_with_one_message(tmp_path: Path) -
 async def test_a_process_that_was_frozen_for_long_answers_the_push_that_wakes_it(
     svix: Svix, tmp_path: Path
 ) -> None:
-    """Cloud Run gives an idle instance no processor; the server must not take that for a hang."""
+    """Cloud Run gives an idle instance no processor. The server must not take that for a hang."""
     environment = {"LEDGER": f"sqlite:{tmp_path}/ledger.db", "CLOUD_RUN_TIMEOUT_SECONDS": "1"}
     with function(svix.url, **environment) as relay:
         limits = httpx.Limits(max_keepalive_connections=0)  # idle ones are closed when it wakes
         async with httpx.AsyncClient(base_url=relay.url, timeout=60, limits=limits) as client:
             assert (await post(client, event("evt_before")))[0] == 200
             relay.server.send_signal(signal.SIGSTOP)
-            await asyncio.sleep(4)  # the thing itself: to be frozen for longer than the time-out
+            await asyncio.sleep(
+                4
+            )  # the test is about a process that is frozen for longer than the timeout
             waking = asyncio.create_task(post(client, event("evt_wakes")))
             relay.server.send_signal(signal.SIGCONT)
             status, answer = await waking
     assert (status, answer["outcome"]) == (200, "delivered")
 
 
-async def test_sigterm_answers_all_who_wait(tmp_path: Path, svix: Svix) -> None:
-    """Hundreds wait for a turn: all are answered 500, no claim is left, the process ends."""
+async def test_on_sigterm_all_waiting_requests_are_answered(tmp_path: Path, svix: Svix) -> None:
+    """Hundreds wait for a turn. All are answered 500, no claim is left, and the process ends."""
     file, already = tmp_path / "ledger.db", refusals(svix)
     svix.control.inject("status", status=429, headers={"Retry-After": "3600"})
     names = [f"evt_term_{number}" for number in range(ALL_WAITING)]
@@ -321,7 +323,7 @@ async def test_sigterm_answers_all_who_wait(tmp_path: Path, svix: Svix) -> None:
         posts = [asyncio.create_task(post(client, event(name))) for name in names]
         await svix_refuses(svix, already)
         relay.server.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(10):  # Cloud Run kills after it
+        async with asyncio.timeout(10):  # after this time Cloud Run kills the process
             answers = await asyncio.gather(*posts, return_exceptions=True)
             await asyncio.to_thread(relay.server.process.wait)
     outcomes = Counter(

@@ -1,6 +1,7 @@
-"""What customers do to each other, in virtual time: smaller than `make bench ARGS=neighbours`.
+"""What customers do to each other, in virtual time: like `make bench ARGS=neighbours`, but smaller.
 
-The relay's own delivery and pacer, between models of Pub/Sub and Svix; each run is reproducible.
+The runs use the relay's own delivery and pacer, between models of Pub/Sub and Svix. Each run is
+reproducible.
 """
 
 from dataclasses import replace
@@ -12,7 +13,7 @@ from bench.neighbours import NACKS, Seen, World, run
 
 
 def alone(world: World, *, shared: bool = True) -> Seen:
-    """One run of a world, seen as both."""
+    """One run of a world, used for both runs of `Seen`."""
     seen = run(world, obvious=False, seed=1, shared=shared)
     return Seen(seen, seen)
 
@@ -20,26 +21,27 @@ def alone(world: World, *, shared: bool = True) -> Seen:
 @pytest.mark.parametrize("kind", ["500", "hanging", "in turn"])
 @pytest.mark.parametrize(("rate", "projects"), [(10.0, 20), (1.0, 20), (1.0, 1)])
 def test_poison_of_one_project_delays_no_other(kind: str, rate: float, projects: int) -> None:
-    """Twenty events that always fail: the others wait for none, and are never nacked."""
+    """Twenty events of one project always fail. The others are neither delayed nor nacked."""
     seen = alone(neighbours.poison(kind, rate, projects, minutes=4.0))
     assert neighbours.P99_FROM_PUSH.of(seen) <= 1.0
     assert neighbours.P99_FROM_PUBLISHING.of(seen) <= 1.0
     assert seen.shared.nacks(seen.shared.others()) == 0
     times = sorted(at for at, _ in seen.shared.nacked)
-    assert len(times) >= 10  # the poison does come back
-    # Twenty at once would stop all pushes for a minute: each of four instances spaces its own.
+    assert len(times) >= 10  # the poison is redelivered
+    # Twenty nacks at once would stop all pushes for a minute. So each of the four instances spaces
+    # its nacks.
     assert max(sum(at <= each < at + 1 for each in times) for at in times) <= 8
 
 
 def test_a_flood_delays_a_quiet_project_by_its_share_of_the_turns() -> None:
-    """In one line it would wait for the whole flood; and the limit is used to the full."""
+    """In one line, its events would wait for the whole flood. The limit is used in full."""
     seen = alone(neighbours.flood(6000, ends_at=60.0), shared=False)
     assert neighbours.P99_FROM_PUSH.of(seen) <= 2.0
     assert seen.apart.used >= 0.97
 
 
 def test_calls_that_hang_cost_the_others_nothing() -> None:
-    """2 in 1,000: the drain takes no longer than its last event may hang."""
+    """2 calls in 1,000 hang. That prolongs the drain by one call's time limit at most."""
     healthy = World(tuple(model.backlog(2000)))
     seconds = [
         max(alone(world).shared.acked.values())
@@ -49,7 +51,7 @@ def test_calls_that_hang_cost_the_others_nothing() -> None:
 
 
 def test_while_half_of_all_calls_fail_nothing_is_nacked() -> None:
-    """Each event has time for a dozen tries in its budget."""
+    """In its budget, each event has time for a dozen attempts."""
     seen = alone(World(tuple(model.steady(10.0, 120.0)), "half fail for 5 min"))
     assert NACKS.of(seen) == 0
     assert neighbours._missing(seen) == 0
@@ -57,18 +59,18 @@ def test_while_half_of_all_calls_fail_nothing_is_nacked() -> None:
 
 @pytest.mark.parametrize("projects", [1, 20])
 @pytest.mark.parametrize("kind", ["500", "hanging"])
-def test_an_outage_loses_nothing_and_is_made_good_within_ten_seconds(
+def test_an_outage_loses_nothing_and_the_full_rate_returns_within_ten_seconds(
     kind: str, projects: int
 ) -> None:
-    """45 s in which Svix answers nobody; with one project waiting as well as with many."""
+    """Svix fails for 45 s. One project must recover as fast as many."""
     seen = alone(neighbours.outage(kind, projects))
     assert neighbours._missing(seen) == 0
     assert NACKS.of(seen) == 0
     assert neighbours._back_at_full_rate(seen) >= 20
 
 
-def test_an_outage_is_probed_not_hammered() -> None:
-    """A call or two every five seconds from each instance, however many wait."""
+def test_in_an_outage_only_probes_are_sent() -> None:
+    """Each instance makes one or two calls every five seconds, however many requests wait."""
     world = replace(neighbours.outage("500", 20), ends_at=54.0)
     seen = alone(world)
     assert seen.shared.failed < 4 * 25

@@ -1,4 +1,4 @@
-"""Every row of what Svix may answer, over real sockets, and what each means for the event."""
+"""Everything that Svix may answer, over real sockets, and what each answer means for the event."""
 
 import asyncio
 import contextlib
@@ -43,7 +43,7 @@ def event(text: bytes = b'{"id": "evt_1"}', *tags: str) -> Event:
 async def sending_to(
     url: str, call_seconds: float = 10, *, create_applications: bool = True
 ) -> AsyncIterator[SvixSender]:
-    """A sender, closed after."""
+    """A sender, which is closed at the end."""
     sender = SvixSender(
         TOKEN, url, create_applications=create_applications, call_seconds=call_seconds
     )
@@ -54,7 +54,7 @@ async def sending_to(
 
 
 async def answer_to(script: Script, *, find: bool = False, call_seconds: float = 10) -> Answer:
-    """What the sender makes of a server that does this."""
+    """The sender's answer from a server that runs this script."""
     async with serving(script) as url, sending_to(url, call_seconds) as sender:
         return await (sender.find(event()) if find else sender.send(event(), KEY))
 
@@ -63,7 +63,7 @@ async def answer_to(script: Script, *, find: bool = False, call_seconds: float =
 async def recording(
     response: bytes = http(202, MESSAGE),
 ) -> AsyncIterator[tuple[str, list[bytes]]]:
-    """A server's URL, and the requests that it is sent."""
+    """Start a server. Yields its URL and the requests that it gets."""
     requests: list[bytes] = []
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -74,8 +74,8 @@ async def recording(
         yield url, requests
 
 
-async def test_a_message_is_one_post_with_the_event_inside_and_the_key_outside() -> None:
-    """The SDK's request, as this adapter relies on it."""
+async def test_a_message_is_one_post_with_the_event_in_the_body_and_the_key_in_a_header() -> None:
+    """This is the SDK's request. The sender relies on its form."""
     async with recording() as (url, requests), sending_to(url) as sender:
         answer = await sender.send(event(b'{"id": "evt_1"}', "sim_1", "acme"), KEY)
     assert answer == Answer(Call.SEND, Verdict.ACCEPTED, 202, message_id="msg_1")
@@ -97,8 +97,8 @@ async def test_a_message_is_one_post_with_the_event_inside_and_the_key_outside()
     }
 
 
-async def test_where_applications_are_not_created_none_is_sent() -> None:
-    """Nor tags, where there are none: an older Svix might mind."""
+async def test_if_applications_are_not_created_none_is_sent() -> None:
+    """Empty tags are not sent either, because an older Svix might refuse them."""
     async with (
         recording() as (url, requests),
         sending_to(url, create_applications=False) as sender,
@@ -121,8 +121,11 @@ values = st.recursive(
 )
 
 
-async def test_what_the_checker_accepts_reaches_svix_to_the_byte() -> None:
-    """Spaces, escapes, digits and what stands twice; an empty payload's own spelling among them."""
+async def test_every_valid_event_reaches_svix_byte_for_byte() -> None:
+    """Spaces, escapes, digits and repeated members are unchanged.
+
+    An event that contains the text that the sender replaces, `"payload":{}`, is unchanged too.
+    """
     async with recording() as (url, requests), sending_to(url) as sender:
         loop = asyncio.get_running_loop()
 
@@ -148,7 +151,7 @@ async def test_what_the_checker_accepts_reaches_svix_to_the_byte() -> None:
 
 @pytest.mark.parametrize("status", [200, 201, 202])
 async def test_a_2xx_with_the_message_is_accepted(status: int) -> None:
-    """Svix's own answer; all that is kept of it is the message's id."""
+    """It is Svix's own answer. Only the message's id is kept of it."""
     answer = await answer_to(answering(http(status, MESSAGE)))
     assert answer == Answer(Call.SEND, Verdict.ACCEPTED, status, message_id="msg_1")
 
@@ -156,12 +159,12 @@ async def test_a_2xx_with_the_message_is_accepted(status: int) -> None:
 @pytest.mark.parametrize("find", [False, True])
 @pytest.mark.parametrize("status", [200, 202, 204])
 @pytest.mark.parametrize("body", [*ODD_BODIES, b'{"id": 7}', b'{"id": "msg 1"}', b'{"id": ""}'])
-async def test_a_2xx_that_is_not_the_apis_is_not_svix(
+async def test_a_2xx_that_is_not_from_the_api_is_misconfigured(
     status: int,
     body: bytes,
     find: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    """A portal that answers everything with 200 has taken no event."""
+    """A login portal that answers everything with 200 has taken no event."""
     response = http(status, b"" if status == 204 else body)
     answer = await answer_to(answering(response), find=find)
     assert (answer.verdict, answer.status) == (Verdict.MISCONFIGURED, status)
@@ -199,10 +202,10 @@ async def test_a_2xx_that_is_not_the_apis_is_not_svix(
     ],
 )
 @pytest.mark.parametrize("body", ODD_BODIES)
-async def test_a_body_that_is_not_the_apis_never_rejects_an_event(
+async def test_a_body_that_is_not_from_the_api_never_rejects_an_event(
     status: int, verdict: Verdict, body: bytes
 ) -> None:
-    """A proxy's page decides nothing about an event; the status alone does where it can."""
+    """A proxy's error page says nothing about the event. Only the status counts."""
     answer = await answer_to(answering(http(status, body, "Location: http://127.0.0.1:1/")))
     assert (answer.verdict, answer.status) == (verdict, status)
     assert answer.code is None
@@ -226,28 +229,31 @@ async def test_a_body_that_is_not_the_apis_never_rejects_an_event(
 async def test_the_apis_own_errors(
     status: int, body: bytes, verdict: Verdict, code: str | None
 ) -> None:
-    """What only the API can say: this event will never be taken, or there is no such thing."""
+    """Only the API can say that it will never take this event, or that something is not found."""
     answer = await answer_to(answering(http(status, body)))
     assert (answer.verdict, answer.status, answer.code) == (verdict, status, code)
 
 
 async def test_of_a_validation_error_only_the_fields_are_kept() -> None:
-    """Its message may echo the payload."""
+    """The error's message may quote the payload."""
     answer = await answer_to(answering(http(422, INVALID)))
     assert answer.locs == ("body.eventType",)
     assert "secret" not in repr(answer)
 
 
 @pytest.mark.parametrize("code", ["my secret is 7", "a\nb", "x" * 65, "", 7, None])
-async def test_a_code_that_is_no_code_is_not_repeated(code: Any) -> None:
-    """It could be anything."""
+async def test_an_invalid_code_is_not_repeated(code: Any) -> None:
+    """It might hold a part of the payload."""
     body = json.dumps({"code": code, "detail": "x"}).encode()
     answer = await answer_to(answering(http(400, body)))
     assert answer == Answer(Call.SEND, Verdict.UNAVAILABLE, 400)
 
 
-async def test_an_unknown_application_is_about_to_exist_or_never_will() -> None:
-    """By the setting; either way Svix has worked on the event."""
+async def test_an_unknown_application_is_unavailable_or_rejects_the_event() -> None:
+    """It is unavailable if applications are created, because it will soon exist.
+
+    In both cases Svix has processed the event.
+    """
     async with serving(answering(http(404, NOT_FOUND))) as url:
         async with sending_to(url) as sender:
             answer = await sender.send(event(), KEY)
@@ -260,7 +266,7 @@ async def test_an_unknown_application_is_about_to_exist_or_never_will() -> None:
 
 
 async def test_a_refused_connection_is_unavailable() -> None:
-    """Nothing listens."""
+    """No server listens on the port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -283,7 +289,7 @@ async def test_a_connection_lost_before_the_answer_is_unavailable(
     after_request: bool,  # noqa: FBT001 - a parameter of the test
     how: str,
 ) -> None:
-    """The event may be in Svix or not: it is sent again under the same key."""
+    """The event may be in Svix or not, so it is sent again with the same key."""
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if after_request:
@@ -299,7 +305,7 @@ async def test_a_connection_lost_before_the_answer_is_unavailable(
 
 @pytest.mark.parametrize("status", [200, 202])
 async def test_a_2xx_that_broke_off_may_have_been_taken(status: int) -> None:
-    """The status was seen: Svix is asked."""
+    """The status says that Svix took the event, so the relay asks for its message."""
     cut = http(status, MESSAGE)[:-10]
     broken_off = Answer(Call.SEND, Verdict.BROKEN_OFF, status, failure="the answer broke off")
     assert await answer_to(answering(cut)) == broken_off
@@ -312,13 +318,13 @@ async def test_a_2xx_that_broke_off_may_have_been_taken(status: int) -> None:
     ("status", "verdict"), [(422, Verdict.UNAVAILABLE), (429, Verdict.RATE_LIMITED)]
 )
 async def test_an_error_that_broke_off_counts_by_its_status(status: int, verdict: Verdict) -> None:
-    """A body that was not seen whole rejects no event."""
+    """An incomplete body must not reject an event."""
     answer = await answer_to(answering(http(status, INVALID)[:-10]))
     assert (answer.verdict, answer.status) == (verdict, status)
 
 
 async def test_a_hang_ends_with_the_calls_time_limit_and_its_connection() -> None:
-    """No call outlives its limit, and no connection its call."""
+    """The call ends at its time limit, and its connection is closed."""
     left = asyncio.Event()
 
     async def script(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
@@ -336,7 +342,7 @@ async def test_a_hang_ends_with_the_calls_time_limit_and_its_connection() -> Non
 async def test_a_dripping_answer_ends_with_the_limit_and_counts_by_its_status(
     status: int, verdict: str
 ) -> None:
-    """A byte now and then would outlive any time-out between bytes."""
+    """A timeout between two bytes would not end it."""
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
@@ -345,7 +351,7 @@ async def test_a_dripping_answer_ends_with_the_limit_and_counts_by_its_status(
             writer.write(b" ")
             await writer.drain()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.02):  # the drip
+                async with asyncio.timeout(0.02):  # seconds between two bytes
                     await reader.read()
 
     answer = await answer_to(script, call_seconds=0.3)
@@ -354,7 +360,7 @@ async def test_a_dripping_answer_ends_with_the_limit_and_counts_by_its_status(
 
 
 async def test_a_failed_tls_handshake_is_unavailable() -> None:
-    """A server that speaks no TLS on an https URL."""
+    """The server does not speak TLS, but its URL begins with https."""
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
@@ -369,13 +375,13 @@ async def test_a_failed_tls_handshake_is_unavailable() -> None:
 
 
 async def test_an_answer_that_is_not_http_is_unavailable() -> None:
-    """Whatever listens there."""
+    """Another kind of server may listen there."""
     answer = await answer_to(answering(b"220 mail.example ESMTP\r\n"))
     assert answer == Answer(Call.SEND, Verdict.UNAVAILABLE, failure="DecodeError")
 
 
 async def test_an_endless_answer_is_not_read_to_its_end() -> None:
-    """It would fill the memory."""
+    """The whole answer would fill the memory."""
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
@@ -388,7 +394,7 @@ async def test_an_endless_answer_is_not_read_to_its_end() -> None:
 
 
 async def test_a_connection_that_died_idle_costs_no_event() -> None:
-    """A balancer closes what was idle: at the next call the pool opens another."""
+    """A load balancer closes idle connections. The next call opens another one."""
     served = 0
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -406,7 +412,7 @@ async def test_a_connection_that_died_idle_costs_no_event() -> None:
 
 
 async def test_a_compressed_answer_is_read() -> None:
-    """Load balancers compress."""
+    """Load balancers may compress answers."""
     packed = http(404, gzip.compress(NOT_FOUND), "Content-Encoding: gzip")
     answer = await answer_to(answering(packed))
     assert (answer.verdict, answer.code) == (Verdict.UNAVAILABLE, "not_found")
@@ -415,7 +421,7 @@ async def test_a_compressed_answer_is_read() -> None:
 
 
 async def test_the_environments_proxy_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the SDK's own client does, unless `no_proxy` names the server."""
+    """The SDK's own client uses it too, unless `no_proxy` names the server."""
     requests: list[bytes] = []
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -435,7 +441,7 @@ async def test_the_environments_proxy_is_used(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A certificate for localhost and its key, that nobody has signed."""
+    """A self-signed certificate for localhost, with its key."""
     path = tmp_path / "certificate.pem"
     command = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
     more = "-addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE"
@@ -450,7 +456,7 @@ def certificate(tmp_path: Path) -> Path:
 async def test_a_certificate_must_be_trusted(
     certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the system or certifi; or by SSL_CERT_FILE, as with a Svix inside a private network."""
+    """SSL_CERT_FILE can add trust in the certificate of a Svix in a private network."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate)
     async with serving(answering(http(202, MESSAGE)), tls) as plain:
@@ -463,8 +469,8 @@ async def test_a_certificate_must_be_trusted(
             assert (await sender.send(event(), KEY)).verdict is Verdict.ACCEPTED
 
 
-async def test_a_system_without_certificates_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A container may have none: certifi's come along."""
+async def test_a_system_without_certificates_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container may have none. The sender brings certifi's."""
     monkeypatch.setenv("SSL_CERT_DIR", "/nonexistent")
     monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent")
     assert (await answer_to(answering(http(202, MESSAGE)))).verdict is Verdict.ACCEPTED
@@ -486,16 +492,14 @@ async def test_a_system_without_certificates_will_do(monkeypatch: pytest.MonkeyP
         ("X-Other: 7", None),
     ],
 )
-async def test_retry_after_is_read_where_it_says_something(
-    header: str, expected: float | None
-) -> None:
-    """Absent, past, negative and unreadable are all nothing; the pacer judges what is absurd."""
+async def test_a_valid_retry_after_is_read(header: str, expected: float | None) -> None:
+    """A missing, past, negative or unreadable value is ignored. The pacer caps long ones."""
     answer = await answer_to(answering(http(429, b"", header)))
     assert answer == Answer(Call.SEND, Verdict.RATE_LIMITED, 429, retry_after=expected)
 
 
 async def test_retry_after_may_be_a_date() -> None:
-    """The header's other form."""
+    """HTTP allows a date instead of seconds."""
     date = format_datetime(datetime.now(UTC) + timedelta(minutes=5), usegmt=True)
     answer = await answer_to(answering(http(503, b"", f"Retry-After: {date}")))
     assert answer.verdict is Verdict.UNAVAILABLE
@@ -519,13 +523,13 @@ async def test_retry_after_may_be_a_date() -> None:
 async def test_asking_for_a_message_can_never_reject_an_event(
     status: int, body: bytes, verdict: Verdict
 ) -> None:
-    """A question that fails settles nothing."""
+    """A question that fails says nothing about the event."""
     answer = await answer_to(answering(http(status, body)), find=True)
     assert answer.verdict is verdict
 
 
 async def test_a_message_is_asked_for_by_its_event_id() -> None:
-    """Within its own application."""
+    """The question is about the event's own application."""
     requests: list[bytes] = []
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -537,7 +541,7 @@ async def test_a_message_is_asked_for_by_its_event_id() -> None:
 
 
 async def test_a_thousand_calls_at_once_keep_their_answers_apart() -> None:
-    """What was seen on one connection is never another call's."""
+    """No call gets the answer of another call's connection."""
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = await read_request(reader)

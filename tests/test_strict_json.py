@@ -1,4 +1,4 @@
-"""What is taken for JSON means the same to every parser; what is refused is told in our words."""
+"""Accepted JSON means the same to every parser, and refusals quote none of the data."""
 
 import json
 from typing import Any
@@ -13,8 +13,8 @@ ESCAPES = ["\\ud83d", "\\ude00", "\\uD83D", "\\uDE00", "\\\\", "\\n", "\\u0041",
 
 
 @given(st.lists(st.sampled_from(ESCAPES), max_size=8).map("".join))
-def test_half_a_surrogate_pair_is_found_wherever_it_stands(string: str) -> None:
-    """An encoder is the judge: it fails where, and only where, there is one."""
+def test_a_lone_surrogate_is_found_wherever_it_is(string: str) -> None:
+    """Python's UTF-8 encoder fails exactly if there is one."""
     text = f'["{string}"]'.encode()
     _, value = strict_json.parse(text)
     try:
@@ -35,8 +35,8 @@ def test_half_a_surrogate_pair_is_found_wherever_it_stands(string: str) -> None:
         (b'[{"a": 1, "a": 2}]', set()),
     ],
 )
-def test_what_stands_twice_is_known(text: bytes, twice: set[str]) -> None:
-    """Of the object itself; the last value is kept, as most parsers do."""
+def test_repeated_names_are_found(text: bytes, twice: set[str]) -> None:
+    """Only the object's own names count. The last value is kept, as in most parsers."""
     _, value = strict_json.parse(text)
     assert strict_json.repeated_names(value) == twice
     assert value == json.loads(text)
@@ -54,8 +54,8 @@ def test_what_stands_twice_is_known(text: bytes, twice: set[str]) -> None:
         (b"\xff\xfe{", "not valid"),
     ],
 )
-def test_what_is_refused_is_told_in_our_words(data: bytes, words: str) -> None:
-    """Nothing of the data is repeated."""
+def test_a_refusal_says_what_is_wrong(data: bytes, words: str) -> None:
+    """The message is our own, because a parser's message might quote the data."""
     with pytest.raises(strict_json.UnsafeJson, match=words):
         strict_json.parse(data)
 
@@ -74,7 +74,7 @@ def test_what_is_refused_is_told_in_our_words(data: bytes, words: str) -> None:
     ],
 )
 def test_the_beginning_of_a_broken_object_is_read(data: bytes, members: dict[str, Any]) -> None:
-    """As far as it goes; of what stands twice, neither."""
+    """Members are read up to the fault. A member that occurs twice has no value."""
     found = strict_json.first_members(data)
     assert {name: found.get(name) for name in members} == members
     assert found.keys() - {"a"} == members.keys() - {"a"}

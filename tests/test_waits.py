@@ -1,4 +1,4 @@
-"""Pauses between tries."""
+"""The pauses between attempts."""
 
 import itertools
 
@@ -8,7 +8,7 @@ from relay.waits import Waits
 
 
 def test_every_pause_doubles_up_to_its_longest() -> None:
-    """And is a tenth longer at most, so that those who wait drift apart."""
+    """Jitter makes each pause up to a tenth longer, so that requests do not retry together."""
     waits = Waits(uniform=lambda _low, high: high)
     pauses = list(itertools.islice(waits.pauses(1.0, 5.0), 4))
     assert pauses == pytest.approx([1.1, 2.2, 4.4, 5.5])

@@ -1,4 +1,4 @@
-"""A worker on the embedded ledger and the simulator, in this process: each answer of the table."""
+"""A worker in this process, on the embedded ledger and the simulator: the answers of the table."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ from tests.in_process import handle, working
 
 TOKEN = "testsk_worker"
 BUDGET = ATTEMPT_SECONDS + 1
-HOLDERS = 4  # bodies of the largest push that fill what may be admitted
+HOLDERS = 4  # this many bodies of the largest push leave no room
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ async def relay(svix: Simulator, tmp_path: Path) -> AsyncIterator[Worker]:
 
 
 def settings(svix: Simulator) -> Settings:
-    """With the least budget that leaves a moment to wait."""
+    """The settings, with the shortest budget that leaves a moment to wait."""
     return Settings(svix_token=TOKEN, svix_server_url=svix.url, request_budget=BUDGET)
 
 
@@ -53,7 +53,7 @@ def event(event_id: str, **more: Any) -> bytes:
 
 
 def push(body: bytes, message_id: str = "77") -> bytes:
-    """A wrapped push of it."""
+    """A wrapped push of a body."""
     return function.wrapped(body, message_id)
 
 
@@ -63,7 +63,7 @@ def attempting(relay: Worker) -> bool:
 
 
 def answer(result: Result) -> tuple[int, str]:
-    """What Pub/Sub and a person see."""
+    """The status and the outcome of a result."""
     return result.status, result.outcome
 
 
@@ -95,7 +95,7 @@ async def test_an_id_that_comes_again_with_another_payload_has_a_remark(relay: W
         ({"status": 503}, 500, 500, "unavailable"),
     ],
 )
-async def test_what_svix_refuses_is_answered_as_the_table_says(
+async def test_each_failure_of_svix_is_answered_as_the_table_says(
     relay: Worker,
     svix: Simulator,
     *,
@@ -104,7 +104,7 @@ async def test_what_svix_refuses_is_answered_as_the_table_says(
     pushed: int,
     outcome: str,
 ) -> None:
-    """Only what can never succeed is parked, and only where Pub/Sub brought it."""
+    """Only a push that can never succeed is parked."""
     for number in range(2):  # a nack comes after two acks, or at its deadline
         await handle(relay, push(event(f"evt_before_{number}"), f"before {number}"))
     svix.inject(Fault("status", body="json", **fault))
@@ -119,7 +119,7 @@ async def test_what_svix_refuses_is_answered_as_the_table_says(
 
 
 async def test_what_was_found_by_asking_has_a_remark(relay: Worker, svix: Simulator) -> None:
-    """Svix stored it and died before it queued it: no customer gets it, and somebody is told."""
+    """Svix stored the message and died before it queued it. No customer gets it; we report that."""
     svix.inject(Fault("store_unqueued", status=500, times=1))
     result, _ = await handle(relay, push(event("evt_1")))
     assert answer(result) == (200, "delivered")
@@ -139,7 +139,7 @@ async def test_a_malformed_push_is_parked_and_what_was_posted_by_hand_is_answere
 
 
 async def test_a_body_that_broke_off_is_nacked_and_never_parked(relay: Worker) -> None:
-    """Parked it would be acknowledged, and its rest lost."""
+    """If it were parked, Pub/Sub would not send the whole body again."""
 
     async def breaks_off() -> AsyncIterator[bytes]:
         yield push(event("evt_1"))[:40]
@@ -152,7 +152,7 @@ async def test_a_body_that_broke_off_is_nacked_and_never_parked(relay: Worker) -
 
 
 async def not_admitted(relay: Worker, **headers: str) -> asyncio.Task[tuple[Result, Names]]:
-    """A request whose body was not admitted in time: another holds all the room."""
+    """A request whose body was not admitted in time, because other requests held all the room."""
 
     async def never() -> AsyncIterator[bytes]:
         await asyncio.Event().wait()
@@ -162,15 +162,15 @@ async def not_admitted(relay: Worker, **headers: str) -> asyncio.Task[tuple[Resu
     holding = [asyncio.create_task(relay.handle(never(), declared)) for _ in range(HOLDERS)]
     await asyncio.sleep(0)
     waiting = asyncio.create_task(handle(relay, b" " * 20_000, **headers))
-    await asyncio.sleep(BUDGET - ATTEMPT_SECONDS + 0.5)  # the thing itself: beyond its last turn
+    await asyncio.sleep(BUDGET - ATTEMPT_SECONDS + 0.5)  # until its last turn is over
     for each in holding:
         each.cancel()
     await asyncio.gather(*holding, return_exceptions=True)
     return waiting
 
 
-async def test_what_was_posted_by_hand_and_not_admitted_waits_for_no_nack(relay: Worker) -> None:
-    """Nacks are spaced for Pub/Sub's sake; a person gets an answer."""
+async def test_a_body_posted_by_hand_and_not_admitted_is_answered_at_once(relay: Worker) -> None:
+    """Only the nacks of pushes are spaced."""
     waiting = await not_admitted(relay)
     async with asyncio.timeout(ATTEMPT_SECONDS / 2):
         result, _ = await waiting
@@ -180,7 +180,7 @@ async def test_what_was_posted_by_hand_and_not_admitted_waits_for_no_nack(relay:
 async def test_the_shutdown_answers_a_push_that_waits_to_be_nacked(
     relay: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its body was not admitted, and no nack is free: it must not end without an outcome."""
+    """Its body was not admitted, and it may not be nacked yet. It must still get an outcome."""
     monkeypatch.setattr(worker_module, "_LAST_ATTEMPT_SECONDS", 0.1)
     waiting = await not_admitted(relay, **{"user-agent": "APIs-Google"})
     assert not waiting.done()
@@ -191,7 +191,7 @@ async def test_the_shutdown_answers_a_push_that_waits_to_be_nacked(
 
 
 async def test_refused_credentials_have_an_outcome(svix: Simulator) -> None:
-    """Not a bare 500: the ledger could not even be opened."""
+    """The ledger can't be opened. The answer names the outcome, and is not a bare 500."""
 
     def open_ledger() -> Archive:
         raise LedgerMisconfigured("no credentials")
@@ -205,7 +205,7 @@ async def test_refused_credentials_have_an_outcome(svix: Simulator) -> None:
 async def test_a_fault_of_our_own_has_an_outcome_and_says_where(
     relay: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its words stay out: they may quote the event."""
+    """The exception's message is left out, because it may quote the event."""
 
     def broken(*_: object) -> None:
         raise TypeError("hunter2")
@@ -229,7 +229,7 @@ async def test_every_request_has_one_log_line(
 async def test_reconciliation_reports_what_no_customer_gets(
     relay: Worker, svix: Simulator, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A parked event is not sent: the report and its log line say so."""
+    """The report and its log line count a parked event, because no customer gets it."""
     await handle(relay, push(event("evt_1")))
     svix.inject(Fault("status", status=422, body="json", times=1))
     await handle(relay, push(event("evt_2"), "78"))
@@ -242,7 +242,7 @@ async def test_reconciliation_reports_what_no_customer_gets(
 
 
 async def test_a_reconciliation_without_a_ledger_says_so(svix: Simulator) -> None:
-    """Cloud Scheduler is answered, and the alert on missing reconciliations will fire."""
+    """Cloud Scheduler gets an answer. The alert on missing reconciliations will fire."""
 
     def open_ledger() -> Archive:
         raise LedgerMisconfigured("no credentials")
@@ -252,16 +252,16 @@ async def test_a_reconciliation_without_a_ledger_says_so(svix: Simulator) -> Non
     assert report == {"complete": False, "failure": "the ledger: no credentials"}
 
 
-async def test_the_shutdown_answers_all_who_wait_and_lets_attempts_end(
+async def test_a_shutdown_answers_all_waiting_requests_and_lets_attempts_end(
     relay: Worker, svix: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One is under way and hangs; the others wait: in a line, backing off, for its end, unread."""
+    """One attempt hangs. Others wait for a turn, a back-off, the same event, or their bodies."""
     monkeypatch.setattr(worker_module, "_LAST_ATTEMPT_SECONDS", 0.2)
     monkeypatch.setattr(worker_module, "_LAST_CALL_SECONDS", 0.8)
     svix.inject(Fault("hang", times=1))
     posts = [asyncio.create_task(handle(relay, push(event("evt_hangs"))))]
     async with asyncio.timeout(10):
-        while not attempting(relay):  # noqa: ASYNC110 - nothing is awaited for in the product
+        while not attempting(relay):  # noqa: ASYNC110 - the relay has no event for it
             await asyncio.sleep(0.01)
     svix.conduct.rate = 0.001
     svix.inject(Fault("status", status=503))

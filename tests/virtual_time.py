@@ -12,7 +12,7 @@ _P = ParamSpec("_P")
 
 
 class _Instant(selectors.SelectSelector):
-    """Never waits: what it was asked to wait is added to the loop's time."""
+    """Never waits. It adds the time that it should wait to the loop's time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -20,13 +20,13 @@ class _Instant(selectors.SelectSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
-            raise RuntimeError("everybody waits, and no timer is set: this would never end")
+            raise RuntimeError("every task waits, and no timer is set: this would never end")
         self.now += max(0.0, timeout)
         return []
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """`time()` is virtual seconds since the start. For coroutines that do no I/O."""
+    """`time()` is in virtual seconds since the start. Its coroutines must do no I/O."""
 
     def __init__(self) -> None:
         self._instant = _Instant()
@@ -38,19 +38,19 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def run(main: Coroutine[Any, Any, _T]) -> _T:
-    """As `asyncio.run`, in virtual time."""
+    """Like `asyncio.run`, but in virtual time."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)
 
 
 def in_virtual_time(test: Callable[_P, Coroutine[Any, Any, None]]) -> Callable[_P, None]:
-    """Make an asynchronous test one that runs in virtual time."""
+    """Make an asynchronous test run in virtual time."""
 
     @functools.wraps(test)
     def run_test(*args: _P.args, **kwargs: _P.kwargs) -> None:
         run(test(*args, **kwargs))
 
-    # Else pytest-asyncio would follow it to the coroutine function and run that itself.
+    # Otherwise pytest-asyncio would find the coroutine function there and run that itself.
     del run_test.__wrapped__
     run_test.__signature__ = inspect.signature(test)  # type: ignore[attr-defined] # pytest reads it
     return run_test
@@ -62,6 +62,6 @@ def now() -> float:
 
 
 async def settle() -> None:
-    """Let every task that can run do so, without any time passing."""
+    """Let every task run that can. No time passes."""
     for _ in range(10):
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""A server that answers each connection with the very bytes a test gives it: what Svix may do."""
+"""A server that answers with exactly the bytes that a test gives it, as a faulty Svix might."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ def http(status: int, body: bytes = b"", *headers: str) -> bytes:
 
 
 async def read_request(reader: asyncio.StreamReader) -> bytes:
-    """Read one request whole, head and body."""
+    """Read one whole request, head and body."""
     head = await reader.readuntil(b"\r\n\r\n")
     for line in head.split(b"\r\n"):
         name, _, value = line.partition(b":")
@@ -25,7 +25,7 @@ async def read_request(reader: asyncio.StreamReader) -> bytes:
 
 
 def answering(response: bytes) -> Script:
-    """Read the request, send these bytes, close."""
+    """A script that reads the request, sends these bytes, and closes the connection."""
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
@@ -37,9 +37,9 @@ def answering(response: bytes) -> Script:
 
 @contextlib.asynccontextmanager
 async def serving(script: Script, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-    """The URL of a server that runs the script on every connection.
+    """Start a server that runs the script on every connection. Yields its URL.
 
-    It begins with `http` also where `tls` is spoken.
+    The URL begins with `http` even if `tls` is given.
     """
     scripts: set[asyncio.Task[None]] = set()
 
@@ -50,7 +50,7 @@ async def serving(script: Script, tls: ssl.SSLContext | None = None) -> AsyncIte
         try:
             await script(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the client has had enough
+            pass  # the client has closed the connection
         finally:
             scripts.discard(task)
             writer.close()

@@ -47,10 +47,10 @@ _MOST_AT_ONCE = 5000  # events that one request may publish
 _Action = Callable[[Lane, Mapping[str, Any]], Awaitable[None]]
 
 
-async def _publish(lane: Lane, wish: Mapping[str, Any]) -> None:
-    count = min(int(wish["count"]), _MOST_AT_ONCE)
-    projects = PROJECTS[: int(wish.get("projects", 1))]
-    match wish.get("kind", "events"):
+async def _publish(lane: Lane, options: Mapping[str, Any]) -> None:
+    count = min(int(options["count"]), _MOST_AT_ONCE)
+    projects = PROJECTS[: int(options.get("projects", 1))]
+    match options.get("kind", "events"):
         case "events":
             lane.publish(make_events(count, projects))
         case "again":
@@ -61,37 +61,37 @@ async def _publish(lane: Lane, wish: Mapping[str, Any]) -> None:
             lane.publish(make_broken(count))
 
 
-async def _limit(lane: Lane, wish: Mapping[str, Any]) -> None:
-    lane.set_limit(wish["rate"])
+async def _limit(lane: Lane, options: Mapping[str, Any]) -> None:
+    lane.set_limit(options["rate"])
 
 
-async def _trouble(lane: Lane, wish: Mapping[str, Any]) -> None:
-    await lane.set_trouble(Trouble(wish["trouble"]))
+async def _trouble(lane: Lane, options: Mapping[str, Any]) -> None:
+    await lane.set_trouble(Trouble(options["trouble"]))
 
 
-async def _endpoints(lane: Lane, wish: Mapping[str, Any]) -> None:
+async def _endpoints(lane: Lane, options: Mapping[str, Any]) -> None:
     lane.stack.endpoints.answer = (
-        HTTPStatus.INTERNAL_SERVER_ERROR if wish["fail"] else HTTPStatus.NO_CONTENT
+        HTTPStatus.INTERNAL_SERVER_ERROR if options["fail"] else HTTPStatus.NO_CONTENT
     )
 
 
-async def _kill(lane: Lane, _wish: Mapping[str, Any]) -> None:
+async def _kill(lane: Lane, _options: Mapping[str, Any]) -> None:
     await lane.kill()
 
 
-async def _freeze(lane: Lane, wish: Mapping[str, Any]) -> None:
-    lane.freeze(float(wish.get("seconds", FREEZE_SECONDS)))
+async def _freeze(lane: Lane, options: Mapping[str, Any]) -> None:
+    lane.freeze(float(options.get("seconds", FREEZE_SECONDS)))
 
 
-async def _scale(lane: Lane, wish: Mapping[str, Any]) -> None:
-    await lane.scale(int(wish["change"]))
+async def _scale(lane: Lane, options: Mapping[str, Any]) -> None:
+    await lane.scale(int(options["change"]))
 
 
-async def _deploy(lane: Lane, _wish: Mapping[str, Any]) -> None:
+async def _deploy(lane: Lane, _options: Mapping[str, Any]) -> None:
     await lane.stack.deploy()
 
 
-async def _restart(lane: Lane, _wish: Mapping[str, Any]) -> None:
+async def _restart(lane: Lane, _options: Mapping[str, Any]) -> None:
     await lane.restart()
 
 
@@ -106,11 +106,11 @@ ACTIONS: dict[str, _Action] = {
     "deploy": _deploy,
     "restart": _restart,
 }
-"""What the buttons may ask for."""
+"""The actions of the buttons, by name."""
 
 
 class Page:
-    """The page over these lanes; `app` serves it. `scale` shortens the stories."""
+    """The page for these lanes. `app` serves it. A `scale` below 1 shortens the stories."""
 
     def __init__(self, lanes: Sequence[Lane], scale: float = 1.0) -> None:
         self.token = secrets.token_urlsafe(16)
@@ -125,7 +125,7 @@ class Page:
             Route("/do", self._do, methods=["POST"]),
             Route("/story", self._story, methods=["POST"]),
         ]
-        # A name that resolves to loopback is not this page's: it may be another site's.
+        # Another site's host name may resolve to loopback (DNS rebinding). It is refused.
         here = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
         self.app = Starlette(routes=[Mount(f"/{self.token}", routes=routes)], middleware=[here])
 
@@ -140,7 +140,7 @@ class Page:
         }
 
     async def close(self) -> None:
-        """End what was begun here."""
+        """End the story and the actions that still run."""
         await self.teller.end()
         for task in [*self._tasks]:
             task.cancel()
@@ -172,23 +172,23 @@ class Page:
         return JSONResponse(life, headers=_HEADERS)
 
     async def _do(self, request: Request) -> Response:
-        wish = await request.json()
+        options = await request.json()
         if self.teller.is_playing:
-            return JSONResponse({"detail": "A story is being told: end it first."}, 409, _HEADERS)
+            return JSONResponse({"detail": "A story is playing. End it first."}, 409, _HEADERS)
         try:
-            work = ACTIONS[wish["action"]](self.lanes[wish["lane"]], wish)
+            work = ACTIONS[options["action"]](self.lanes[options["lane"]], options)
         except KeyError as missing:
             return JSONResponse({"detail": f"there is no {missing}"}, 400, _HEADERS)
-        # A deployment takes seconds: the page shows how it goes.
+        # It is not awaited: a deployment takes seconds, and the page shows its progress.
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return Response(status_code=204, headers=_HEADERS)
 
     async def _story(self, request: Request) -> Response:
-        wish = await request.json()
+        options = await request.json()
         await self.teller.end()
-        if name := wish.get("name"):
+        if name := options.get("name"):
             try:
                 self.teller.begin(name)
             except KeyError:
@@ -200,7 +200,7 @@ class Page:
 async def serving(
     lanes: Sequence[Lane], *, port: int = 0, scale: float = 1.0
 ) -> AsyncIterator[str]:
-    """Serve the page over these lanes, which are entered; its address."""
+    """Serve the page for these lanes, which must be entered. Yields its address."""
     page = Page(lanes, scale)
     server = Server(page.app, port)
     await server.start()

@@ -1,7 +1,7 @@
 """What has happened in one stack: counts, a chart of two minutes, and the life of each event.
 
-Reads what the stack, Svix and the endpoints hold, a few times a second, from where it left off.
-Times are seconds since 1970.
+`poll` reads what is new in the stack, in Svix and at the endpoints. It is called a few times a
+second. Times are seconds since 1970.
 """
 
 import bisect
@@ -27,7 +27,7 @@ _PACER_IS_OLD = 3.0  # seconds: the relay writes one line a second
 
 
 def key_of(message: Message) -> Key:
-    """The event that the message brings; a message that brings none stands for itself."""
+    """The key of the message's event. A message without an event has a key of its own."""
     return message.project or "", message.event_id or f"message {message.number}"
 
 
@@ -38,16 +38,16 @@ class Event:
     key: Key
     messages: list[Message] = field(default_factory=list)
     steps: list[tuple[float, int, str]] = field(default_factory=list)
-    """When, in which instance, and the relay's word for it."""
+    """Each step's time, instance number, and name in the relay's log."""
     in_svix: list[tuple[float, str]] = field(default_factory=list)
-    """When Svix accepted it, and the message's id."""
+    """The time of each acceptance by Svix, and the message's id."""
     webhooks: dict[str, float] = field(default_factory=dict)
-    """When each webhook was taken at the customer's endpoint, by its id."""
+    """When the customer's endpoint took each webhook, by the webhook's id."""
     fate: Fate = Fate.ON_ITS_WAY
 
     @property
     def is_pending(self) -> bool:
-        """Whether Pub/Sub will push a copy of it (again)."""
+        """Whether Pub/Sub will push one of its messages (again)."""
         return any(m.acked_at is None and not m.is_dead_letter for m in self.messages)
 
     @property
@@ -58,7 +58,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Letters:
-    """What the function has put aside, as it was found `at` a moment: events and message ids."""
+    """The function's dead letters at the time `at`: their events, and their messages' ids."""
 
     at: float = 0.0
     events: frozenset[Key] = frozenset()
@@ -66,22 +66,22 @@ class Letters:
 
 
 class Journal:
-    """Keeps the book of one stack. `poll` reads on; all else shows what was read."""
+    """The record of one stack. `poll` reads what is new; the other methods show what was read."""
 
     def __init__(self) -> None:
         self.events: dict[Key, Event] = {}
         self.fates: Counter[Fate] = Counter()
         self.calls: Counter[str] = Counter()
-        """Calls of Svix that bring a message: accepted, refused (429) and failed."""
+        """Calls to Svix that create a message: accepted, refused (429) and failed."""
         self.nacks = 0
         self.received = 0
         """Different webhooks that the customers have taken."""
         self.failing = 0
-        """Messages in Svix whose last webhook was refused by the customer's endpoint."""
+        """Messages in Svix whose last attempt at the customer's endpoint failed."""
         self.by_hand = 0
         """Messages in Svix that were not published here."""
         self.unexplained: set[Key] = set()
-        """Acknowledged, not in Svix, and not among the dead letters that were read last."""
+        """Events that are acknowledged, not in Svix, and not among the dead letters read last."""
         self._chart: dict[int, Counter[str]] = {}
         self._pacers: dict[int, tuple[float, Pacer]] = {}
         self._touched: set[Key] = set()
@@ -93,7 +93,7 @@ class Journal:
         self._last_call: Call | None = None
 
     def published(self, message: Message) -> None:
-        """One more message was published."""
+        """A message was published."""
         key = key_of(message)
         event = self.events.get(key)
         if event is None:
@@ -104,7 +104,7 @@ class Journal:
         self._count(message.published_at, "published")
 
     def logged(self, instance: Instance, line: bytes) -> None:
-        """An instance wrote a line into its log."""
+        """An instance wrote a line to its log."""
         match steps.read(line):
             case steps.Step(key=key, name=name, at=at) if event := self.events.get(key):
                 event.steps.append((at, instance.number, name))
@@ -112,7 +112,7 @@ class Journal:
                 self._pacers[instance.number] = (time.time(), pacer)
 
     def poll(self, stack: Stack, letters: Letters) -> None:
-        """Read what is new, and judge again each event that it concerns."""
+        """Read what is new, and judge each event that it concerns again."""
         for message, push in stack.answered[self._answered :]:
             self._touched.add(key_of(message))
             if not push.is_ack:
@@ -185,7 +185,7 @@ class Journal:
         if found is Fate.LOST:
             self.unexplained.add(event.key)
             if self._letters.at <= event.acked_at:
-                found = Fate.ON_ITS_WAY  # the dead letters are yet to be read
+                found = Fate.ON_ITS_WAY  # dead letters from after its ack were not read yet
         if found is Fate.ONCE is not event.fate:
             bisect.insort(self._delays, self.delay(event) or 0.0)
         if found is not event.fate:
@@ -194,7 +194,7 @@ class Journal:
             event.fate = found
 
     def delay(self, event: Event) -> float | None:
-        """Seconds from its publishing until the customer had it; None: not yet."""
+        """Seconds from publishing until the customer had the event; None if it has not."""
         if not event.webhooks:
             return None
         return max(0.0, min(event.webhooks.values()) - event.messages[0].published_at)
@@ -207,7 +207,7 @@ class Journal:
     # -- shown
 
     def verdict(self) -> dict[str, Any]:
-        """The numbers in large letters."""
+        """The numbers of the page's first table."""
         delays = self._delays
         waiting = self.fates[Fate.ON_ITS_WAY]
         half = (len(delays) + waiting) // 2
@@ -221,12 +221,12 @@ class Journal:
         }
 
     def pacer(self, instance: Instance) -> Pacer | None:
-        """What it last said of its pacing, unless that was long ago."""
+        """The pacer's state that the instance logged last; None if that is too old."""
         at, pacer = self._pacers.get(instance.number, (0.0, None))
         return pacer if time.time() - at < _PACER_IS_OLD else None
 
     def chart(self) -> list[list[int]]:
-        """For each of the last two minutes' seconds, what `SERIES` names; the newest last."""
+        """The counts of `SERIES` in each second of the last two minutes, oldest first."""
         now = int(time.time())
         none: Counter[str] = Counter()
         seconds = range(now - CHART_SECONDS, now)
@@ -250,7 +250,7 @@ class Journal:
         ]
 
     def life(self, key: Key) -> dict[str, Any] | None:
-        """All that is known of one event, in the order of time; None: no such event."""
+        """All that is known of one event, in order of time; None if there is no such event."""
         event = self.events.get(key)
         if event is None:
             return None
@@ -267,7 +267,7 @@ class Journal:
 
 
 def _now(event: Event) -> str:
-    """Where it is at this moment, in a word or two."""
+    """Where the event is now, in a word or two."""
     if event.fate is not Fate.ON_ITS_WAY:
         return event.fate
     if event.in_svix:
@@ -280,14 +280,14 @@ def _now(event: Event) -> str:
     if last is None:
         return "in the topic"
     if last.answered_at is not None:
-        return "nacked, waits" if not last.is_ack else "acknowledged"
+        return "nacked, waiting" if not last.is_ack else "acknowledged"
     if event.steps and event.steps[-1][0] >= last.at:
         return event.steps[-1][2]
     return "pushed"
 
 
 def _life(event: Event) -> Iterator[tuple[float, str, str]]:
-    """When, where, and what happened."""
+    """The entries of an event's life: when, where, and what happened."""
     for message in event.messages:
         yield message.published_at, "topic", f"published as message {message.number}"
         for attempt, push in enumerate(message.pushes, 1):

@@ -1,4 +1,4 @@
-"""One function on the page: its stack, the journal of it, and what one can do to it."""
+"""One function on the page: its stack, its journal, and the actions of the buttons."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ PROJECTS = (
 )
 _TYPES = ("user.created", "subscription.activated", "usageRecord.updated", "invoice.finalized")
 _TOO_LARGE = 1_200_000  # bytes: Svix takes 1 MiB
-_POLL = 0.25  # seconds between two looks at what has happened
+_POLL = 0.25  # seconds between two polls of what has happened
 _MOST_INSTANCES = 4
 FREEZE_SECONDS = 8.0
 _CONDUCT = {"latency": 0.05, "retry_schedule": (2, 4, 8, 16, 16, 16, 16)}
@@ -34,7 +34,7 @@ _CONDUCT = {"latency": 0.05, "retry_schedule": (2, 4, 8, 16, 16, 16, 16)}
 
 
 class Trouble(StrEnum):
-    """What can be wrong with Svix, beside its limit."""
+    """What can be wrong with Svix, apart from its limit."""
 
     NONE = "none"
     REFUSES = "refuses"
@@ -56,7 +56,7 @@ _FAULTS = {
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """What is published: the text, and the event's names where it is an event."""
+    """What is published: the data, and its project and id; None if it is not a valid event."""
 
     data: bytes
     project: str | None
@@ -64,11 +64,11 @@ class Post:
 
 
 _numbers = itertools.count(1)
-_run = secrets.token_hex(2)  # ids are new in each run: `make run` may be pointed at an old ledger
+_run = secrets.token_hex(2)  # makes the ids of each run new, because the ledger may be an old one
 
 
 def make_events(count: int, projects: Sequence[str], padding: int = 0) -> list[Post]:
-    """So many new events, the projects by turns; each is `padding` bytes larger than it need be."""
+    """Make `count` new events, of the projects in turn, with `padding` extra bytes each."""
     posts: list[Post] = []
     for project, kind in zip(itertools.cycle(projects), itertools.cycle(_TYPES), strict=False):
         if len(posts) == count:
@@ -82,12 +82,12 @@ def make_events(count: int, projects: Sequence[str], padding: int = 0) -> list[P
 
 
 def make_poison(count: int, projects: Sequence[str]) -> list[Post]:
-    """Events that are larger than Svix takes."""
+    """Make events that are too large for Svix."""
     return make_events(count, projects, _TOO_LARGE)
 
 
 def make_broken(count: int) -> list[Post]:
-    """Messages that are no events: JSON that breaks off."""
+    """Make messages that are not valid events: their JSON breaks off."""
     return [Post(b'{"id": "evt_broken", "type": "user.cre', None, None) for _ in range(count)]
 
 
@@ -101,7 +101,7 @@ class Kind:
     """What it does with an event, in a few words."""
     program: Program
     has_letters: bool
-    """Whether it puts aside what can never be sent."""
+    """Whether it parks events that can never be sent."""
 
 
 RELAY = Kind(
@@ -136,7 +136,7 @@ class Lane:
 
     @classmethod
     def of(cls, kind: Kind, directory: Path, **more: Any) -> Self:
-        """A lane with a stack of its own; `more` is what the stack may be told besides."""
+        """A lane with a stack of its own. `more` are further arguments of `Stack`."""
         directory.mkdir()
         return cls(kind, Stack(kind.program, directory, conduct=_CONDUCT, **more))
 
@@ -154,10 +154,10 @@ class Lane:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_POLL)
-            await self.look()
+            await self.poll()
 
-    async def look(self) -> None:
-        """Read what is new."""
+    async def poll(self) -> None:
+        """Read what is new into the journal."""
         if self.journal.unexplained:
             self._letters = await self._read_letters()
         self.journal.poll(self.stack, self._letters)
@@ -166,7 +166,7 @@ class Lane:
         self.journal.logged(instance, line)
 
     async def _read_letters(self) -> Letters:
-        """The relay's dead letters, from its ledger's own file. The obvious function has none."""
+        """The relay's dead letters, from its ledger's file. The obvious function has none."""
         at = time.time()
         if not self._has_letters or not self.stack.ledger.exists():
             return Letters(at)
@@ -174,7 +174,7 @@ class Lane:
         try:
             letters = [letter async for letter in ledger.dead_letters()]
         except LedgerUnavailable:
-            return self._letters  # the next look will tell
+            return self._letters  # the next poll reads them
         finally:
             await ledger.close()
         return Letters(
@@ -183,7 +183,7 @@ class Lane:
             frozenset(letter.message_id for letter in letters if letter.message_id),
         )
 
-    # -- what one can do
+    # -- actions
 
     def publish(self, posts: Sequence[Post]) -> None:
         """Publish them all at once."""
@@ -193,11 +193,11 @@ class Lane:
         self._posts += [post for post in posts if post.event_id is not None]
 
     def publish_again(self, count: int) -> None:
-        """Publish the last `count` events once more, as a publisher does that got no answer."""
+        """Publish the last `count` events again, like a publisher that got no answer."""
         self.publish(list({post.event_id: post for post in self._posts}.values())[-count:])
 
     async def set_trouble(self, trouble: Trouble, app: str | None = None) -> None:
-        """Let Svix be so from now on, for one customer alone where `app` is given."""
+        """Set what is wrong with Svix from now on. With `app`, only that customer is affected."""
         self.trouble = trouble
         self.stack.simulator.clear_faults()
         if trouble is Trouble.GONE:
@@ -208,17 +208,17 @@ class Lane:
             self.stack.simulator.inject(replace(fault, app=app))
 
     def set_limit(self, rate: float | None) -> None:
-        """How many calls a second Svix takes; None: any number."""
+        """Set how many calls a second Svix takes; None: any number."""
         conduct = self.stack.simulator.conduct
         conduct.rate, conduct.burst, conduct.retry_after = rate, max(rate or 1.0, 1.0), "seconds"
 
     async def kill(self, count: int = 1) -> None:
-        """Kill -9 so many instances, those with the most at work first."""
+        """Kill `count` instances (SIGKILL), those with the most outstanding pushes first."""
         running = sorted(self._running(), key=lambda instance: -instance.outstanding)
         await asyncio.gather(*map(self.stack.kill, running[:count]))
 
     def freeze(self, seconds: float = FREEZE_SECONDS) -> None:
-        """Stop the instance with the most at work, for a while."""
+        """Stop the instance with the most outstanding pushes for this many seconds."""
         up = [instance for instance in self._running() if instance.state is State.UP]
         if up:
             self.stack.freeze(max(up, key=lambda instance: instance.outstanding), seconds)
@@ -230,7 +230,7 @@ class Lane:
             await self.stack.scale(count)
 
     async def restart(self) -> None:
-        """Begin anew."""
+        """Start over."""
         await self.stack.restart()
         self.trouble = Trouble.NONE
         self._letters = Letters()
@@ -244,12 +244,12 @@ class Lane:
 
     @property
     def on_their_way(self) -> int:
-        """Events of which it is not clear yet what becomes of them."""
+        """The number of events whose fate is still open."""
         return self.journal.fates[Fate.ON_ITS_WAY]
 
     @property
     def is_busy(self) -> bool:
-        """Whether most of what was published and not acknowledged is at the function."""
+        """Whether the function holds more pushes than wait in the topic."""
         subscription = self.stack.subscription
         return subscription.outstanding > subscription.backlog
 
@@ -307,7 +307,7 @@ class Lane:
 
 
 async def _end(task: asyncio.Task[None]) -> None:
-    """Cancel it. Raises what it failed with, if it did."""
+    """Cancel a task. Raises the task's failure if it has failed."""
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task

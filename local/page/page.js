@@ -1,23 +1,23 @@
-// The page's only script: it shows what the server sends four times a second, and sends what is
-// pressed. All state is the server's: after a reload everything is there again. The function that
-// is looked at stands in the address (#obvious).
+// The page's only script. It shows the snapshots that the server sends four times a second, and
+// sends the buttons' actions to the server. The server has all state, so a reload loses nothing. The
+// address says which function is shown (#obvious).
 "use strict";
 
 const $ = (id) => document.getElementById(id);
-const LIMITS = [1, 2, 5, 10, 25, 50, 100, 200, null]; // calls a second, as the slider goes
+const LIMITS = [1, 2, 5, 10, 25, 50, 100, 200, null]; // calls a second, in the order of the slider
 const VERDICT = ["published", "on_its_way", "once", "parked", "twice", "lost"];
 const INSTANCE_ROWS = 5;
-const TOPS = [10, 20, 50, 100, 200, 500, 1000, 2000, 5000]; // of the chart's scale
+const TOPS = [10, 20, 50, 100, 200, 500, 1000, 2000, 5000]; // the possible tops of the chart
 const LOST = "No connection. Trying again …";
 let state = null; // the last snapshot
 let lane = location.hash.slice(1) || "relay";
 let opened = null; // the event whose life is shown
 let spokenAt = 0;
-let wishedAt = 0; // snapshots from before the last wish was heard don't move what is set by hand
+let actedAt = 0; // a snapshot from before the last action must not change the controls
 
-// -- small things
+// -- helpers
 
-function set(node, text) { // touches the page only where something has changed
+function set(node, text) { // changes the page only if the text has changed
   const words = String(text);
   if (node.textContent !== words) node.textContent = words;
 }
@@ -35,10 +35,10 @@ function make(tag, properties = {}, ...children) {
 const count = (number) => number.toLocaleString("en");
 const seconds = (number) => number === null ? "–" : `${number.toFixed(number < 10 ? 1 : 0)} s`;
 
-async function post(path, wish) {
+async function post(path, body) {
   const headers = {"Content-Type": "application/json"};
   try {
-    const answer = await fetch(path, {method: "POST", headers, body: JSON.stringify(wish)});
+    const answer = await fetch(path, {method: "POST", headers, body: JSON.stringify(body)});
     if (!answer.ok) say((await answer.json()).detail, true);
   } catch {
     say(LOST, true);
@@ -50,7 +50,7 @@ function say(words, isLost = false) {
   mark($("connection"), "lost", isLost);
 }
 
-// -- what is shown
+// -- what the page shows
 
 function show(next) {
   state = next;
@@ -80,7 +80,7 @@ function showVerdict() {
   }
   const {by_hand: byHand} = state.lanes[lane].verdict;
   set($("by-hand"), byHand ? ` Svix has ${count(byHand)} more, posted by hand.` : "");
-  if (Date.now() - spokenAt > 5000) { // a screen reader is told now and then, not each number
+  if (Date.now() - spokenAt > 5000) { // a screen reader hears this every five seconds, not at each change
     spokenAt = Date.now();
     set($("spoken"), Object.values(state.lanes).map(({title, verdict}) =>
       `${title}: ${verdict.published} published, ${verdict.once} delivered once, ` +
@@ -212,7 +212,7 @@ function showChart({chart}) {
   write(svg, "zero", 0, floor + 4, "0");
   write(svg, "then", left, height - 3, "two minutes ago");
   write(svg, "now", width - 22, height - 3, "now");
-  const most = Math.max(...at.published); // a backlog is published in one second: off the scale
+  const most = Math.max(...at.published); // a backlog is published in one second and exceeds the chart
   const peak = at.published.lastIndexOf(most);
   write(svg, "peak", Math.min(x(peak) + 5, width - 90), 10, most > top ? `${count(most)} published` : "");
   showLegend(at);
@@ -282,24 +282,24 @@ function tell({title, sentences, step, state: is, outcomes, failure}) {
   const head = (words) => make("p", {className: "step"}, words);
   switch (is) {
     case "starting":
-      return [head(title), make("p", {}, "Both functions begin anew …")];
+      return [head(title), make("p", {}, "Both functions start over …")];
     case "playing":
       return [head(`${title}, ${step + 1} of ${sentences.length}`), make("p", {}, sentences[step])];
     case "ended":
-      return [head(`${title}: what came of it`),
+      return [head(`${title}: the outcome`),
         ...Object.values(outcomes).map(({sentence}) => make("p", {className: "outcome"}, sentence))];
     default:
       return [head(`${title}: broken off`), make("p", {}, failure ?? "It was ended.")];
   }
 }
 
-// -- what one can do
+// -- actions
 
 function showControls({title, svix, endpoints}) {
   set($("acts-on"), title[0].toLowerCase() + title.slice(1));
   const controls = $("controls");
   if (controls.disabled !== state.is_playing) controls.disabled = state.is_playing;
-  if (state.at * 1000 < wishedAt) return;
+  if (state.at * 1000 < actedAt) return;
   $("limit").value = LIMITS.indexOf(svix.limit);
   showLimit();
   $("endpoints-fail").checked = endpoints.answer >= 400;
@@ -313,11 +313,11 @@ function showLimit() {
   set($("limit-words"), limit === null ? "no limit" : String(limit));
 }
 
-async function act(wish) {
+async function act(action) {
   const projects = $("twenty").checked ? 20 : 1;
-  wishedAt = Infinity;
-  await post("do", {lane, projects, ...wish});
-  wishedAt = Date.now();
+  actedAt = Infinity;
+  await post("do", {lane, projects, ...action});
+  actedAt = Date.now();
 }
 
 for (const button of document.querySelectorAll("[data-do]")) {
@@ -351,7 +351,7 @@ async function showLife() {
   const answer = await fetch(`life?${new URLSearchParams(asked)}`).catch(() => null);
   if (!answer?.ok || asked !== opened) return;
   const {fate, entries} = await answer.json();
-  set($("life-fate"), `${asked.project ? `Of ${asked.project}. ` : ""}Now: ${fate}.`);
+  set($("life-fate"), `${asked.project ? `Customer: ${asked.project}. ` : ""}Now: ${fate}.`);
   const body = $("life-entries");
   const began = entries[0][0];
   for (const [n, [at, where, what]] of entries.entries()) {

@@ -1,7 +1,7 @@
 """Reads what an instance of the relay logs: the steps of each event, and the pacer's state.
 
-The relay writes these lines at LOG_LEVEL=DEBUG, `relay/logs.py` says how. What is not one of them
-(another level, another program, half a line) is no business of the page.
+The relay writes these lines at LOG_LEVEL=DEBUG; `relay/logs.py` has their format. All other lines
+are ignored: other levels, other programs, half a line.
 """
 
 import json
@@ -14,7 +14,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step on an event's way: `name` is the relay's word, `at` seconds since 1970."""
+    """One step of an event. `name` is the relay's name for it; `at` is in seconds since 1970."""
 
     key: Key
     name: str
@@ -23,7 +23,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Pacer:
-    """How an instance's pacer stands. `rate` is in calls a second; None: no limit is known."""
+    """The state of an instance's pacer. `rate` is in calls a second; None: no limit is known."""
 
     waiting: int
     in_flight: int
@@ -32,17 +32,17 @@ class Pacer:
 
 
 def read(line: bytes) -> Step | Pacer | None:
-    """What the line says; None where it is neither."""
+    """Parse a line; None if it is neither a step nor a pacer's state."""
     if not line.startswith(b'{"severity": "DEBUG"'):
         return None
     try:
-        said: dict[str, Any] = json.loads(line)
-        match said["message"]:
+        fields: dict[str, Any] = json.loads(line)
+        match fields["message"]:
             case "step":
-                return Step((said["project"], said["event_id"]), said["step"], said["at"])
+                return Step((fields["project"], fields["event_id"]), fields["step"], fields["at"])
             case "pacer":
-                rate, paused = said.get("rate"), bool(said.get("paused"))
-                return Pacer(said["waiting"], said["in_flight"], rate, paused)
+                rate, paused = fields.get("rate"), bool(fields.get("paused"))
+                return Pacer(fields["waiting"], fields["in_flight"], rate, paused)
     except (ValueError, KeyError):
         pass  # a process that is killed may leave half a line
     return None

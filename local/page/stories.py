@@ -1,7 +1,8 @@
-"""The four stories: what the relay is for, told by doing it to both functions at once.
+"""The four stories. Each shows what the relay is for: both functions go through the same trouble.
 
-A story is a list of steps, each a sentence and what is done meanwhile. Both functions get the same
-events and the same trouble at the same time. What came of it is counted, whatever it is.
+A story is a list of steps. A step is a sentence, and what is done while the page shows it. Both
+functions get the same events and the same trouble at the same time. The outcome is counted, not
+scripted.
 """
 
 import asyncio
@@ -14,39 +15,39 @@ from typing import Any
 from local.page.lane import PROJECTS, Lane, Post, Trouble, make_events
 from local.page.verdict import Fate
 
-_SHORTEST_WAIT = 8.0  # seconds that the last events have, however short the story
-_LONGEST_BACK_OFF = 20.0  # seconds that the nacks of one crash may hold back what comes next
+_SHORTEST_WAIT = 8.0  # seconds that the last events have to arrive, even in a shortened story
+_LONGEST_BACK_OFF = 20.0  # seconds for which the nacks of one crash may delay the next pushes
 _CALL_TAKES = 1.5  # seconds from a push to the call to Svix, with time to spare
-_LOOK = 0.1  # seconds between two looks at whether all has arrived
+_POLL = 0.1  # seconds between two polls of whether everything has arrived
 _NOISY, *_QUIET = PROJECTS
 
 
 class Stage:
-    """What a story is played on. `scale` shortens it: counts and pauses are multiplied by it."""
+    """What a story does to both lanes. `scale` multiplies its counts and pauses, to shorten it."""
 
     def __init__(self, lanes: Sequence[Lane], scale: float) -> None:
         self.lanes = lanes
         self.settled_at: dict[str, float] = {}
-        """When nothing was on its way any more in a lane, by its name."""
+        """By lane name: when the lane had no event on its way any more."""
         self._scale = scale
         self._steady: asyncio.Task[None] | None = None
 
     def publish(self, count: int, projects: Sequence[str]) -> None:
-        """Publish new events, as many in the shortened story as it takes."""
+        """Publish new events, `count` times the scale."""
         self._give(make_events(max(1, round(count * self._scale)), projects))
 
     def limit(self, rate: float) -> None:
-        """How many calls a second Svix takes from now on."""
+        """Set how many calls a second Svix takes."""
         for lane in self.lanes:
             lane.set_limit(rate)
 
     async def trouble(self, trouble: Trouble, app: str | None = None) -> None:
-        """Let Svix be so from now on, for one customer alone where `app` is given."""
+        """Set what is wrong with Svix from now on. With `app`, only that customer is affected."""
         for lane in self.lanes:
             await lane.set_trouble(trouble, app)
 
     async def kill_all(self) -> None:
-        """Kill -9 every instance; Svix is well again before the next ones are up."""
+        """Kill every instance (SIGKILL). Svix works again before the new instances are up."""
         kills = [asyncio.create_task(lane.kill(len(lane.stack.instances))) for lane in self.lanes]
         await asyncio.sleep(0)  # the signals are sent when the tasks have begun
         await self.trouble(Trouble.NONE)
@@ -56,16 +57,16 @@ class Stage:
         """Wait until every function has pushes and has begun its calls to Svix."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LONGEST_BACK_OFF):
-                while not all(lane.is_busy for lane in self.lanes):  # noqa: ASYNC110 - nobody tells
-                    await asyncio.sleep(_LOOK)
+                while not all(lane.is_busy for lane in self.lanes):  # noqa: ASYNC110 - no event
+                    await asyncio.sleep(_POLL)
         await asyncio.sleep(_CALL_TAKES)
 
     async def pause(self, seconds: float) -> None:
-        """Let it go on."""
+        """Wait for `seconds` times the scale."""
         await asyncio.sleep(seconds * self._scale)
 
     def begin_steady(self, per_second: int, projects: Sequence[str]) -> None:
-        """Publish so many a second from now on."""
+        """Begin to publish a steady number of events a second."""
 
         async def publish() -> None:
             loop = asyncio.get_running_loop()
@@ -78,21 +79,21 @@ class Stage:
         self._steady = asyncio.create_task(publish())
 
     async def end_steady(self) -> None:
-        """Publish no more."""
+        """Stop publishing."""
         if self._steady is not None:
             self._steady.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._steady
 
     async def settle(self, seconds: float) -> None:
-        """Wait until nothing is on its way in any lane, at most so long."""
+        """Wait until no lane has an event on its way, at most `seconds` times the scale."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(_SHORTEST_WAIT, seconds * self._scale)):
                 while len(self.settled_at) < len(self.lanes):
-                    # Nobody tells when an event has arrived: the lanes look.
-                    await asyncio.sleep(_LOOK)
+                    # No lane signals that an event has arrived, so poll.
+                    await asyncio.sleep(_POLL)
                     for lane in self.lanes:
-                        await lane.look()
+                        await lane.poll()
                         if not lane.on_their_way:
                             self.settled_at.setdefault(lane.name, time.time())
 
@@ -111,7 +112,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """One story. `quiet` names the customers whose events it is about, where not all count."""
+    """One story. If it is about some customers' delays only, `quiet` names these customers."""
 
     name: str
     title: str
@@ -224,11 +225,11 @@ STORIES = (
         "An outage",
         "Svix fails, hangs and is gone, under a steady 20 events a second.",
         (
-            Step("Twenty events a second, and Svix is well.", _steady),
+            Step("Twenty events a second, and Svix works.", _steady),
             Step("Svix answers 500 to every call.", _fails),
             Step("Svix takes calls and never answers.", _hangs),
             Step("Svix is gone: it refuses connections.", _gone),
-            Step("Svix is back. What could not be sent comes again.", _back),
+            Step("Svix is back. The events that it has missed are sent now.", _back),
         ),
     ),
     Story(
@@ -243,7 +244,7 @@ STORIES = (
                 _poison,
             ),
             Step(f"Now {_NOISY}'s events work, and it publishes 300 at once.", _flood),
-            Step("No more is published; what is left arrives.", _rest),
+            Step("Nothing more is published. The remaining events arrive.", _rest),
         ),
         quiet=frozenset(_QUIET),
     ),
@@ -258,14 +259,14 @@ STORIES = (
                 _crash_before,
             ),
             Step(
-                "40 more. This time Svix has stored the events, and the function is killed before "
-                "it hears of it.",
+                "40 more. This time Svix has stored the events, and every instance is killed "
+                "before it gets the answers.",
                 _crash_after,
             ),
             Step(
-                "Pub/Sub brings the events again. The relay's claims of the dead instances run "
-                "out after 30 seconds; then it sends, and Svix recognises what it has. The obvious "
-                "function finds its own mark, and takes it for a delivery.",
+                "Pub/Sub redelivers the events. The dead instances' claims end after 30 seconds. "
+                "Then the relay sends again, and Svix recognises the events that it has. The "
+                "obvious function finds its own mark and takes the event for delivered.",
                 _settle_crashes,
             ),
         ),
@@ -274,12 +275,12 @@ STORIES = (
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value that `share` of them do not exceed; 0 of none."""
+    """The value that this share of the values does not exceed; 0 if there are none."""
     return sorted(values)[min(len(values) - 1, int(len(values) * share))] if values else 0.0
 
 
 def outcome(story: Story, lane: Lane, began_at: float, settled_at: float | None) -> dict[str, Any]:
-    """What the story came to in one lane: the verdict, and a sentence that says it."""
+    """The outcome of a story in one lane: the verdict, and a sentence for the page."""
     counted = lane.journal.verdict()
     ended_at = settled_at or time.time()
     parts = [f"{counted['once']:,} of {counted['published']:,} events delivered once"]
@@ -291,7 +292,7 @@ def outcome(story: Story, lane: Lane, began_at: float, settled_at: float | None)
     if waiting := counted["on_its_way"]:
         parts.append(f"{waiting:,} still on their way after {ended_at - began_at:.0f} s")
     else:
-        parts.append(f"all over after {ended_at - began_at:.0f} s")
+        parts.append(f"finished after {ended_at - began_at:.0f} s")
     sentence = f"{lane.title}: {', '.join(parts)}."
     if story.quiet:
         sentence += " " + _others_notice(story, lane)
@@ -299,7 +300,10 @@ def outcome(story: Story, lane: Lane, began_at: float, settled_at: float | None)
 
 
 def _others_notice(story: Story, lane: Lane) -> str:
-    """How long the quiet customers' events took, those that have not arrived among them."""
+    """A sentence on how long the quiet customers' events took.
+
+    Events that have not arrived count with the time that they have taken so far.
+    """
     now = time.time()
     delays = []
     for event in lane.journal.events.values():
@@ -307,13 +311,13 @@ def _others_notice(story: Story, lane: Lane) -> str:
             delay = lane.journal.delay(event)
             delays.append(now - event.messages[0].published_at if delay is None else delay)
     return (
-        f"The other customers' events took {percentile(delays, 0.5):.1f} s, "
-        f"one in a hundred over {percentile(delays, 0.99):.1f} s."
+        f"Half of the other customers' events took up to {percentile(delays, 0.5):.1f} s, "
+        f"one in a hundred took over {percentile(delays, 0.99):.1f} s."
     )
 
 
 async def _to_the_end(*work: Coroutine[Any, Any, None]) -> None:
-    """Do it all, also when cancelled meanwhile: a lane that is half restarted is of no use."""
+    """Do all the work, even if cancelled meanwhile: a half-restarted lane could not be used."""
     doing = asyncio.gather(*work)
     try:
         await asyncio.shield(doing)
@@ -323,7 +327,7 @@ async def _to_the_end(*work: Coroutine[Any, Any, None]) -> None:
 
 
 class Teller:
-    """Plays one story at a time, and remembers how each ended."""
+    """Plays one story at a time, and keeps the outcome of the last."""
 
     def __init__(self, lanes: Sequence[Lane], scale: float = 1.0) -> None:
         self._lanes = lanes
@@ -337,19 +341,19 @@ class Teller:
         return self._playing is not None and not self._playing.done()
 
     def begin(self, name: str) -> None:
-        """Play the story of this name. Raises `KeyError` where there is none."""
+        """Play the story of this name. Raises `KeyError` if there is none."""
         story = {story.name: story for story in STORIES}[name]
         self._playing = asyncio.create_task(self._play(story))
 
     async def end(self) -> None:
-        """Break off the story that is played."""
+        """End the story that is playing, if any."""
         if self._playing is not None:
             self._playing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._playing
 
     def snapshot(self) -> dict[str, Any] | None:
-        """The story that is played, or was last."""
+        """The story that is playing, or else the last one; None if there was none."""
         return self._shown
 
     async def _play(self, story: Story) -> None:
@@ -372,7 +376,7 @@ class Teller:
                 shown["step"] = number
                 await step.play(stage)
             for lane in self._lanes:
-                await lane.look()
+                await lane.poll()
                 settled_at = stage.settled_at.get(lane.name)
                 outcomes[lane.name] = outcome(story, lane, began_at, settled_at)
             shown["state"] = "ended"

@@ -1,6 +1,6 @@
-"""What became of an event. Judged by what was published and by what Svix and the endpoints hold.
+"""What became of an event, judged by what was published and by what Svix and the endpoints hold.
 
-The function under test is not asked: it may be wrong about itself.
+What the function itself says does not count, because it may be wrong.
 """
 
 from dataclasses import dataclass
@@ -24,15 +24,15 @@ class Evidence:
     messages_in_svix: int
     """How many messages Svix holds for it."""
     webhooks: int | None
-    """How many different webhooks its customer has taken; None: the customer has no endpoint."""
+    """How many different webhooks its customer has taken; None if the customer has no endpoint."""
     is_pending: bool
-    """Whether Pub/Sub still has a copy that it will push (again)."""
+    """Whether Pub/Sub still has a message of it to push (again)."""
     is_kept: bool
-    """Whether somebody can find it: among the function's dead letters, or in the topic for them."""
+    """Whether it is a dead letter of the function, or in the dead-letter topic."""
 
 
 def fate(evidence: Evidence) -> Fate:
-    """The first row that applies."""
+    """The event's fate. The first matching row applies."""
     match evidence:
         case Evidence(messages_in_svix=held, webhooks=int(webhooks)) if max(held, webhooks) > 1:
             return Fate.TWICE

@@ -1,1 +1,1 @@
-"""Inside the Svix simulator: what is held, how it is listed, worded and sent on, and its server."""
+"""The parts of the Svix simulator: store, listings, wire format, dispatch to endpoints, server."""

@@ -1,6 +1,6 @@
-"""Svix's API over the store: what the relay, its commands and the tests call, and no more.
+"""Svix's API over the store: only the calls that the relay, its commands and the tests make.
 
-Each handler reads a request and answers, or raises `wire.Refusal`.
+Each handler reads a request and answers it, or raises `wire.Refusal`.
 """
 
 import base64
@@ -40,7 +40,7 @@ class Api:
         self._endpoint_for = endpoint_for
 
     def routes(self) -> list[Route]:
-        """What is served, each behind the gate."""
+        """The routes, each behind the gate."""
         app = "/app/{app}"
         message, endpoint = f"{app}/msg/{{message}}", f"{app}/endpoint/{{endpoint}}"
         table: list[tuple[str, str, Handler]] = [
@@ -91,7 +91,7 @@ class Api:
         return application
 
     async def _list_applications(self, request: Request) -> Response:
-        page = listing.plain(self._store.applications, _asked(request, ascending=True))
+        page = listing.plain(self._store.applications, _query(request, ascending=True))
         shown = (wire.application_out(self._store.application(name)) for name in page.ids)
         return _listed(page, [json.dumps(application) for application in shown])
 
@@ -145,7 +145,7 @@ class Api:
 
     def _by_time(self, request: Request, held: list[str], prefix: str) -> listing.Page:
         try:
-            return listing.by_time(held, prefix, _asked(request), self._now())
+            return listing.by_time(held, prefix, _query(request), self._now())
         except ValueError:
             raise wire.invalid(
                 "iterator", "__all__", message="Invalid id.", place="query"
@@ -173,12 +173,12 @@ class Api:
         return _listed(page, [json.dumps(wire.attempt_out(attempt)) for attempt in attempts])
 
     async def _list_destinations(self, request: Request) -> Response:
-        """The endpoints that a message was attempted at, and how it stands with each."""
+        """The endpoints to which a message was sent, each with its last attempt's status."""
         message = self._store.message(*_path(request, "app", "message"))
         endpoints = self._application(request).endpoints
         attempts = self._store.last_attempts(message.id)
-        asked = _asked(request, ascending=True)
-        page = listing.plain(sorted(attempts), asked)
+        query = _query(request, ascending=True)
+        page = listing.plain(sorted(attempts), query)
         shown = (wire.destination_out(endpoints[name], attempts[name]) for name in page.ids)
         return _listed(page, [json.dumps(destination) for destination in shown])
 
@@ -208,7 +208,7 @@ class Api:
     async def _list_endpoints(self, request: Request) -> Response:
         endpoints = self._application(request).endpoints
         held = sorted(name for name in endpoints if not endpoints[name].is_deleted)
-        page = listing.plain(held, _asked(request))
+        page = listing.plain(held, _query(request))
         shown = (wire.endpoint_out(endpoints[name]) for name in page.ids)
         return _listed(page, [json.dumps(endpoint) for endpoint in shown])
 
@@ -243,7 +243,7 @@ class Api:
 
     async def _list_event_types(self, request: Request) -> Response:
         types = self._store.event_types
-        page = listing.plain(sorted(types), _asked(request, ascending=True))
+        page = listing.plain(sorted(types), _query(request, ascending=True))
         shown = (wire.event_type_out(name, types[name]) for name in page.ids)
         return _listed(page, [json.dumps(event_type) for event_type in shown])
 
@@ -254,7 +254,7 @@ class Api:
 
 
 async def _body(request: Request) -> bytes:
-    """A request's body, up to what Svix reads."""
+    """A request's body. Refuses one that is larger than Svix reads."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -271,23 +271,23 @@ def _with_content(request: Request) -> bool:
     return request.query_params.get("with_content", "true") == "true"
 
 
-def _asked(request: Request, *, ascending: bool = False) -> listing.Asked:
-    """What a listing's query says; `ascending` unless it says otherwise."""
-    query = request.query_params
+def _query(request: Request, *, ascending: bool = False) -> listing.Query:
+    """A listing's query. `ascending` says which order is the default."""
+    given = request.query_params
     try:
-        asked = listing.Asked(
-            int(query.get("limit", listing.PAGE)),
-            query.get("iterator"),
-            _time(query.get("before")),
-            _time(query.get("after")),
-            query.get("order", "ascending" if ascending else "descending") == "ascending",
+        query = listing.Query(
+            int(given.get("limit", listing.PAGE)),
+            given.get("iterator"),
+            _time(given.get("before")),
+            _time(given.get("after")),
+            given.get("order", "ascending" if ascending else "descending") == "ascending",
         )
     except ValueError as fault:
         raise wire.error(400, "generic_error", f"Failed to deserialize query: {fault}") from None
-    if asked.limit > listing.LARGEST_PAGE:
+    if query.limit > listing.LARGEST_PAGE:
         message = f"Given limit must not exceed {listing.LARGEST_PAGE}"
         raise wire.invalid("limit", "limit", message=message, place="query")
-    return asked
+    return query
 
 
 def _time(text: str | None) -> datetime | None:

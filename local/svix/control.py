@@ -1,11 +1,14 @@
 """The simulator's own API under `/control`; `local.control` is its client.
 
-GET    /control/messages?app=      what is held        GET  /control/summary   counts
-GET    /control/calls              every call          PUT  /control/conduct   change some
-POST   /control/faults             add one             DELETE /control/faults  end all
-POST   /control/refuse             {"seconds": n}: refuse connections for so long
-POST   /control/restart            lose the idempotency keys
-POST   /control/reset              forget everything
+GET    /control/messages?app=   the messages that it holds
+GET    /control/summary         counts
+GET    /control/calls           every call to the API
+PUT    /control/conduct         change fields of `Conduct`
+POST   /control/faults          add a `Fault`
+DELETE /control/faults          remove all faults
+POST   /control/refuse          {"seconds": n}: refuse connections for n seconds
+POST   /control/restart         forget the idempotency keys
+POST   /control/reset           forget everything
 """
 
 import asyncio
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from local.svix.store import StoredMessage
 
 
-def routes(simulator: "Simulator") -> list[Route]:  # noqa: C901 - a list of short ones
+def routes(simulator: "Simulator") -> list[Route]:  # noqa: C901 - many short handlers
     """The control API of one simulator."""
 
     async def messages(request: Request) -> Response:
@@ -67,7 +70,7 @@ def routes(simulator: "Simulator") -> list[Route]:  # noqa: C901 - a list of sho
         seconds = (await request.json())["seconds"]
 
         async def pause() -> None:
-            await asyncio.sleep(0.05)  # for this answer to leave
+            await asyncio.sleep(0.05)  # this answer goes out first
             await simulator.stop_listening()
             await asyncio.sleep(seconds)
             await simulator.start_listening()

@@ -1,7 +1,7 @@
-"""Sending on: each message to each endpoint that takes it, signed, tried again on a schedule.
+"""Sends each message to each endpoint that takes it, signed, with retries on a schedule.
 
-To loopback only: an endpoint elsewhere is never called. Its attempts fail with code 0, as do those
-at an endpoint that can't be reached.
+Only endpoints on loopback are called. An attempt at any other endpoint fails with code 0, like an
+attempt at an endpoint that can't be reached.
 """
 
 import asyncio
@@ -19,13 +19,16 @@ from local.conduct import Conduct
 from local.svix import ids
 from local.svix.store import Attempt, Endpoint, Store, StoredMessage, is_success
 
-_AT_ONCE = 32  # calls to endpoints, as a worker of the real one has a limit too
-_CALL_LIMIT = timedelta(seconds=30)  # the real one's
+_AT_ONCE = 32  # calls to endpoints; a worker of the real Svix has a limit too
+_CALL_LIMIT = timedelta(seconds=30)  # as in the real Svix
 _ELSEWHERE = "not sent: the simulator sends to loopback addresses only"
 
 
 class Dispatcher:
-    """To be built in the running loop. `conduct` and `now` are looked up anew each time."""
+    """Sends messages to endpoints. Build it in the running loop.
+
+    `conduct` and `now` are functions, because what they return changes while it runs.
+    """
 
     def __init__(
         self, store: Store, conduct: Callable[[], Conduct], now: Callable[[], datetime]
@@ -38,23 +41,23 @@ class Dispatcher:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def send(self, message: StoredMessage) -> None:
-        """Send a new message on to each endpoint that takes it, and again where that fails."""
+        """Send a new message to each endpoint that takes it, with retries."""
         application = self._store.find_application(message.app)
         for endpoint in list(application.endpoints.values()) if application else ():
             if endpoint.takes(message):
                 self._start(message, endpoint, is_manual=False)
 
     def resend(self, message: StoredMessage, endpoint: Endpoint) -> None:
-        """Send a message to an endpoint once more, whatever its types; not if it is disabled."""
+        """Send a message to an endpoint again, whatever its types, unless it is disabled."""
         self._start(message, endpoint, is_manual=True)
 
     def forget(self) -> None:
-        """Give up everything that is under way."""
+        """Cancel everything that is under way."""
         for task in self._tasks:
             task.cancel()
 
     async def close(self) -> None:
-        """Give up everything that is under way, and close the connections."""
+        """Cancel everything that is under way, and close the connections."""
         self.forget()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._client.close()
@@ -94,7 +97,7 @@ class Dispatcher:
             await asyncio.sleep(delay)
 
     async def _call(self, message: StoredMessage, endpoint: Endpoint) -> tuple[int, str]:
-        """The endpoint's status and answer; 0 and the reason where there is none."""
+        """The endpoint's status and answer; 0 and the reason if it gave no answer."""
         if not _is_loopback(endpoint.url):
             return 0, _ELSEWHERE
         at = self._now()

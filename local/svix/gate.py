@@ -1,4 +1,4 @@
-"""What every call to the API passes: the token, the rate limit, faults, and idempotency keys."""
+"""The gate that every call to the API passes: token, rate limit, faults, and idempotency keys."""
 
 import asyncio
 import time
@@ -16,13 +16,13 @@ from local.svix import wire
 from local.svix.server import Drip, Reset
 
 _KEY_LIFETIME = timedelta(hours=12)
-_KEY_WAIT = 5.0  # seconds that a second call waits for the first of the same key
+_KEY_WAIT = 5.0  # seconds that a second call with the same key waits for the first
 _CALLS_KEPT = 300_000
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 class _Bucket:
-    """Svix's side of the rate limit."""
+    """The token bucket of the rate limit."""
 
     def __init__(self, burst: float) -> None:
         self.tokens = burst
@@ -40,14 +40,14 @@ class _Bucket:
 
 @dataclass(slots=True)
 class _Keyed:
-    """The first call of an idempotency key, and its answer once it has a good one."""
+    """The first call with an idempotency key. Its answer is set to None if it was not a 2xx."""
 
     at: datetime
     answer: asyncio.Future[Response | None]
 
 
 class Gate:
-    """Lets calls through to their handlers, or answers in their stead."""
+    """Passes calls on to their handlers, or answers them itself."""
 
     def __init__(self, tokens: set[str], conduct: Conduct, now: Callable[[], datetime]) -> None:
         self.calls: deque[Call] = deque(maxlen=_CALLS_KEPT)
@@ -60,17 +60,17 @@ class Gate:
         self._keys: dict[tuple[str, ...], _Keyed] = {}
 
     def inject(self, fault: Fault) -> None:
-        """Let something go wrong from now on."""
+        """Add a fault."""
         self._faults_cleared.clear()
         self._faults.append(fault)
 
     def clear_faults(self) -> None:
-        """Let nothing go wrong any more; calls that hang are let go."""
+        """Remove all faults. Calls that hang are reset."""
         self._faults.clear()
         self._faults_cleared.set()
 
     def forget_keys(self) -> None:
-        """Lose all idempotency keys, as a restart does."""
+        """Forget all idempotency keys, as a restart does."""
         self._keys.clear()
 
     def guarded(self, handler: Handler) -> Handler:
@@ -83,7 +83,7 @@ class Gate:
                 response = await self._answer(request, handler)
                 status = 0 if isinstance(response, Reset) else response.status_code
             except ClientDisconnect:
-                pass  # it has left before all of its request was here
+                pass  # the client left before its request was complete
             finally:
                 path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
                 self.calls.append(Call(time.monotonic(), request.method, path, status))
@@ -128,7 +128,7 @@ class Gate:
                 return fault
         return None
 
-    async def _fail(  # noqa: PLR0911 - one for each kind
+    async def _fail(  # noqa: PLR0911 - a return for each kind
         self, fault: Fault, request: Request, handler: Handler
     ) -> Response:
         match fault.kind:
@@ -158,7 +158,7 @@ class Gate:
     # -- idempotency
 
     async def _once(self, request: Request, handler: Handler) -> Response:
-        """Run it, or answer as the first call of the same token, URL and key was answered."""
+        """Run the handler, or repeat the answer to the first call with this token, URL and key."""
         key = request.headers.get("idempotency-key")
         if key is None or request.method != "POST":
             return await self._run(request, handler)
@@ -171,11 +171,11 @@ class Gate:
             if first is not None:
                 return Response(first.body, first.status_code, media_type="application/json")
             if self._keys.get(slot) not in {None, kept}:
-                return Response(status_code=500)  # another that waited as well runs by now
+                return Response(status_code=500)  # another call that waited too runs now
         return await self._first(slot, request, handler)
 
     async def _first(self, slot: tuple[str, ...], request: Request, handler: Handler) -> Response:
-        """Run it, and keep the answer if it is a good one."""
+        """Run the handler, and keep the answer if it is a 2xx."""
         mine = _Keyed(self._now(), asyncio.get_running_loop().create_future())
         self._keys[slot] = mine
         response = None

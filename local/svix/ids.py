@@ -1,7 +1,7 @@
 """Svix's ids: a prefix and a KSUID with milliseconds, which sort by time as text.
 
-Twenty bytes in base 62: four of seconds since 2014, one of units of 4 ms, fifteen random ones. Two
-ids of the same 4 ms sort by chance, here as there.
+An id is twenty bytes in base 62: four bytes of seconds since 2014, one byte of units of 4 ms, and
+fifteen random bytes. Two ids of the same 4 ms sort at random, here as in Svix.
 
 Source: https://github.com/segmentio/ksuid, and the variant in https://crates.io/crates/svix-ksuid
 """
@@ -17,22 +17,22 @@ _RANDOM_BITS = 15 * 8
 
 
 def new(prefix: str, at: datetime) -> str:
-    """An id of this moment."""
+    """A new id of this time."""
     return _encode(prefix, at, secrets.randbits(_RANDOM_BITS))
 
 
 def first(prefix: str, at: datetime) -> str:
-    """The lowest id of a moment: a bound for listings."""
+    """The lowest id of this time, as a bound for listings."""
     return _encode(prefix, at, 0)
 
 
 def last(prefix: str, at: datetime) -> str:
-    """The highest id of a moment."""
+    """The highest id of this time."""
     return _encode(prefix, at, (1 << _RANDOM_BITS) - 1)
 
 
 def time(prefix: str, text: str) -> datetime:
-    """When an id was made. Raises ValueError for what is not one with this prefix."""
+    """When an id was made. Raises ValueError if it is not an id with this prefix."""
     digits = text.removeprefix(prefix)
     if not text.startswith(prefix) or len(digits) != _LENGTH or not _VALUES.keys() >= set(digits):
         raise ValueError(f"not an id that begins with {prefix}")

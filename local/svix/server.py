@@ -1,6 +1,6 @@
-"""A server of HTTP that can stop listening, come back on its port, and reset a connection.
+"""An HTTP server that can stop listening, listen on its port again, and reset a connection.
 
-Uvicorn's protocol on a socket of our own: uvicorn's own server starts once and ends once.
+It runs uvicorn's protocol on a socket of its own, because uvicorn's server can't start twice.
 """
 
 import asyncio
@@ -14,11 +14,11 @@ from uvicorn.server import ServerState
 
 _KEEP_ALIVE_SECONDS = 75  # longer than any client here keeps an idle connection
 _BACKLOG = 2048  # connections that wait to be accepted
-_GRACE_SECONDS = 0.1  # for what is being answered when it closes
+_GRACE_SECONDS = 0.1  # for answers under way when it closes
 
 
 class Server:
-    """Serves an ASGI app on loopback; to be started in the running loop. `port` 0: any."""
+    """Serves an ASGI app on loopback. Start it in the running loop. `port` 0: any free port."""
 
     def __init__(self, app: ASGIApp, port: int) -> None:
         self._config = Config(
@@ -43,7 +43,7 @@ class Server:
         self.port = self._listener.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Refuse connections, and reset those there are."""
+        """Refuse new connections, and reset the open ones."""
         if self._listener is None:
             return
         self._listener.close()
@@ -61,7 +61,7 @@ class Server:
         await asyncio.gather(*self._state.tasks, return_exceptions=True)
 
     def reset(self, client: Any) -> None:
-        """Cut the connection from this address, without an answer."""
+        """Reset the connection from this address, without an answer."""
         for connection in tuple(self._state.connections):
             if getattr(connection, "client", None) == client:
                 _transport(connection).abort()
@@ -76,24 +76,24 @@ class Server:
 
 
 class Reset(Response):
-    """No answer: the connection is cut."""
+    """No answer: the connection is reset."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        """Returns when the server has seen the connection's end."""
+        """Reset the connection. Returns when the server has seen its end."""
         scope["server_of_connection"].reset(scope["client"])
         while (await receive())["type"] != "http.disconnect":
             pass
 
 
 class Drip(Reset):
-    """202 and a long body, byte by byte, until `ends`; then the connection is cut."""
+    """A 202 with a long body, byte by byte, until `ends`. Then the connection is reset."""
 
     def __init__(self, ends: asyncio.Event) -> None:
         super().__init__(status_code=202)
         self._ends = ends
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As `Reset`."""
+        """Send the body, then reset the connection."""
         headers = [(b"content-length", b"1000000"), (b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
         while not self._ends.is_set():
@@ -103,7 +103,7 @@ class Drip(Reset):
 
 
 def _with_resets(app: ASGIApp, server: Server) -> ASGIApp:
-    """The app, whose answers may be `Reset`; a path with a slash at its end is the one without."""
+    """The app, which may answer with `Reset`. A slash at the end of a path is ignored."""
 
     async def served(scope: Scope, receive: Receive, send: Send) -> None:
         scope["server_of_connection"] = server

@@ -1,6 +1,6 @@
 """What the simulator holds: applications, their messages and endpoints, attempts, event types.
 
-Knows no HTTP. What Svix would refuse is raised as `Refusal`, worded by `wire`.
+Knows no HTTP. Raises `wire.Refusal` for what Svix would refuse.
 """
 
 import bisect
@@ -32,14 +32,14 @@ class StoredMessage:
 
     @property
     def payload(self) -> dict[str, Any]:
-        """The payload's value."""
+        """The parsed payload."""
         value: dict[str, Any] = json.loads(self.text)
         return value
 
 
 @dataclass(slots=True)
 class Endpoint:
-    """Where a customer wants an application's messages."""
+    """A customer's endpoint for an application's messages."""
 
     id: str
     secret: str = field(repr=False)
@@ -49,7 +49,7 @@ class Endpoint:
     channels: frozenset[str] | None = None
     disabled: bool = False
     is_deleted: bool = False
-    """Kept, because its attempts are still shown."""
+    """A deleted endpoint is kept, because its attempts are still listed."""
     description: str = ""
 
     @property
@@ -58,7 +58,7 @@ class Endpoint:
         return not (self.disabled or self.is_deleted)
 
     def takes(self, message: StoredMessage) -> bool:
-        """Whether a message is sent on to it; an endpoint without types or channels takes all."""
+        """Whether a message is sent to it. An endpoint without types or channels takes all."""
         return (
             self.is_live
             and (self.event_types is None or message.event_type in self.event_types)
@@ -73,14 +73,14 @@ def is_success(code: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try to bring a message to an endpoint."""
+    """One attempt to send a message to an endpoint."""
 
     id: str
     message_id: str
     endpoint_id: str
     url: str
     code: int
-    """The endpoint's status; 0 where it did not answer."""
+    """The endpoint's status; 0 if it did not answer."""
     response: str
     duration: float
     """Seconds."""
@@ -96,7 +96,7 @@ class Attempt:
 
 @dataclass(slots=True)
 class Application:
-    """A customer of the platform."""
+    """An application of Svix: one project of the platform."""
 
     id: str
     uid: str | None
@@ -106,15 +106,15 @@ class Application:
     """Ids, ascending."""
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
     by_id: dict[str, StoredMessage] = field(default_factory=dict)
-    """Messages by their ids, and by their event ids the latest of each."""
+    """Each message by its id, and the latest message by each event id."""
 
 
 class Store:
-    """All of one environment. Times are what the caller says they are."""
+    """Everything in one Svix environment. The caller passes in all times."""
 
     def __init__(self) -> None:
         self.messages: list[StoredMessage] = []
-        """Every message that was ever accepted, in that order."""
+        """Every message that was ever accepted, in the order of acceptance."""
         self.event_types: dict[str, datetime] = {}
         self._applications: dict[str, Application] = {}
         self._applications_by_uid: dict[str, Application] = {}
@@ -123,7 +123,7 @@ class Store:
         """Ids, ascending, under ("message", id) and ("endpoint", id)."""
 
     def clear(self) -> None:
-        """Hold nothing."""
+        """Remove everything."""
         self.messages.clear()
         self.event_types.clear()
         self._applications.clear()
@@ -135,21 +135,21 @@ class Store:
 
     @property
     def applications(self) -> list[str]:
-        """Their ids, ascending."""
+        """The ids of all applications, ascending."""
         return sorted(self._applications)
 
     def find_application(self, name: str) -> Application | None:
-        """By id or uid."""
+        """The application with this id or uid, or None."""
         return self._applications_by_uid.get(name) or self._applications.get(name)
 
     def application(self, name: str) -> Application:
-        """By id or uid; refuses one that is not there."""
+        """The application with this id or uid. Refuses an unknown one."""
         if application := self.find_application(name):
             return application
         raise wire.not_found()
 
     def create_application(self, uid: str | None, name: str, now: datetime) -> Application:
-        """Refuses a uid that is taken."""
+        """Create an application. Refuses a uid that is taken."""
         if uid in self._applications_by_uid:
             raise wire.conflict("An application with that id or uid already exists")
         application = Application(ids.new("app_", now), uid, name, now)
@@ -159,7 +159,7 @@ class Store:
         return application
 
     def delete_application(self, name: str) -> None:
-        """Its uid is free again, and its messages are found no more."""
+        """Delete an application. Its uid is free again, and its messages are no longer found."""
         application = self.application(name)
         del self._applications[application.id]
         if application.uid is not None:
@@ -170,7 +170,7 @@ class Store:
     def add_message(
         self, application: Application, new: wire.NewMessage, *, for_ever: bool, now: datetime
     ) -> StoredMessage:
-        """Refuses an event id that is taken: for a day, or for ever."""
+        """Store a message. Refuses an event id that was used within a day, or ever."""
         known = application.by_id.get(new.event_id) if new.event_id else None
         if known and (for_ever or now - known.received_at < _EVENT_ID_LIFETIME):
             raise wire.conflict()
@@ -192,7 +192,7 @@ class Store:
         return message
 
     def message(self, app: str, name: str) -> StoredMessage:
-        """By its id or event id."""
+        """The message with this id or event id. Refuses an unknown one."""
         if message := self.application(app).by_id.get(name):
             return message
         raise wire.not_found()
@@ -209,7 +209,7 @@ class Store:
             setattr(endpoint, name, value)
 
     def endpoint(self, app: str, name: str) -> Endpoint:
-        """By its id."""
+        """The endpoint with this id. Refuses an unknown one."""
         endpoint = self.application(app).endpoints.get(name)
         if endpoint and not endpoint.is_deleted:
             return endpoint
@@ -218,24 +218,24 @@ class Store:
     # -- attempts
 
     def add_attempt(self, attempt: Attempt) -> None:
-        """Keep one that was made."""
+        """Store an attempt."""
         self._attempts[attempt.id] = attempt
         bisect.insort(self._attempts_of["message", attempt.message_id], attempt.id)
         bisect.insort(self._attempts_of["endpoint", attempt.endpoint_id], attempt.id)
 
     def attempt(self, attempt_id: str) -> Attempt:
-        """By its id, which a listing named."""
+        """The attempt with this id. Raises KeyError if there is none."""
         return self._attempts[attempt_id]
 
     def attempts_of_message(self, message_id: str) -> list[str]:
-        """Ids, ascending."""
+        """The ids of a message's attempts, ascending."""
         return self._attempts_of["message", message_id]
 
     def attempts_at_endpoint(self, endpoint_id: str) -> list[str]:
-        """Ids, ascending."""
+        """The ids of the attempts at an endpoint, ascending."""
         return self._attempts_of["endpoint", endpoint_id]
 
     def last_attempts(self, message_id: str) -> dict[str, Attempt]:
-        """The latest attempt of a message at each endpoint that it was attempted at."""
+        """A message's latest attempt at each endpoint, by the endpoint's id."""
         attempts = map(self.attempt, self.attempts_of_message(message_id))
         return {attempt.endpoint_id: attempt for attempt in attempts}

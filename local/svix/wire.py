@@ -1,7 +1,7 @@
-"""How Svix's API words things: messages in and out, listings, errors. Shapes only, no state.
+"""The JSON of Svix's API: requests, messages, listings and errors. It has no state.
 
-Source: Svix's API description and what its open-source server answers; `tests/svix` holds this
-against it.
+Source: Svix's API description and the answers of its open-source server. `tests/svix` compares this
+module with that server.
 """
 
 import json
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[a-zA-Z0-9_.-]+")
 _LONGEST_NAME = 256
-_DEEPEST = 127  # levels: what is nested deeper reaches the customer, but is not shown
+_DEEPEST = 127  # levels; a payload nested deeper reaches the customer, but the API does not show it
 _RESPONSE_KEPT = 20_000  # characters of an endpoint's answer
 
 BODIES = {
@@ -29,19 +29,19 @@ BODIES = {
     "string-detail": b'{"detail": "no list"}',
     "invalid": b'{"detail": [{"loc": ["body", "payload"], "msg": "no", "type": "value_error"}]}',
 }
-"""What a fault may answer with, besides an error as the API words it."""
+"""The bodies that a fault may answer with, besides an error in the API's format (`json`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """In what the hosted Svix and the open-source one differ."""
+    """The differences between the hosted Svix and the open-source one."""
 
     largest_payload: int
     """Bytes."""
     event_ids_for_ever: bool
-    """Unique for ever, or for a day."""
+    """Whether an event id stays taken for ever, or for a day."""
     minifies: bool
-    """Whether spaces and needless escapes of a payload are taken out before it is sent on."""
+    """Whether Svix removes spaces and needless escapes from a payload before it sends it."""
     shows_tags: bool
 
 
@@ -53,7 +53,7 @@ RULES = {
 
 
 class Refusal(Exception):
-    """An answer of the API that is not the one that was hoped for."""
+    """An error answer of the API."""
 
     def __init__(self, status: int, body: Any, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(f"{status} {body}")
@@ -63,27 +63,27 @@ class Refusal(Exception):
 
 
 def error(status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> Refusal:
-    """An error as the API words it."""
+    """An error answer in the API's format."""
     return Refusal(status, {"code": code, "detail": detail}, headers)
 
 
 def not_found(detail: str = "Entity not found") -> Refusal:
-    """404 of the API, which is not that of a path that isn't there."""
+    """A 404 of the API. An unknown path has another one, without a body."""
     return error(404, "not_found", detail)
 
 
 def conflict(detail: str = "A conflict has occurred") -> Refusal:
-    """409: a duplicate event id, or an application that another call has just created."""
+    """A 409: a duplicate event id, or an application that another call has just created."""
     return error(409, "conflict", detail)
 
 
 def too_large() -> Refusal:
-    """413."""
+    """A 413: the request or the payload is too large."""
     return error(413, "payload_too_large", "Request payload is too large.")
 
 
 def invalid(*loc: str, message: str, kind: str = "value_error", place: str = "body") -> Refusal:
-    """422."""
+    """A 422: a field is wrong. `place` and `loc` say which."""
     return Refusal(422, {"detail": [{"loc": [place, *loc], "msg": message, "type": kind}]})
 
 
@@ -92,7 +92,7 @@ def invalid(*loc: str, message: str, kind: str = "value_error", place: str = "bo
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
-    """`MessageIn`, checked."""
+    """A checked `MessageIn`."""
 
     event_id: str | None
     event_type: str
@@ -104,14 +104,14 @@ class NewMessage:
 
 @dataclass(frozen=True, slots=True)
 class NewApplication:
-    """`ApplicationIn`, checked."""
+    """A checked `ApplicationIn`."""
 
     uid: str | None
     name: str
 
     @classmethod
     def read(cls, body: Mapping[str, Any], *loc: str) -> "NewApplication":
-        """Raises Refusal."""
+        """Read and check an `ApplicationIn`. Raises Refusal."""
         uid, name = body.get("uid"), body.get("name")
         if not isinstance(name, str):
             raise invalid(*loc, "name", message="missing field `name`", kind=NOT_READ)
@@ -123,7 +123,7 @@ class NewApplication:
         return cls(uid, name)
 
     def check_uid(self, app: str) -> None:
-        """That of a message must be its path's, where the application is not there yet."""
+        """Check that the uid of an application to be created is the one in the path."""
         if self.uid is None:
             message, kind = "Application UID not set in body", "application_uid_missing"
             raise invalid("application", "uid", message=message, kind=kind)
@@ -134,11 +134,11 @@ class NewApplication:
 
 
 NOT_READ = "value_error.jsondecode"
-"""The type of a 422 about a body that could not be taken apart."""
+"""The type of a 422 for a body that could not be parsed."""
 
 
 def read_object(body: bytes) -> tuple[dict[str, Any], dict[str, str]]:
-    """A request's object, and the text of each of its values. Raises Refusal."""
+    """The values of a request's object, and the text of each value. Raises Refusal."""
     try:
         text = body.decode()
         return _members(text)
@@ -147,7 +147,7 @@ def read_object(body: bytes) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def read_message(body: bytes, rules: Rules) -> NewMessage:
-    """Raises Refusal."""
+    """Read and check a `MessageIn`. Raises Refusal."""
     values, texts = read_object(body)
     payload, event_type = values.get("payload"), values.get("eventType")
     if not isinstance(event_type, str) or "payload" not in values:
@@ -199,7 +199,7 @@ def read_endpoint(body: bytes) -> dict[str, Any]:
 
 
 def check_name(value: Any, *loc: str, reserved: str | None = None, place: str = "body") -> str:
-    """A uid or an event type's name. Raises Refusal."""
+    """Check a uid or an event type's name, and return it. Raises Refusal."""
     if not isinstance(value, str):
         raise invalid(*loc, message="invalid type", kind=NOT_READ, place=place)
     message = None
@@ -217,7 +217,7 @@ def check_name(value: Any, *loc: str, reserved: str | None = None, place: str = 
 
 
 def minified(text: str) -> str:
-    """A JSON text without spaces and needless escapes; its numbers as they are."""
+    """A JSON text without spaces and needless escapes. Its numbers are unchanged."""
 
     def shorter(match: re.Match[str]) -> str:
         string = match[1] or ""
@@ -238,7 +238,7 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 
 def _members(text: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """An object's values, and each value's text as it came. Raises ValueError, RecursionError."""
+    """An object's values, and each value's original text. Raises ValueError, RecursionError."""
     values: dict[str, Any] = {}
     texts: dict[str, str] = {}
     position = _skip(text, 0)
@@ -276,7 +276,7 @@ def _skip(text: str, position: int) -> int:
 
 
 def message_out(message: "StoredMessage", rules: Rules, *, with_content: bool) -> str:
-    """`MessageOut`; the payload only where it is asked for."""
+    """`MessageOut`. With `with_content` it includes the payload."""
     out = {
         "eventId": message.event_id,
         "eventType": message.event_type,
@@ -342,13 +342,13 @@ def attempt_out(attempt: "Attempt") -> dict[str, Any]:
 
 
 def destination_out(endpoint: "Endpoint", attempt: "Attempt") -> dict[str, Any]:
-    """`MessageEndpointOut`: how it stands between a message and an endpoint it was tried at."""
+    """`MessageEndpointOut`: an endpoint, and the status of a message's last attempt there."""
     next_at = _time(attempt.next_at) if attempt.next_at else None
     return endpoint_out(endpoint) | _standing(attempt) | {"nextAttempt": next_at}
 
 
 def status_of(attempt: "Attempt") -> int:
-    """A failed attempt is a failed one, whether another follows or not."""
+    """Svix's number for an attempt's status: 2 for a failed one, even if a retry follows."""
     return 0 if attempt.succeeded else 2
 
 
@@ -364,7 +364,7 @@ def event_type_out(name: str, created_at: datetime) -> dict[str, Any]:
 
 
 def listing_out(page: "Page", items: list[str]) -> str:
-    """A listing's page of items that are JSON texts."""
+    """One page of a listing. `items` are JSON texts."""
     around: dict[str, Any] = {"iterator": page.ids[-1] if page.ids else None, "done": page.done}
     if page.ids:
         around["prevIterator"] = f"-{page.ids[0]}"

@@ -1,4 +1,4 @@
-"""The function as a process on either ledger, Svix behind it, and the operator's commands."""
+"""The function as a process on either ledger, with Svix and the operator's commands."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ from tests.operate.conftest import Relay as Commands
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a request was answered."""
+    """The answer to a request."""
 
     status: int
     body: dict[str, Any]
 
     @property
     def outcome(self) -> tuple[int, str]:
-        """What Pub/Sub reads, and what a person reads."""
+        """The status, which Pub/Sub reads, and the outcome, which a person reads."""
         return self.status, self.body["outcome"]
 
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """The function on one of the ledgers; tests keep apart by their events' ids."""
+    """The function on one of the ledgers. Each test has event ids of its own."""
 
     function: Function
     svix: Svix
@@ -36,7 +36,7 @@ class Relay:
 
     @property
     def run(self) -> str:
-        """A part of ids that no other ledger's run has: they share Svix."""
+        """A part of event ids that differs between the ledgers, which share one Svix."""
         return self.settings["GOOGLE_CLOUD_PROJECT"][-6:]
 
     @property
@@ -50,16 +50,16 @@ class Relay:
         return self.post_pairs(body, pairs)
 
     def post_pairs(self, body: bytes, headers: list[tuple[bytes, bytes]]) -> Answer:
-        """Post one body with headers of which some may stand twice."""
+        """Post one body with headers, some of which may occur twice."""
         answer = self._client.post(self.function.notifications, content=body, headers=headers)
         return Answer(answer.status_code, answer.json())
 
     def held(self, event_id: str, project: str = "acme") -> list[dict[str, Any]]:
-        """The messages that Svix has of this event."""
+        """Svix's messages for this event."""
         return [m for m in self.svix.control.messages(project) if m["event_id"] == event_id]
 
     def calls(self) -> int:
-        """How many calls Svix has had."""
+        """The number of calls that Svix has received."""
         return len(self.svix.control.calls())
 
     def logged(self, message_id: str) -> list[dict[str, Any]]:
@@ -67,14 +67,14 @@ class Relay:
         return [line for line in self.function.lines() if line.get("message_id") == message_id]
 
     def letter(self, letter_id: str) -> DeadLetter | None:
-        """A dead letter, whole."""
+        """A dead letter with its payload."""
         found: DeadLetter | None = self.commands.within(
             lambda ledger: ledger.dead_letter(letter_id)
         )
         return found
 
     def parked(self, answer: Answer) -> DeadLetter:
-        """What was parked, whole."""
+        """The dead letter that an answer names, with its payload."""
         letter = self.letter(answer.body["dead_letter"])
         assert letter is not None
         return letter
@@ -82,7 +82,7 @@ class Relay:
 
 @pytest.fixture(scope="session")
 def svix() -> Iterator[Svix]:
-    """One simulator, of the hosted Svix: the open-source one ignores tags."""
+    """A simulator of the hosted Svix, because the open-source one ignores tags."""
     with simulator() as started:
         yield started
 
@@ -91,7 +91,7 @@ def svix() -> Iterator[Svix]:
 def settings(
     request: pytest.FixtureRequest, svix: Svix, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, str]:
-    """Where Svix and the ledger are."""
+    """The settings of the function: Svix, and one of the ledgers."""
     common = {
         "SVIX_TOKEN": TOKEN,
         "SVIX_SERVER_URL": svix.url,
@@ -112,7 +112,7 @@ def running(svix: Svix, settings: dict[str, str]) -> Iterator[Relay]:
 
 @pytest.fixture
 def relay(running: Relay, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
-    """The function; the test's own process finds its ledger too, and Svix is healthy after it."""
+    """The function. The test's process gets the same settings. Svix's faults end with the test."""
     for name, value in running.settings.items():
         monkeypatch.setenv(name, value)
     yield running

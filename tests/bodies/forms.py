@@ -1,4 +1,4 @@
-"""The six forms that an event may come in, made of one event of the brief's kind."""
+"""The six forms of body in which an event may come, made from one sample event."""
 
 import base64
 import json
@@ -8,7 +8,7 @@ from typing import Any
 from tests.function import JSON, ROOT, wrapped
 
 PUSHED = {"user-agent": "APIs-Google; (+https://developers.google.com/webmasters/APIs-Google.html)"}
-"""As each push of Pub/Sub has it."""
+"""The User-Agent of every push from Pub/Sub."""
 
 FORMS = [
     "wrapped",
@@ -22,13 +22,13 @@ PUSHES = [form for form in FORMS if form != "by hand"]
 
 
 def event(event_id: str, **more: Any) -> dict[str, Any]:
-    """An event of the brief's kind; `more` replaces and adds fields."""
+    """An event like the samples. `more` replaces and adds fields."""
     sample = json.loads((ROOT / "local" / "events" / "01-user.created.json").read_text())
     return {**sample, "id": event_id, "project": "acme", **more}
 
 
 def request(form: str, event: Mapping[str, Any]) -> tuple[bytes, dict[str, str]]:
-    """The body and the headers that bring this event in one of the forms."""
+    """The body and the headers of a request with this event in one of the forms."""
     text, message_id = json.dumps(event).encode(), f"{form}.{event['id']}".replace(" ", "-")
     match form:
         case "wrapped":
@@ -50,7 +50,7 @@ def request(form: str, event: Mapping[str, Any]) -> tuple[bytes, dict[str, str]]
 
 
 def metadata(message_id: str) -> dict[str, str]:
-    """What Pub/Sub writes beside an unwrapped push where it is told to."""
+    """The headers with which Pub/Sub writes the metadata of an unwrapped push."""
     return {
         "x-goog-pubsub-message-id": message_id,
         "x-goog-pubsub-subscription-name": "projects/local/subscriptions/relay",

@@ -1,4 +1,4 @@
-"""Bad input: never a 500, never a silent edit, and what is not whole is never parked."""
+"""Bad input is never answered 500 or changed silently. An incomplete body is never parked."""
 
 import asyncio
 import gzip
@@ -25,10 +25,10 @@ NAMES = {"id": "event_id", "type": "event_type", "project": "project"}
         (b"{}", {"ce-specversion": "1.0", "ce-id": "e"}, (400, "malformed")),
     ],
 )
-def test_by_hand_what_cannot_be_carried_is_answered(
+def test_a_bad_body_posted_by_hand_is_answered(
     relay: Relay, body: bytes, headers: dict[str, str], expected: tuple[int, str]
 ) -> None:
-    """Whoever posted it reads why."""
+    """The answer says what is wrong."""
     answer = relay.post(body, headers)
     assert answer.outcome == expected
     assert answer.body["detail"]
@@ -37,8 +37,10 @@ def test_by_hand_what_cannot_be_carried_is_answered(
 
 @pytest.mark.parametrize("form", ["wrapped", "unwrapped", "by hand"])
 @pytest.mark.parametrize("name", list(NAMES))
-def test_a_name_that_stands_twice_is_malformed(relay: Relay, form: str, name: str) -> None:
-    """The customer's parser might read the other one; the letter has those that stand once."""
+def test_an_event_with_a_name_that_occurs_twice_is_malformed(
+    relay: Relay, form: str, name: str
+) -> None:
+    """The customer's parser might read the other one. The letter has the names that occur once."""
     sent = event(f"evt_twice_{name}_{form.replace(' ', '_')}_{relay.run}")
     text = json.dumps(sent)[:-1].encode() + b', "%s": "other"}' % name.encode()
     before = relay.calls()
@@ -60,8 +62,8 @@ def test_a_name_that_stands_twice_is_malformed(relay: Relay, form: str, name: st
 
 
 @pytest.mark.parametrize("form", ["unwrapped", "in the message", "the push itself"])
-def test_a_compressed_push_is_parked_as_it_came(relay: Relay, form: str) -> None:
-    """Nothing is unpacked, neither to read it nor to store it."""
+def test_a_compressed_push_is_parked_unchanged(relay: Relay, form: str) -> None:
+    """It is never decompressed."""
     sent = event(f"evt_gzip_{relay.run}")
     packed = gzip.compress(json.dumps(sent).encode(), mtime=0)
     declared = PUSHED | {"content-encoding": "gzip"}
@@ -80,10 +82,10 @@ def test_a_compressed_push_is_parked_as_it_came(relay: Relay, form: str) -> None
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("where", [0.0, 0.5, 1.0], ids=["before", "within", "at its end"])
-async def test_a_body_that_breaks_off_is_incomplete_and_comes_again(
+async def test_a_body_that_breaks_off_is_incomplete_and_can_be_sent_again(
     relay: Relay, form: str, where: float
 ) -> None:
-    """Wherever it breaks, in each form: nothing is parked or sent; whole, it is delivered."""
+    """Nothing is parked or sent, in any form. When the whole body comes, it is delivered."""
     sent = event(f"evt_broken_{FORMS.index(form)}_{where:g}_{relay.run}")
     body, headers = request(form, sent)
     seen = len(relay.function.lines())
@@ -101,7 +103,7 @@ async def test_a_body_that_breaks_off_is_incomplete_and_comes_again(
 
 @pytest.mark.parametrize("arrived", [0, 1, 50_000])
 async def test_a_large_body_that_breaks_off_is_incomplete(relay: Relay, arrived: int) -> None:
-    """It was admitted before its first byte was read; its place is free again."""
+    """A large body is admitted before its first byte is read."""
     message_id = f"broken.{arrived}.{relay.run}"
     await _break_off(relay, PUSHED | metadata(message_id), 14_000_000, b" " * arrived)
     async with asyncio.timeout(30):
@@ -111,7 +113,7 @@ async def test_a_large_body_that_breaks_off_is_incomplete(relay: Relay, arrived:
 
 
 async def test_a_body_without_a_length_that_breaks_off_is_incomplete(relay: Relay) -> None:
-    """Between two of its chunks, where only the last one says that it is the last."""
+    """It breaks off between two chunks: a chunked body has no Content-Length."""
     message_id = f"broken.chunks.{relay.run}"
     headers = PUSHED | metadata(message_id)
     chunk = b'{"id":"evt_1","type":"t","project":"acme"}'
@@ -125,7 +127,7 @@ async def test_a_body_without_a_length_that_breaks_off_is_incomplete(relay: Rela
 async def _break_off(
     relay: Relay, headers: dict[str, str], length: int | None, arrived: bytes
 ) -> None:
-    """Send a request's head and the beginning of its body, and hang up."""
+    """Send a request's head and the beginning of its body, and disconnect."""
     at = urlsplit(relay.function.url)
     reader, writer = await asyncio.open_connection(at.hostname, at.port)
     framing = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
@@ -133,5 +135,5 @@ async def _break_off(
     head += [f"{name}: {value}" for name, value in headers.items()]
     writer.write("\r\n".join([*head, "", ""]).encode() + arrived)
     writer.write_eof()
-    assert not await reader.read()  # nobody is there to be answered
+    assert not await reader.read()  # the client has left, so there is no answer
     writer.close()

@@ -1,4 +1,4 @@
-"""CloudEvents in binary mode, wrapped and unwrapped: what becomes of attributes and data."""
+"""CloudEvents in binary mode, wrapped and unwrapped: how attributes and data are handled."""
 
 import base64
 import gzip
@@ -31,7 +31,7 @@ def attributes_of(event_id: str) -> dict[str, str]:
 
 
 def post(relay: Relay, form: str, data: bytes, attributes: dict[str, str]) -> Answer:
-    """Push it in one of the two forms."""
+    """Push data and attributes in one of the two forms."""
     if form == WRAPPED:
         message_id = attributes.get("ce-id", "none")
         return relay.post(push(data, attributes, message_id), JSON | PUSHED)
@@ -51,7 +51,7 @@ def post(relay: Relay, form: str, data: bytes, attributes: dict[str, str]) -> An
 def test_data_that_is_not_json_goes_as_base64(
     relay: Relay, form: str, data: bytes, content_type: str
 ) -> None:
-    """Every byte of it reaches the customer."""
+    """Every byte of the data reaches the customer."""
     event_id = f"evt_base64_{form}_{data.hex()}_{relay.run}"
     attributes = attributes_of(event_id) | {"content-type": content_type}
     assert post(relay, form, data, attributes).outcome == (200, "delivered")
@@ -63,7 +63,7 @@ def test_data_that_is_not_json_goes_as_base64(
 
 @forms
 def test_an_event_may_have_no_data(relay: Relay, form: str) -> None:
-    """An empty body is nothing, and not an empty string."""
+    """An empty body means no data, not an empty string."""
     event_id = f"evt_empty_{form}_{relay.run}"
     assert post(relay, form, b"", attributes_of(event_id)).outcome == (200, "delivered")
     [message] = relay.held(event_id)
@@ -80,15 +80,15 @@ def test_an_event_may_have_no_data(relay: Relay, form: str) -> None:
 
 @forms
 def test_names_inside_the_data_are_never_compared(relay: Relay, form: str) -> None:
-    """They may differ from the event's, and stand twice."""
+    """They may differ from the event's names, and may occur twice."""
     event_id = f"evt_inside_{form}_{relay.run}"
     data = b'{"id":"sim_1","id":"sim_2","type":"SIM","project":7}'
     assert post(relay, form, data, attributes_of(event_id)).outcome == (200, "delivered")
     assert len(relay.held(event_id)) == 1
 
 
-def test_by_hand_its_content_type_is_the_datas(relay: Relay) -> None:
-    """It need not be JSON."""
+def test_posted_by_hand_a_binary_event_has_the_content_type_of_its_data(relay: Relay) -> None:
+    """The data need not be JSON."""
     event_id = f"evt_hand_{relay.run}"
     attributes = attributes_of(event_id) | {"content-type": "text/plain"}
     assert relay.post(b"hello", attributes).outcome == (200, "delivered")
@@ -97,8 +97,8 @@ def test_by_hand_its_content_type_is_the_datas(relay: Relay) -> None:
 
 @forms
 @pytest.mark.parametrize("missing", list(attributes_of("")))
-def test_an_attribute_may_be_missing_but_a_name(relay: Relay, form: str, missing: str) -> None:
-    """Without a name, or without the mark of the mode, it is parked; else it is delivered."""
+def test_only_names_and_specversion_are_required(relay: Relay, form: str, missing: str) -> None:
+    """Without a name or `ce-specversion` the push is parked. Other attributes may be missing."""
     event_id = f"evt_without_{missing}_{form}_{relay.run}"
     whole = attributes_of(event_id)
     answer = post(relay, form, DATA, {n: v for n, v in whole.items() if n != missing})
@@ -117,8 +117,10 @@ def test_an_attribute_may_be_missing_but_a_name(relay: Relay, form: str, missing
 
 @forms
 @pytest.mark.parametrize("doubled", [n for n in attributes_of("") if n != "content-type"])
-def test_an_attribute_that_stands_twice_is_parked(relay: Relay, form: str, doubled: str) -> None:
-    """Nobody could say which of the two it is; with the names that stand once."""
+def test_an_event_with_an_attribute_that_occurs_twice_is_parked(
+    relay: Relay, form: str, doubled: str
+) -> None:
+    """Nothing says which of the two is meant. The letter has the names that occur once."""
     event_id = f"evt_twice_{doubled}_{form}_{relay.run}"
     whole = attributes_of(event_id)
     if form == WRAPPED:
@@ -141,10 +143,10 @@ def test_an_attribute_that_stands_twice_is_parked(relay: Relay, form: str, doubl
 @forms
 @pytest.mark.parametrize("wrong", ["ce-id", "ce-type", "ce-project"])
 @pytest.mark.parametrize("value", ["", "..", "a/b?x=1", "x" * 257, "x" * 1025])
-def test_a_wrong_name_is_parked_and_svix_is_not_asked(
+def test_an_event_with_a_wrong_name_is_parked_and_svix_is_not_called(
     relay: Relay, form: str, wrong: str, value: str
 ) -> None:
-    """The same rule wherever a name stands: it leads to the project's own application."""
+    """The rule for names is the same in attributes: a name must not lead to another application."""
     event_id = f"evt_wrong_{wrong}_{len(value)}_{form}_{relay.run}"
     before = relay.calls()
     answer = post(relay, form, DATA, attributes_of(event_id) | {wrong: value})
@@ -155,8 +157,10 @@ def test_a_wrong_name_is_parked_and_svix_is_not_asked(
 
 @pytest.mark.parametrize("value", ["7", "null", "{}", '["x"]', r'"\ud800"'])
 @pytest.mark.parametrize("wrong", ["ce-specversion", "ce-id", "ce-source"])
-def test_an_attribute_that_is_no_string_is_parked(relay: Relay, wrong: str, value: str) -> None:
-    """Left out, the event would not be the publisher's."""
+def test_an_event_with_an_attribute_that_is_not_a_string_is_parked(
+    relay: Relay, wrong: str, value: str
+) -> None:
+    """Without the attribute, the event would not be the publisher's."""
     event_id = f"evt_no_string_{wrong}_{value.encode().hex()}_{relay.run}"
     attributes = attributes_of(event_id) | {wrong: "HERE"}
     body = push(DATA, attributes, event_id).replace(b'"HERE"', value.encode())
@@ -164,8 +168,8 @@ def test_an_attribute_that_is_no_string_is_parked(relay: Relay, wrong: str, valu
 
 
 @forms
-def test_two_that_differ_in_their_attributes_alone_are_two_letters(relay: Relay, form: str) -> None:
-    """Where nobody says a message's id, too: the second must not be lost."""
+def test_two_pushes_that_differ_only_in_attributes_are_two_letters(relay: Relay, form: str) -> None:
+    """The second must not be lost, even if the pushes have no message id."""
     answers = []
     for number in range(2):
         attributes = attributes_of(f"evt_alike_{number}_{form}_{relay.run}") | {"ce-type": ".."}
@@ -180,8 +184,8 @@ def test_two_that_differ_in_their_attributes_alone_are_two_letters(relay: Relay,
 
 @forms
 @pytest.mark.parametrize("encoding", ["gzip", "br", "GZIP"])
-def test_compressed_data_is_not_taken(relay: Relay, form: str, encoding: str) -> None:
-    """An event cannot say how its data is packed: the customer would get bytes of no meaning."""
+def test_compressed_data_is_refused(relay: Relay, form: str, encoding: str) -> None:
+    """An event can't say how its data is compressed, so the customer could not read it."""
     event_id = f"evt_packed_{form}_{encoding}_{relay.run}"
     attributes = attributes_of(event_id) | {"content-encoding": encoding}
     answer = post(relay, form, gzip.compress(DATA, mtime=0), attributes)

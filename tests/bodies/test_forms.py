@@ -1,4 +1,4 @@
-"""Each form of body brings its event into Svix once; a push that never can is parked."""
+"""An event in each form of body is in Svix once. A push that can never succeed is parked."""
 
 import json
 import re
@@ -23,8 +23,8 @@ EVENTARC = {  # https://cloud.google.com/eventarc/docs/cloudevents#pubsub
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_an_event_of_the_briefs_kind_is_in_svix_once(relay: Relay, form: str) -> None:
-    """Its repetition in that form is a duplicate of the same text."""
+def test_an_event_in_each_form_is_in_svix_once(relay: Relay, form: str) -> None:
+    """When it comes again in the same form, it is a duplicate with the same text."""
     sent = event(f"evt_{FORMS.index(form)}_{relay.run}")
     answers = [relay.post(*request(form, sent)) for _ in range(2)]
     assert [answer.outcome for answer in answers] == [(200, "delivered"), (200, "duplicate")]
@@ -35,7 +35,7 @@ def test_an_event_of_the_briefs_kind_is_in_svix_once(relay: Relay, form: str) ->
 
 
 def test_one_event_in_all_six_forms_is_one_message(relay: Relay) -> None:
-    """However it comes again: the event counts, and not the message that brings it."""
+    """The event's id decides, not the form in which it comes."""
     sent = event(f"evt_six_{relay.run}")
     answers = [relay.post(*request(form, sent)) for form in FORMS]
     assert Counter(answer.outcome for answer in answers) == {
@@ -45,8 +45,8 @@ def test_one_event_in_all_six_forms_is_one_message(relay: Relay) -> None:
     assert len(relay.held(sent["id"])) == 1
 
 
-def test_the_readmes_bodies_are_answered_as_it_says(relay: Relay, tmp_path: Path) -> None:
-    """Its commands, word for word, against this function; in a project of the test's own."""
+def test_the_readmes_commands_are_answered_as_it_says(relay: Relay, tmp_path: Path) -> None:
+    """The commands run word for word, but with this function's URL and a project of the test."""
     section = (ROOT / "README.md").read_text().partition("## Bodies\n")[2]
     [commands] = re.findall(r"```bash\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
     assert len(re.findall(r"^# \d|; \d", commands, re.MULTILINE)) == len(FORMS)
@@ -75,7 +75,7 @@ def test_the_readmes_bodies_are_answered_as_it_says(relay: Relay, tmp_path: Path
 
 @pytest.mark.parametrize("form", ["structured", "binary"])
 def test_eventarcs_push_is_a_wrapped_push_and_nothing_else(relay: Relay, form: str) -> None:
-    """Its `ce-` headers are of the envelope; those of the event are the message's attributes."""
+    """Its `ce-` headers describe the envelope. The event's are in the message's attributes."""
     sent = event(f"evt_eventarc_{form}_{relay.run}")
     body, _ = request("wrapped" if form == "structured" else "binary wrapped", sent)
     assert relay.post(body, PUSHED | EVENTARC).outcome == (200, "delivered")
@@ -83,8 +83,8 @@ def test_eventarcs_push_is_a_wrapped_push_and_nothing_else(relay: Relay, form: s
     assert json.loads(message["text"]) == sent
 
 
-def test_what_eventarcs_headers_say_is_not_taken_for_the_events_names(relay: Relay) -> None:
-    """A message that is no event is parked without the envelope's names."""
+def test_eventarcs_headers_are_not_taken_for_the_events_names(relay: Relay) -> None:
+    """A message that is not an event is parked without the envelope's names."""
     answer = relay.post(wrapped(b"{}", f"eventarc.{relay.run}"), PUSHED | EVENTARC)
     assert answer.outcome == (200, "malformed")
     letter = relay.parked(answer)
@@ -93,7 +93,7 @@ def test_what_eventarcs_headers_say_is_not_taken_for_the_events_names(relay: Rel
 
 @pytest.mark.parametrize("more", [{}, metadata("9")], ids=["without", "with"])
 def test_poison_in_an_unwrapped_push_is_parked(relay: Relay, more: dict[str, str]) -> None:
-    """With metadata and without: acknowledged, so that it does not circle."""
+    """It is acknowledged, with and without metadata, so that it is not redelivered for ever."""
     poison = f'{{"id":"evt_poison_{len(more)}_{relay.run}","type":"user.created","x":'.encode()
     answer = relay.post(poison, JSON | PUSHED | more)
     assert answer.outcome == (200, "malformed")
@@ -105,7 +105,7 @@ def test_poison_in_an_unwrapped_push_is_parked(relay: Relay, more: dict[str, str
 
 @pytest.mark.parametrize("form", ["wrapped", "unwrapped", "by hand"])
 def test_a_body_that_is_itself_an_event_is_structured(relay: Relay, form: str) -> None:
-    """Whatever is said beside it."""
+    """The attributes do not change it."""
     sent = event(f"evt_itself_{form.replace(' ', '_')}_{relay.run}")
     attributes, _ = binary(event(f"evt_beside_{relay.run}"))
     text = json.dumps(sent).encode()

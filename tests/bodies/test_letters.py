@@ -1,4 +1,4 @@
-"""What was parked is found by its names, and a replay reads it as the push was read."""
+"""A parked event is found by its names, and a replay reads it like the push."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ NAMED = {"id", "type", "project"}
 
 
 def malformed(event_id: str) -> dict[str, tuple[bytes, dict[str, str], set[str]]]:
-    """Pushes that hold no event: body, headers, and which names can be read of them."""
+    """Malformed pushes: the body, the headers, and the names that can be read."""
     names = f'"id":"{event_id}","type":"user.created","project":"acme"'
     attributes = {"ce-specversion": "1.0", "ce-id": event_id, "ce-project": "acme"}
     broken = f"{{{names},".encode()
@@ -43,7 +43,7 @@ def malformed(event_id: str) -> dict[str, tuple[bytes, dict[str, str], set[str]]
 
 @pytest.mark.parametrize("what", list(malformed("")))
 def test_a_malformed_push_is_found_by_the_names_that_could_be_read(relay: Relay, what: str) -> None:
-    """By `list` and by `inspect`, which say where it is."""
+    """`dead-letters list` and `inspect` find it."""
     event_id = f"evt_found_{list(malformed('')).index(what)}_{relay.run}"
     body, headers, named = malformed(event_id)[what]
     answer = relay.post(body, headers)
@@ -60,8 +60,8 @@ def test_a_malformed_push_is_found_by_the_names_that_could_be_read(relay: Relay,
 
 
 @pytest.mark.parametrize("form", PUSHES)
-def test_a_replay_reads_a_letter_as_the_push_was_read(relay: Relay, form: str) -> None:
-    """Svix refused it: replayed, it is the same event, in Svix once, and no letter is left."""
+def test_a_replay_reads_a_letter_like_the_push(relay: Relay, form: str) -> None:
+    """Svix refused the event. After the replay it is in Svix once, unchanged, and has no letter."""
     sent = event(f"evt_replay_{PUSHES.index(form)}_{relay.run}")
     relay.svix.control.inject("status", status=422, body="invalid", method="POST", times=1)
     answer = relay.post(*request(form, sent))
@@ -78,8 +78,8 @@ def test_a_replay_reads_a_letter_as_the_push_was_read(relay: Relay, form: str) -
 
 
 def test_a_damaged_letter_is_named_by_every_command(relay: Relay) -> None:
-    """Never a silent half: `show` and `replay` say which letter, and what of it is missing."""
-    data = random.Random(9).randbytes(EVENT_LIMIT + 1)  # noqa: S311 - nothing that compresses
+    """`show` and `replay` name the letter and the missing part. They never use half a letter."""
+    data = random.Random(9).randbytes(EVENT_LIMIT + 1)  # noqa: S311 - does not compress
     answer = relay.post(wrapped(data, f"damaged.{relay.run}"), JSON | PUSHED)
     letter_id = answer.body["dead_letter"]
     damage = _take_the_second_part(relay, letter_id)
@@ -94,7 +94,7 @@ def test_a_damaged_letter_is_named_by_every_command(relay: Relay) -> None:
 
 
 def _take_the_second_part(relay: Relay, letter_id: str) -> str:
-    """Damage a stored letter; returns words of what is to be said of it."""
+    """Damage a stored letter. Returns a part of the message that must report it."""
     if "LEDGER" in relay.settings:
         path = relay.settings["LEDGER"].removeprefix("sqlite:")
         with contextlib.closing(sqlite3.connect(path)) as database, database:

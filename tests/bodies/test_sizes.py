@@ -1,4 +1,4 @@
-"""Any size: delivered or parked, and never nacked for it."""
+"""An event of any size is delivered or parked. It is never nacked because of its size."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ from tests.bodies.forms import PUSHED, event, push
 from tests.function import JSON, wrapped
 
 KIB, MIB = 2**10, 2**20
-LARGEST = random.Random(7).randbytes(10_000_000)  # noqa: S311 - nothing that compresses
+LARGEST = random.Random(7).randbytes(10_000_000)  # noqa: S311 - does not compress
 """Pub/Sub's largest message."""
 
 
@@ -33,10 +33,10 @@ def sized(event_id: str, size: int) -> bytes:
 @pytest.mark.parametrize(
     "size", [16 * KIB, 16 * KIB + 1, 64 * KIB, 64 * KIB + 1, MIB, MIB + 1, EVENT_LIMIT]
 )
-def test_what_svix_takes_is_delivered_and_what_it_does_not_take_is_parked(
+def test_an_event_is_delivered_up_to_svixs_limit_and_parked_above_it(
     relay: Relay, form: str, size: int
 ) -> None:
-    """Svix says which: its limit is 1 MiB, and ours says nothing below 2."""
+    """Svix decides: its limit is 1 MiB, and the relay's own is 2 MiB."""
     event_id = f"evt_size_{form.replace(' ', '_')}_{size}_{relay.run}"
     text = sized(event_id, size)
     match form:
@@ -62,7 +62,7 @@ def test_what_svix_takes_is_delivered_and_what_it_does_not_take_is_parked(
 def test_over_two_mebibytes_an_event_is_neither_parsed_nor_sent(
     relay: Relay, form: str, *, sound: bool
 ) -> None:
-    """Pushed it is parked, with the names that its attributes tell; by hand it is answered."""
+    """A push is parked with the names in its attributes. A body posted by hand is answered."""
     event_id = f"evt_over_{form.replace(' ', '_')}_{sound}_{relay.run}"
     size = EVENT_LIMIT + 1
     data = sized(event_id, size) if sound else (b'{"a":[]},' * size)[:size]
@@ -85,7 +85,7 @@ def test_over_two_mebibytes_an_event_is_neither_parsed_nor_sent(
 
 
 def test_ten_megabytes_in_an_unwrapped_push_are_parked(relay: Relay) -> None:
-    """Not nacked, and with the names that its headers tell."""
+    """The push is not nacked, and the letter has the names in its headers."""
     event_id = f"evt_unwrapped_{relay.run}"
     attributes = {"ce-specversion": "1.0", "ce-id": event_id, "ce-project": PROJECT}
     answer = relay.post(LARGEST, PUSHED | attributes)
@@ -95,7 +95,7 @@ def test_ten_megabytes_in_an_unwrapped_push_are_parked(relay: Relay) -> None:
 
 
 def test_ten_megabytes_are_parked_shown_replayed_and_discarded_whole(relay: Relay) -> None:
-    """Stored in parts where one document is too small; nobody notices."""
+    """Firestore stores the letter in parts, because one document is too small."""
     event_id = f"evt_wrapped_{relay.run}"
     attributes = {"ce-specversion": "1.0", "ce-id": event_id, "ce-project": PROJECT}
     answer = relay.post(push(LARGEST, attributes, event_id), JSON | PUSHED)
@@ -115,13 +115,13 @@ def test_ten_megabytes_are_parked_shown_replayed_and_discarded_whole(relay: Rela
 
 
 def test_a_letter_in_parts_is_delivered_by_a_replay(relay: Relay) -> None:
-    """As it came, once Svix takes it: a limit may be raised. The letter is gone then."""
+    """If Svix takes it now, a replay delivers the event unchanged and deletes the letter."""
     event_id = f"evt_parts_{relay.run}"
     filler = base64.b85encode(random.Random(8).randbytes(1_400_000)).decode()  # noqa: S311 - as above
     text = text_of(event_id, filler)
     answer = relay.post(wrapped(text, event_id), JSON | PUSHED)
     assert answer.outcome == (200, "rejected")
-    relay.svix.control.conduct(kind="open_source")  # takes 2 MiB, and shows a text as it came
+    relay.svix.control.conduct(kind="open_source")  # takes 2 MiB, and shows the text unchanged
     replayed = relay.commands("dead-letters", "replay", answer.body["dead_letter"])
     assert replayed.exit_code == 0, replayed.output
     [message] = relay.held(event_id, PROJECT)
@@ -132,10 +132,10 @@ def test_a_letter_in_parts_is_delivered_by_a_replay(relay: Relay) -> None:
 @pytest.mark.parametrize(
     ("size", "expected"), [(PUSH_LIMIT, (200, "malformed")), (PUSH_LIMIT + 1, (413, "rejected"))]
 )
-def test_what_is_larger_than_any_push_is_not_from_pubsub(
+def test_a_body_larger_than_any_push_is_not_from_pubsub(
     relay: Relay, size: int, expected: tuple[int, str]
 ) -> None:
-    """It is refused unread, and not parked; the largest push is."""
+    """It is refused unread, and not parked. The largest possible push is parked."""
     shell = len(wrapped(b"", "largest"))
     body = wrapped(b"", "largest").replace(b'"data": ""', b'"data": "%s"' % (b"*" * (size - shell)))
     assert len(body) == size

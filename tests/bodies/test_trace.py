@@ -1,4 +1,4 @@
-"""One trace, from the publisher to the customer: as Cloud Logging shows a line with its trace."""
+"""Each log line carries the publisher's trace, so that Cloud Logging shows it in that trace."""
 
 import json
 
@@ -10,7 +10,7 @@ from tests.function import JSON, wrapped
 
 
 def trace(digit: str) -> str:
-    """A trace that can be told from others."""
+    """A trace that consists of this digit."""
     return f"00-{digit * 32}-{digit * 16}-01"
 
 
@@ -19,7 +19,7 @@ REQUESTS = {"traceparent": trace("c")}
 
 
 def logged(relay: Relay, message_id: str) -> str | None:
-    """The digit of the trace that a push was logged under."""
+    """The digit of the trace with which a push was logged."""
     [line] = relay.logged(message_id)
     found = line.get("logging.googleapis.com/trace")
     if found is None:
@@ -45,7 +45,7 @@ def logged(relay: Relay, message_id: str) -> str | None:
 def test_a_wrapped_push_is_logged_under_its_publishers_trace(
     relay: Relay, attributes: dict[str, str], headers: dict[str, str], expected: str | None
 ) -> None:
-    """As Google's and OpenTelemetry's libraries write it into the message; else the request's."""
+    """Google's and OpenTelemetry's libraries write it into the message. The request's is second."""
     name = f"evt_trace_{len(attributes)}_{expected}_{len(headers)}_{relay.run}"
     text = json.dumps(event(name)).encode()
     relay.post(push(text, attributes, name), JSON | PUSHED | headers)
@@ -59,14 +59,14 @@ def test_a_wrapped_push_is_logged_under_its_publishers_trace(
 def test_an_unwrapped_push_has_its_attributes_among_its_headers(
     relay: Relay, attributes: dict[str, str], expected: str | None
 ) -> None:
-    """An underscore in a header's name is no reason for a server to drop it."""
+    """The server must not drop a header because its name has an underscore."""
     name = f"evt_trace_unwrapped_{expected}_{relay.run}"
     relay.post(json.dumps(event(name)).encode(), PUSHED | metadata(name) | attributes)
     assert logged(relay, name) == expected
 
 
-def test_what_is_parked_is_logged_under_its_trace_too(relay: Relay) -> None:
-    """That is when somebody asks the publisher."""
+def test_a_parked_push_is_logged_under_its_trace_too(relay: Relay) -> None:
+    """The trace helps the publisher to find the cause."""
     name = f"trace.parked.{relay.run}"
     assert relay.post(push(b"{", GOOGLES, name), JSON | PUSHED).outcome == (200, "malformed")
     assert logged(relay, name) == "a"

@@ -1,12 +1,12 @@
-"""The function's source, with places to die at: for the chaos suite, never deployed.
+"""The function with points at which it kills itself. For the chaos suite; it is never deployed.
 
-`main.py` as it is, its ledger, sender and protocol with one line more each. The process kills
-itself (SIGKILL, as a crash would) when it comes to the point that the file `KILL_POINT` holds, and
-empties the file, so that the worker started next lives. Leases last `LEASE_SECONDS`.
+It runs `main.py` with a changed ledger, sender and protocol. When the process reaches the point
+named in the file `KILL_POINT`, it empties the file and kills itself (SIGKILL), like a crash. The
+next worker finds the file empty and survives. Leases last `LEASE_SECONDS`.
 
-    after_claim    the claim is recorded, nothing is sent
-    after_send     Svix has the message, the ledger does not know
-    before_answer  all is recorded, whoever posted is not told
+    after_claim    the claim is recorded, and nothing is sent
+    after_send     Svix has the message, and the ledger does not know
+    before_answer  everything is recorded, and the request is not answered
 """
 
 import os
@@ -26,14 +26,14 @@ LEASE = float(os.environ["LEASE_SECONDS"])
 
 
 def die_at(point: str) -> None:
-    """End the process here, if here is where it should end."""
+    """Kill the process if this is its kill point."""
     if POINT.read_text() == point:
         POINT.write_text("")
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 class DyingSender(SvixSender):
-    """May die when Svix has answered."""
+    """May die after Svix has answered."""
 
     async def send(self, event: Event, idempotency_key: str) -> Answer:
         answer = await super().send(event, idempotency_key)
@@ -42,7 +42,7 @@ class DyingSender(SvixSender):
 
 
 class DyingDelivery(Delivery):
-    """May die when everything is done."""
+    """May die when everything is recorded."""
 
     __slots__ = ()
 
@@ -53,7 +53,7 @@ class DyingDelivery(Delivery):
 
 
 class DyingLedger:
-    """May die when the claim is won."""
+    """May die after a claim has succeeded."""
 
     def __init__(self, ledger: Any) -> None:
         self._ledger = ledger
@@ -69,7 +69,7 @@ class DyingLedger:
 
 
 def dying(opener: Any) -> Any:
-    """A `ledger_opener` whose ledgers may die, and lease for less long."""
+    """A `ledger_opener` whose ledgers may die and have short leases."""
     return lambda settings, **more: lambda: DyingLedger(opener(settings, **more)(lease=LEASE))
 
 
@@ -78,6 +78,6 @@ _parts.SvixSender = DyingSender
 _parts.Delivery = DyingDelivery
 _parts.ledger_opener = dying(worker.ledger_opener)
 
-from main import notifications  # noqa: E402 - it takes the parts as they are then
+from main import notifications  # noqa: E402 - after the parts are replaced
 
 __all__ = ["notifications"]

@@ -1,7 +1,7 @@
-"""A TCP proxy that can be gone: Firestore "stopped", as its clients see it.
+"""A TCP proxy that can go down, so that Firestore seems to be down.
 
-The Firestore emulator forgets everything when it is stopped, which the real one doesn't. So it
-stays, and the way to it breaks instead: connections are dropped, and new ones at once.
+The Firestore emulator loses its data when it is stopped; the real Firestore does not. So the
+emulator keeps running, and the proxy drops all connections to it instead.
 """
 
 import asyncio
@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator
 class Proxy:
     """Passes bytes on between `address` and a `port` of the loopback while it is up.
 
-    It listens while it is down as well: a server that is closed as a connection comes in leaves
-    that connection open for good (https://github.com/python/cpython/issues/109564).
+    It also listens while it is down. If a server is closed just as a connection comes in, the
+    connection stays open for ever (https://github.com/python/cpython/issues/109564).
     """
 
     def __init__(self, address: str) -> None:
@@ -25,7 +25,7 @@ class Proxy:
         self.port = 0
 
     async def listen(self) -> asyncio.Server:
-        """Take connections on a free port, from now on."""
+        """Accept connections on a free port."""
         server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         return server
@@ -35,15 +35,15 @@ class Proxy:
         self._is_up = True
 
     def stall(self) -> None:
-        """Keep the connections, and pass nothing on."""
+        """Keep the connections open, but pass nothing on."""
         self._flows.clear()
 
     def flow(self) -> None:
-        """Pass on again, what was kept back first."""
+        """Pass everything on again, beginning with what was held back."""
         self._flows.set()
 
     async def down(self) -> None:
-        """Drop the connections there are, and those that come."""
+        """Drop all open connections, and every new one."""
         self._is_up = False
         for connection in tuple(self._connections):
             connection.cancel()
@@ -61,7 +61,7 @@ class Proxy:
                     both.create_task(self._pass_on(near, onward))
                     both.create_task(self._pass_on(far, answer))
         except (OSError, ExceptionGroup, asyncio.CancelledError):
-            pass  # either side has gone, or we are down
+            pass  # one side has closed, or the proxy is down
         finally:
             self._connections.discard(task)
             for writer in (answer, onward):

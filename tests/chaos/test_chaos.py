@@ -1,8 +1,8 @@
-"""Real processes, killed: every event is in Svix once all the same, and no claim stays behind.
+"""Real processes are killed at random. Every event must still be in Svix once, without a claim.
 
-The Pub/Sub emulator pushes to the function while its worker is killed at random, Firestore is
-paused (SIGSTOP) and gone, and Svix fails, hangs and loses answers. SOAK=1 does it at full length
-and with the leases of production; else it is a fifth, with short ones, which run out more often.
+The Pub/Sub emulator pushes to the function. Meanwhile the function's worker is killed at random,
+Firestore is paused (SIGSTOP) or down, and Svix fails, hangs and loses answers. SOAK=1 runs the full
+length with production's leases. Otherwise it is a fifth, with short leases, which end more often.
 """
 
 import asyncio
@@ -31,10 +31,10 @@ SOAK = os.environ.get("SOAK") == "1"
 FULL = 1_000  # events
 EVENTS, KILLS = (FULL, 50) if SOAK else (200, 10)
 POISON = EVENTS // 50
-LEASE = 6.0  # seconds, where leases are short
-PATIENCE = 600 if SOAK else 100  # seconds after the last fault: leases run out, and retries come
+LEASE = 6.0  # seconds, if leases are short
+PATIENCE = 600 if SOAK else 100  # seconds after the last fault, for leases to end and for retries
 
-# All that leave it open whether Svix has the message. A 202 means that it has, whatever its body.
+# After each of these it is open whether Svix has the message. A 202 would mean that it has.
 SVIX_FAULTS: list[dict[str, Any]] = [
     {"kind": "status", "status": 503, "body": "html"},
     {"kind": "status", "status": 500},
@@ -48,7 +48,7 @@ SVIX_FAULTS: list[dict[str, Any]] = [
 
 @dataclass(slots=True)
 class Chaos:
-    """Everything that runs, and what has been done to it."""
+    """Everything that runs, and a count of the faults so far."""
 
     svix: Svix
     relay: Function
@@ -58,27 +58,27 @@ class Chaos:
     done: Counter[str] = field(default_factory=Counter)
 
     async def kill_worker(self) -> None:
-        """SIGKILL; the server's master starts another."""
+        """Kill the worker (SIGKILL). The server's master starts another one."""
         for worker in psutil.Process(self.relay.server.pid).children():
             worker.kill()
             self.done["workers killed"] += 1
 
     async def pause_firestore(self) -> None:
-        """SIGSTOP for up to six seconds, one more than a call to the ledger may take."""
+        """Stop Firestore (SIGSTOP) for up to 6 s, longer than a call to the ledger may take."""
         self.firestore.send_signal(signal.SIGSTOP)
         await asyncio.sleep(self.rng.uniform(0.5, 6))
         self.firestore.send_signal(signal.SIGCONT)
         self.done["Firestore paused"] += 1
 
     async def stop_firestore(self) -> None:
-        """Dropped connections for up to three seconds."""
+        """Drop the connections to Firestore for up to 3 s."""
         await self.proxy.down()
         await asyncio.sleep(self.rng.uniform(0.2, 3))
         self.proxy.up()
         self.done["Firestore gone"] += 1
 
     async def break_svix(self) -> None:
-        """One of the faults for up to three seconds."""
+        """Let Svix have one of its faults for up to 3 s."""
         fault = self.rng.choice(SVIX_FAULTS)
         await asyncio.to_thread(self.svix.control.inject, **fault)
         await asyncio.sleep(self.rng.uniform(0.2, 3))
@@ -94,7 +94,7 @@ class PubSub:
     project: str
 
     async def create(self, endpoint: str) -> None:
-        """The topic, and a subscription without a retry policy: about a second to a retry."""
+        """Create the topic, and a subscription without a retry policy (about 1 s to a retry)."""
         topic = f"projects/{self.project}/topics/events"
         subscription = {
             "topic": topic,
@@ -115,11 +115,11 @@ class PubSub:
 
 
 async def documents(address: str, project: str, collection: str) -> list[dict[str, Any]]:
-    """All documents of a collection: their fields, as Firestore's REST API words them."""
+    """The fields of all documents of a collection, in the format of Firestore's REST API."""
     found: list[dict[str, Any]] = []
     url = f"http://{address}/v1/projects/{project}/databases/(default)/documents/{collection}"
     query = {"pageSize": "300", "pageToken": ""}
-    headers = {"Authorization": "Bearer owner"}  # the emulator's word for an administrator
+    headers = {"Authorization": "Bearer owner"}  # the emulator's administrator
     async with httpx.AsyncClient(timeout=60) as client:
         while True:
             page = (await client.get(url, params=query, headers=headers)).json()
@@ -130,14 +130,14 @@ async def documents(address: str, project: str, collection: str) -> list[dict[st
 
 
 @pytest.mark.time_limit(1_800 if SOAK else 240)
-async def test_nothing_is_lost_and_nothing_goes_twice(
+async def test_no_event_is_lost_or_sent_twice(
     own_firestore_emulator: tuple[str, Server],
     pubsub_emulator: str,
     google_project: str,
     tmp_path: Path,
     figures: Callable[[str], None],
 ) -> None:
-    """Each event in Svix once, every record delivered, dead letters for the poison alone."""
+    """Each event is in Svix once, each record is delivered, and only the poison is parked."""
     project = google_project
     address, firestore = own_firestore_emulator
     bodies = [event(f"evt_{number}", data={"n": number}) for number in range(EVENTS)]
@@ -153,7 +153,7 @@ async def test_nothing_is_lost_and_nothing_goes_twice(
             source = ROOT / "main.py"
             if not SOAK:
                 source = ROOT / "tests" / "chaos" / "killable.py"
-                never = tmp_path / "kill-point"  # it is killed from here instead
+                never = tmp_path / "kill-point"  # the test itself kills the worker
                 never.touch()
                 environment |= {"KILL_POINT": str(never), "LEASE_SECONDS": f"{LEASE:g}"}
                 environment["PYTHONPATH"] = str(ROOT)
@@ -183,7 +183,7 @@ async def test_nothing_is_lost_and_nothing_goes_twice(
 
 
 async def _wreak(chaos: Chaos, topic: PubSub, bodies: list[Any]) -> None:
-    """Publish bit by bit, and do one bad thing after the other, until all of both is done."""
+    """Publish in batches and cause one fault after the other, until both are done."""
     chaos.rng.shuffle(bodies)
     batch = -(-len(bodies) // KILLS)
     others: list[Callable[[], Awaitable[None]]] = [
@@ -203,7 +203,7 @@ async def _wreak(chaos: Chaos, topic: PubSub, bodies: list[Any]) -> None:
 
 
 async def _await_all(address: str, project: str) -> None:
-    """Until every event is recorded as delivered and all poison is parked."""
+    """Wait until every event is recorded as delivered and all poison is parked."""
     give_up_at = time.monotonic() + PATIENCE
     while True:
         records = await documents(address, project, "events")

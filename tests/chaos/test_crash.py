@@ -1,4 +1,4 @@
-"""`bench/crash.py`, smaller: pushes at the relay, the worker killed with many in flight."""
+"""Like `bench/crash.py`, but smaller: the worker is killed with many pushes in flight."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ PUSHES = 80
 
 
 async def test_a_crash_with_many_in_flight_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    """Each event is in Svix once, and all are acknowledged, though their claims died."""
+    """Each event is in Svix once and is acknowledged, although its claim's owner died."""
     (tmp_path / "kill-point").touch()
     seam = {"KILL_POINT": str(tmp_path / "kill-point"), "LEASE_SECONDS": "3"}
     ledger = {"LEDGER": f"sqlite:{tmp_path}/ledger.db", "PYTHONPATH": str(ROOT)}

@@ -1,4 +1,4 @@
-"""The process dies exactly where it hurts: the redelivery heals it, and Svix has one message."""
+"""The process dies at the critical points. The redelivery continues, and Svix has one message."""
 
 import asyncio
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ KILLABLE = ROOT / "tests" / "chaos" / "killable.py"
 
 @dataclass(frozen=True, slots=True)
 class Mortal:
-    """A function whose worker can be told where to die; its master starts the next."""
+    """A function whose worker dies at the point named in a file. Its master starts another one."""
 
     relay: Function
     svix: Svix
@@ -34,7 +34,7 @@ class Mortal:
 
 @contextmanager
 def mortal(folder: Path, **ledger: str) -> Iterator[Mortal]:
-    """Start one, with this ledger and a short lease."""
+    """Start a mortal function, with this ledger and a short lease."""
     kill_point = folder / "kill-point"
     kill_point.touch()
     seam = {"KILL_POINT": str(kill_point), "LEASE_SECONDS": "1.5", "PYTHONPATH": str(ROOT)}
@@ -46,7 +46,7 @@ def mortal(folder: Path, **ledger: str) -> Iterator[Mortal]:
 def function_with_ledger(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Mortal]:
-    """One for each ledger."""
+    """A mortal function for each ledger."""
     folder = tmp_path_factory.mktemp("ledger")
     ledger = {"LEDGER": f"sqlite:{folder}/ledger.db"}
     if request.param == "firestore":
@@ -64,10 +64,10 @@ def function_with_ledger(
         ("before_answer", 1, "duplicate"),
     ],
 )
-async def test_a_worker_that_dies_is_made_good(
+async def test_after_a_death_the_redelivery_succeeds(
     function_with_ledger: Mortal, point: str, at_death: int, in_the_end: str
 ) -> None:
-    """No answer, and the redelivery is not refused: one message, acknowledged."""
+    """The first push gets no answer. The redelivery is acknowledged, and Svix has one message."""
     relay, svix = function_with_ledger.relay, function_with_ledger.svix
     svix.control.reset()
     function_with_ledger.kill_point.write_text(point)
@@ -81,7 +81,7 @@ async def test_a_worker_that_dies_is_made_good(
             await post()
         assert function_with_ledger.kill_point.read_text() == ""
         assert svix.control.summary()["messages"] == at_death
-        answer = await post()  # meets the claim of the dead, and waits its lease out
+        answer = await post()  # finds the dead worker's claim, and waits until its lease ends
         assert (answer.status_code, answer.json()["outcome"]) == (200, in_the_end)
     assert svix.control.summary()["messages"] == 1
     attempts = relay.lines()[-1]["attempts"]

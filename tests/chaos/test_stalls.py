@@ -1,7 +1,7 @@
-"""A ledger that stalls and fails for seconds, with a thousand pushes waiting: nobody is nacked.
+"""The ledger stalls and fails for seconds while a thousand pushes wait. No push may be nacked.
 
-Pub/Sub charges each nack to the whole subscription. In this process, so that a thousand pushes
-cost no thousand connections; the ledgers are real ones.
+With each nack, Pub/Sub slows down the whole subscription. The worker runs in this process, so that
+a thousand pushes need no connections. The ledgers are real.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ Break = Callable[[], Awaitable[None]]
 
 
 class Failing:
-    """A ledger that fails while it is told to."""
+    """A ledger that fails while `fails` is set."""
 
     def __init__(self, ledger: Archive) -> None:
         self._ledger = ledger
@@ -48,7 +48,7 @@ class Failing:
 
 @contextlib.asynccontextmanager
 async def sqlite(folder: Path) -> AsyncIterator[tuple[Any, Break]]:
-    """Stalls because another process holds the file."""
+    """A ledger that stalls because another connection locks the file."""
     path = folder / "ledger.db"
     failing = Failing(SqliteLedger(path, create=True))
 
@@ -68,7 +68,7 @@ async def sqlite(folder: Path) -> AsyncIterator[tuple[Any, Break]]:
 async def firestore(
     emulator: str, project: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[Any, Break]]:
-    """Stalls because nothing is passed on, fails because connections are dropped."""
+    """A ledger behind a proxy. It stalls while the proxy holds bytes, and fails while it is off."""
     async with proxying(emulator) as proxy:
         monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", f"127.0.0.1:{proxy.port}")
 
@@ -84,14 +84,14 @@ async def firestore(
 
 
 async def outcome(relay: Worker, number: int) -> str:
-    """What a push ends as."""
+    """Push an event, and return the outcome."""
     body = json.dumps(event(f"evt_{number}", project=f"p{number % PROJECTS}")).encode()
     result, _ = await handle(relay, wrapped(body, str(number)))
     return result.outcome
 
 
-async def nobody_is_nacked(ledger: Any, break_it: Break) -> None:
-    """All are delivered, each once, although the ledger broke while most were waiting."""
+async def no_push_is_nacked(ledger: Any, break_it: Break) -> None:
+    """Every event is delivered once, although the ledger broke while most pushes were waiting."""
     async with Simulator(token=TOKEN) as svix:
         svix.conduct.rate, svix.conduct.burst = 150.0, 50.0
         settings = Settings(svix_token=TOKEN, svix_server_url=svix.url, log_level="CRITICAL")
@@ -106,13 +106,13 @@ async def nobody_is_nacked(ledger: Any, break_it: Break) -> None:
         assert len(svix.messages) == PUSHES
 
 
-async def test_a_stalling_sqlite_ledger_nacks_nobody(tmp_path: Path) -> None:
+async def test_a_stalling_sqlite_ledger_causes_no_nacks(tmp_path: Path) -> None:
     async with sqlite(tmp_path) as (ledger, break_it):
-        await nobody_is_nacked(ledger, break_it)
+        await no_push_is_nacked(ledger, break_it)
 
 
-async def test_a_stalling_firestore_nacks_nobody(
+async def test_a_stalling_firestore_causes_no_nacks(
     firestore_emulator: str, google_project: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with firestore(firestore_emulator, google_project, monkeypatch) as (ledger, break_it):
-        await nobody_is_nacked(ledger, break_it)
+        await no_push_is_nacked(ledger, break_it)

@@ -1,4 +1,4 @@
-"""What the suites of deploy.sh share."""
+"""The fixtures of the suites of deploy.sh."""
 
 from pathlib import Path
 
@@ -9,5 +9,5 @@ from tests.deploy.script import Script
 
 @pytest.fixture
 def script(tmp_path: Path) -> Script:
-    """A script and its stand-in."""
+    """deploy.sh with a stand-in for gcloud."""
     return Script(tmp_path)

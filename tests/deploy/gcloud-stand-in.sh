@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Stands for gcloud: writes down what it is called with. A look finds what $LOOKS has for the
-# beginning of its arguments (a line of `ARGUMENTS => OUTPUT`), else nothing but the function that
-# was deployed before. It fails at the first call whose arguments begin with $FAIL_AT.
+# A stand-in for gcloud that records its arguments. $LOOKS has lines of `ARGUMENTS => OUTPUT`: a
+# call whose arguments begin with ARGUMENTS prints OUTPUT. Otherwise the project is empty, except
+# for what earlier calls have made. A call whose arguments begin with $FAIL_AT fails.
 printf '%s\x1f' "$@" >>"$CALLS"
 printf '\x1e' >>"$CALLS"
 while read -r look; do

@@ -1,4 +1,4 @@
-"""The real gcloud for the suites, started once (`gcloud_server.py` says how)."""
+"""The real gcloud for the suites. `gcloud_server.py` starts it only once."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ sys.exit((server.recv(1) or b"\\1")[0])
 
 
 def require_gcloud() -> str:
-    """Where gcloud is; without it the test is skipped, or fails where it has to be there."""
+    """The path of gcloud. Without gcloud the test is skipped, or fails if gcloud is required."""
     if (found := shutil.which("gcloud")) is None:
         lacking = "the gcloud CLI is not installed: https://cloud.google.com/sdk/docs/install"
         if os.environ.get("REQUIRE_EMULATORS") == "1":
@@ -33,7 +33,7 @@ def require_gcloud() -> str:
 
 
 def alone(folder: Path) -> dict[str, str]:
-    """An environment in which gcloud knows nothing of this machine: no login, no settings."""
+    """An environment in which gcloud finds no login and no settings of this machine."""
     return {
         "CLOUDSDK_CONFIG": str(folder / "config"),
         "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
@@ -44,7 +44,7 @@ def alone(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def warm_gcloud(folder: Path, environment: Mapping[str, str]) -> Iterator[str]:
-    """A folder for `PATH` whose `gcloud` is the real one; every call has this environment."""
+    """Yields a folder for `PATH` with the real gcloud. Every call has this environment."""
     asked = subprocess.run(  # noqa: S603 - our own command
         [require_gcloud(), "info", "--format=value(basic.python_location,installation.sdk_root)"],
         env=os.environ | environment,

@@ -1,9 +1,9 @@
-"""The real gcloud without its start: one process has it loaded, and forks for each call.
+"""The real gcloud without its slow start: one process loads it once, and forks for each call.
 
-A call of gcloud takes 1.2 s, of which a second is Python and its imports. This program runs under
-gcloud's own Python, imports gcloud once, and answers on a Unix socket, one call at a time. Each
-call is a fork that takes the caller's arguments, folder and standard streams, and runs gcloud's
-`main`. What a call had to import is imported here afterwards, so that the next one finds it.
+A call of gcloud takes 1.2 s; a second of that is Python and its imports. This program runs under
+gcloud's own Python, imports gcloud once, and answers on a Unix socket, one call at a time. For each
+call it forks. The fork takes the caller's arguments, folder and standard streams, and runs gcloud's
+`main`. Afterwards this process imports what the call had to import, so that the next one need not.
 
 Usage: gcloud_server.py SDK_ROOT SOCKET
 """
@@ -20,7 +20,7 @@ _REQUEST_BYTES = 1 << 20
 
 
 def _load(sdk_root: str) -> ModuleType:
-    """Gcloud's main module, imported as its own launcher does."""
+    """Import gcloud's main module in the same way as its own launcher."""
     sys.path.insert(0, f"{sdk_root}/lib")
     launcher = importlib.import_module("gcloud")
     sys.path = launcher.reorder_sys_path(sys.path)
@@ -29,7 +29,7 @@ def _load(sdk_root: str) -> ModuleType:
 
 
 def _call(main: ModuleType, request: bytes, streams: list[int], report: int) -> None:
-    """One call, in the forked process: writes its status and what it imported, as JSON."""
+    """Make one call, in the forked process. Writes its status and its imports as JSON."""
     before = set(sys.modules)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)

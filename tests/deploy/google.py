@@ -1,9 +1,9 @@
-"""Google's APIs as deploy.sh's gcloud meets them: a loopback server that keeps what it is sent.
+"""A stand-in for Google's APIs: a server on loopback that stores what gcloud sends.
 
-One server stands for all services: their paths do not overlap. Resources are stored as they were
-sent, with what the real ones add where gcloud reads it: what Firestore builds is being built until
-`finish_building`. `changes` are the requests that would have changed something; `failures` answers
-a request 403, by a piece of its method and path.
+One server stands in for all services, because their paths do not overlap. It stores resources as
+they are sent, and adds the fields that gcloud reads in the answers. Firestore's indexes are being
+built until `finish_building` is called. `changes` are the requests that changed something. A
+request whose method and path contain one of `failures` is answered 403.
 """
 
 import json
@@ -47,7 +47,7 @@ class Request:
 
 @dataclass(slots=True)
 class Google:
-    """What the server holds."""
+    """The state of the server."""
 
     url: str
     resources: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Google:
         ]
 
     def answer(self, request: Request) -> tuple[int, Any]:
-        """Status and body."""
+        """Answer a request: the status and the body."""
         with self.lock:
             self.requests.append(request)
             if any(failure in str(request) for failure in self.failures):
@@ -81,11 +81,11 @@ class Google:
                 if found := re.fullmatch(pattern, f"{request.method} {request.path}"):
                     return handler(self, request, *found.groups())
             self.unknown.append(request)
-            # Not 501, which gcloud tries again for half a minute.
+            # A 501 would not do: gcloud retries it for half a minute.
             return _error(400, "INVALID_ARGUMENT", f"not known here: {request}")
 
     def finish_building(self) -> None:
-        """What Firestore was asked for is there now."""
+        """Finish building Firestore's indexes."""
         for held in self.resources.values():
             for index in (held, *held.get("indexConfig", {}).get("indexes", ())):
                 if index.get("state") == "CREATING":
@@ -406,7 +406,7 @@ _ROUTES: list[tuple[str, _Handler]] = [
 
 @contextmanager
 def google() -> Iterator[Google]:
-    """A running server."""
+    """Run the server."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -433,7 +433,7 @@ def google() -> Iterator[Google]:
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _handle  # noqa: N815 - the base's names
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
-            """Nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     held = Google(f"http://127.0.0.1:{server.server_port}")

@@ -1,4 +1,4 @@
-"""The part of Cloud Logging's query language that deploy.sh and its files use, over a log entry.
+"""Evaluates the part of Cloud Logging's query language that deploy.sh and its files use.
 
 Source: https://cloud.google.com/logging/docs/view/logging-query-language
 """
@@ -11,7 +11,7 @@ _TOKEN = re.compile(r'\s*(\(|\)|AND\b|OR\b|([\w.]+)(>=|=|>|:)("[^"]*"|\*|\w+))')
 
 
 def matches(query: str, entry: dict[str, Any]) -> bool:
-    """Whether a log entry fits."""
+    """Whether a log entry matches the query."""
     words, at = [], 0
     query = query.strip()
     while at < len(query):
@@ -24,7 +24,7 @@ def matches(query: str, entry: dict[str, Any]) -> bool:
 
 
 def extract(extractor: str, entry: dict[str, Any]) -> Any:
-    """What a metric's extractor, such as `EXTRACT(jsonPayload.outcome)`, takes from an entry."""
+    """The value that a metric's extractor, such as `EXTRACT(jsonPayload.outcome)`, extracts."""
     taken = re.fullmatch(r"EXTRACT\(([\w.]+)\)", extractor)
     assert taken, extractor
     return _value(entry, taken[1])

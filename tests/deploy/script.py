@@ -1,4 +1,4 @@
-"""deploy.sh beside a stand-in for gcloud, which records what it is called with."""
+"""deploy.sh with a stand-in for gcloud that records its arguments."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ Run = subprocess.CompletedProcess[str]
 
 
 class Script:
-    """deploy.sh beside the stand-in."""
+    """deploy.sh with the stand-in."""
 
     def __init__(self, folder: Path) -> None:
         self.calls_file = folder / "calls"
@@ -24,7 +24,7 @@ class Script:
     def __call__(
         self, *options: str, fail_at: str = "", looks: dict[str, str] | None = None
     ) -> Run:
-        """Run it, for a project that has nothing but what `looks` find."""
+        """Run it for a project that has only what `looks` holds."""
         for leftover in self.calls_file.parent.glob("calls*"):
             leftover.unlink()
         environment = {
@@ -46,12 +46,12 @@ class Script:
         return ended
 
     def deploy(self, *options: str, **more: Any) -> Run:
-        """The whole, with a token."""
+        """Run a whole deployment, with a token."""
         where = ("--project", "acme-relay", "--region", "europe-west1", "--token-stdin")
         return self(*where, *options, **more)
 
     def calls(self, *beginning: str) -> list[list[str]]:
-        """What gcloud was called with, of calls that begin so."""
+        """The arguments of the calls of gcloud that begin with these."""
         if not self.calls_file.exists():
             return []
         calls = [call.split("\x1f")[:-1] for call in self.calls_file.read_text().split("\x1e")]

@@ -1,7 +1,7 @@
-"""What is uploaded is the function and no more, and it serves by itself.
+"""Only the function is uploaded, and it runs without the rest of the repository.
 
-The list is gcloud's own; the environment is made from the bundle's requirements alone, by uv: pip
-takes half a minute for the same, and either checks the hashes.
+The list of files is gcloud's own. The environment is made from the bundle's requirements only. uv
+makes it, because pip takes half a minute; both check the hashes.
 """
 
 import json
@@ -22,7 +22,7 @@ from tests.function import JSON, ROOT, TOKEN, event, simulator, wrapped
 
 @pytest.fixture(scope="module")
 def uploaded(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The paths that gcloud would upload, as it lists them."""
+    """The paths that gcloud would upload, by its own list."""
     listed = subprocess.run(  # noqa: S603 - our own words
         [require_gcloud(), "meta", "list-files-for-upload", str(ROOT)],
         env=os.environ | alone(tmp_path_factory.mktemp("gcloud")),
@@ -46,14 +46,14 @@ def bundle(uploaded: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_the_function_is_uploaded_and_nothing_else(uploaded: list[str]) -> None:
-    """The entry point, the locked requirements and the package's source."""
+    """The upload holds the entry point, the locked requirements and the package's source."""
     source = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("relay/**/*.py")}
     assert "relay/ledger/firestore.py" in source
     assert sorted(uploaded) == sorted({"main.py", "requirements.txt"} | source)
 
 
 def test_the_bundle_installs_by_itself_and_delivers_a_push(bundle: Path, tmp_path: Path) -> None:
-    """Its own requirements into a fresh environment, and an event through to Svix."""
+    """Its requirements install into a fresh environment, and it delivers an event to Svix."""
     environment = tmp_path / "venv"
     install = ["pip", "install", "--quiet", "--python", str(environment), "--require-hashes"]
     for command in (
@@ -78,7 +78,7 @@ def test_the_bundle_installs_by_itself_and_delivers_a_push(bundle: Path, tmp_pat
             "SVIX_TOKEN": TOKEN,
             "SVIX_SERVER_URL": svix.url,
             "LEDGER": f"sqlite:{tmp_path}/ledger.db",
-            "PYTHONPATH": "",  # nothing of this repository beside the bundle
+            "PYTHONPATH": "",  # only the bundle, nothing else of this repository
             "PYTHONNOUSERSITE": "1",
         }
         with running(serve, ready=listening(port), env=settings, cwd=bundle, limit=60):

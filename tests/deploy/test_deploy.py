@@ -1,9 +1,9 @@
-"""deploy.sh with the real gcloud, against a loopback server that answers as Google's APIs do.
+"""deploy.sh with the real gcloud, against a server on loopback that stands in for Google's APIs.
 
-What goes through the real gcloud: a run that fails at a new step, the run that completes it, one
-more that changes nothing, one that finds everything that can differ, `--status`, the redrive, and
-`--teardown`. The branches that need another state of the project (test_steps.py) and each change
-that fails (there too) meet a stand-in that only records its arguments.
+These go through the real gcloud: a run that fails half-way, the run that completes it, a run that
+changes nothing, a run that corrects everything that can differ, `--status`, the redrive, and
+`--teardown`. The other states of a project and each change that fails are in test_steps.py, with a
+stand-in for gcloud that only records its arguments.
 """
 
 import base64
@@ -47,7 +47,7 @@ URL = "https://webhook-relay-abc123-ew.a.run.app"
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """A project that was deployed to: failed half-way, completed, and run once more."""
+    """A project after three deployments: one failed half-way, one completed it, one repeated it."""
 
     google: Google
     deploy: Deploy
@@ -56,12 +56,12 @@ class Deployed:
     repeated: Run
     changed_by_repeating: list[str]
     state: tuple[dict[str, Any], dict[str, Any]]
-    """Resources and policies after it."""
+    """The resources and policies after them."""
 
 
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
-    """One deployment for the module's tests; `cloud` gives each of them its state."""
+    """The deployments, which all tests of the module share. `cloud` resets their state."""
     require_gcloud()
     folder = tmp_path_factory.mktemp("gcloud")
     with google() as running:
@@ -93,14 +93,14 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
 
 @pytest.fixture
 def cloud(deployed: Deployed) -> Google:
-    """Google, as the deployment left it."""
+    """Google's state after the deployments."""
     deployed.google.resources, deployed.google.policies = copy.deepcopy(deployed.state)
     deployed.google.requests.clear()
     return deployed.google
 
 
 def run(*options: str, said: str, environment: dict[str, str]) -> Run:
-    """deploy.sh for the project."""
+    """Run deploy.sh for the project."""
     ended = subprocess.run(  # noqa: S603 - our own command
         [ROOT / "deploy.sh", "--project", "acme-relay", "--region", "europe-west1", *options],
         env=os.environ | environment,
@@ -130,7 +130,9 @@ def test_the_next_run_completes_it_and_one_more_changes_nothing(deployed: Deploy
     assert deployed.repeated.stdout.endswith("Done: nothing had to be changed.\n")
 
 
-def test_what_firestore_still_builds_is_said_and_not_asked_for_again(deployed: Deployed) -> None:
+def test_indexes_that_are_being_built_are_reported_and_not_requested_again(
+    deployed: Deployed,
+) -> None:
     assert "   being built: events composite state shard touched_at\n" in deployed.repeated.stdout
     assert "   being built: dead_letters ttl expires_at\n" in deployed.repeated.stdout
 
@@ -142,7 +144,7 @@ def test_the_token_is_stored_once_and_only_as_the_secret(deployed: Deployed) -> 
     assert not any(TOKEN in json.dumps(request.body) for request in deployed.google.requests)
 
 
-def test_who_may_do_what(cloud: Google) -> None:
+def test_each_account_has_only_the_roles_that_it_needs(cloud: Google) -> None:
     held = {
         (resource, binding["role"], member)
         for resource, policy in cloud.policies.items()
@@ -184,7 +186,7 @@ def test_the_subscriptions(cloud: Google) -> None:
 
 
 def test_the_indexes_are_those_of_the_table(cloud: Google) -> None:
-    """Nothing is indexed but what the table says, and what expires does so in each collection."""
+    """Firestore has exactly the indexes and expiry policies of the table."""
     held = set()
     for path, each in cloud.resources.items():
         found = re.fullmatch(rf"{re.escape(DATABASE)}/collectionGroups/(\w+)/(\w+)/(.+)", path)
@@ -241,7 +243,7 @@ def test_reconciliation_is_called_every_hour_by_its_own_account(cloud: Google) -
 
 
 def filled_in(kind: str) -> dict[str, Any]:
-    """What the files say, by their name."""
+    """The contents of the files, by name."""
     names = {
         "FUNCTION": "webhook-relay",
         "TOPIC": "events",
@@ -281,10 +283,10 @@ def test_the_alerts_and_the_dashboard(cloud: Google) -> None:
     assert dashboard["displayName"] == "webhook-relay"
 
 
-def test_all_that_differs_is_brought_back_and_nothing_else(
+def test_a_run_corrects_everything_that_differs_and_nothing_else(
     cloud: Google, deployed: Deployed
 ) -> None:
-    """Another Svix rate, a rotated token, what was changed by hand, and what is no longer known."""
+    """The Svix rate and the token changed, and resources were changed by hand or are obsolete."""
     alerts = [path for path in cloud.resources if "/alertPolicies/" in path]
     dashboard = next(path for path in cloud.resources if "/dashboards/" in path)
     metric = f"{HOME}/metrics/webhook-relay-lag"
@@ -293,7 +295,7 @@ def test_all_that_differs_is_brought_back_and_nothing_else(
     channels = [f"{HOME}/notificationChannels/{number}" for number in (7, 8)]
     cloud.resources[alerts[0]]["notificationChannels"] = channels
     cloud.resources[dashboard]["labels"] = {}
-    # One that we made once and no longer know, and another relay's of the same kind.
+    # An obsolete resource of ours, and the same of another relay.
     for relay, number in (("webhook-relay", 1), ("webhook-relay-eu", 2)):
         path = f"{HOME}/alertPolicies/{number}"
         labels = {"relay": relay, "relay_alert": "was_once", "relay_hash": "x"}
@@ -307,7 +309,7 @@ def test_all_that_differs_is_brought_back_and_nothing_else(
 
     assert ended.returncode == 0, ended.stderr
     changes = [str(request) for request in cloud.changes]
-    # The deployment rewrites the invokers, as the real one does where nobody may come unnamed.
+    # Each deployment without public access also rewrites the invokers.
     assert [change for change in changes if not change.endswith("IamPolicy")] == [
         f"POST /v1/{HOME}/secrets/svix-token:addVersion",
         f"PATCH /v1/{PUSH_SUBSCRIPTION}",
@@ -329,7 +331,7 @@ def test_all_that_differs_is_brought_back_and_nothing_else(
     assert cloud.resources[alerts[0]]["notificationChannels"] == channels
 
 
-def test_status_says_on_one_page_what_an_operator_asks(cloud: Google, deployed: Deployed) -> None:
+def test_status_fits_on_one_page(cloud: Google, deployed: Deployed) -> None:
     cloud.finish_building()
     payloads: list[dict[str, Any]] = [
         {"outcome": "delivered", "project": "acme"},
@@ -373,7 +375,7 @@ def test_redrive_pushes_the_dead_letters_with_the_same_credentials(
     assert ended.returncode == 0, ended.stderr
     pushed = cloud.resources[PUSH_SUBSCRIPTION]["pushConfig"]
     assert cloud.resources[DEAD_SUBSCRIPTION]["pushConfig"] == pushed
-    # Its times are the deployment's, whatever options this run lacks.
+    # Its times stay those of the deployment, although this run has other options.
     assert cloud.resources[DEAD_SUBSCRIPTION]["ackDeadlineSeconds"] == 300
     ended = deployed.deploy("--redrive-stop")
     assert ended.returncode == 0, ended.stderr
@@ -393,7 +395,7 @@ def test_teardown_asks_and_keeps_data_and_token(cloud: Google, deployed: Deploye
     assert kept == {DATABASE, f"{HOME}/secrets/svix-token", f"{HOME}/topics/events"}
 
 
-def test_a_dry_run_without_a_login_says_what_it_could_not_look_at(tmp_path: Path) -> None:
+def test_a_dry_run_without_a_login_says_what_it_could_not_check(tmp_path: Path) -> None:
     require_gcloud()
     ended = run("--dry-run", said="", environment=alone(tmp_path))
     assert ended.returncode == 0, ended.stderr

@@ -1,9 +1,9 @@
-"""The PromQL alerts over synthetic series, by Prometheus's own `promtool`: they fire, or must not.
+"""The PromQL alerts, tested on synthetic series with Prometheus's own `promtool`.
 
-Google reads PromQL as Prometheus 2.44 does, and takes a metric's name as the label `__name__`,
-which Debian's promtool (2.42) reads too; the shorter `{"name", ...}` it does not. A log-based
-metric is a delta: one value a minute is how many lines there were, and a zero may stand where there
-were none. What this can't show is how Google turns its metrics into series.
+Google reads PromQL like Prometheus 2.44. A metric's name is given as the label `__name__`, because
+Debian's promtool (2.42) does not read the shorter form `{"name", ...}`. A log-based metric is a
+delta: each minute has one value, the number of lines, and a minute without lines has a zero or no
+value. These tests can't show how Google turns its metrics into series.
 
 Sources: https://cloud.google.com/monitoring/promql,
 https://prometheus.io/docs/prometheus/latest/configuration/unit_testing_rules/
@@ -41,7 +41,7 @@ CUT_OFF = COMPLETE.replace("true", "false")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is counted each minute, in promtool's notation, and at which minutes the alert fires."""
+    """The counts of each minute in promtool's notation, and the minutes of silence and of alarm."""
 
     alert: str
     series: dict[str, str]
@@ -95,7 +95,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def promtool() -> str:
-    """Where it is; without it the test is skipped, or fails where it has to be there."""
+    """The path of promtool. Without it the test is skipped, or fails if promtool is required."""
     if (found := shutil.which(os.environ.get("PROMTOOL", "promtool"))) is None:
         lacking = "promtool is not installed: it is in Debian's package prometheus"
         if os.environ.get("REQUIRE_PROMTOOL") == "1":
@@ -105,7 +105,7 @@ def promtool() -> str:
 
 
 def condition(alert: str) -> dict[str, Any]:
-    """The PromQL of a policy."""
+    """The PromQL condition of a policy."""
     text = (ROOT / "deploy" / "alerts" / f"{alert}.json").read_text()
     policy = json.loads(Template(text).safe_substitute(FUNCTION="relay", TOPIC="events"))
     (found,) = policy["conditions"]
@@ -114,7 +114,7 @@ def condition(alert: str) -> dict[str, Any]:
 
 
 def judged(promtool: str, folder: Path, case: Case) -> subprocess.CompletedProcess[str]:
-    """What promtool says of it; JSON is YAML."""
+    """Run promtool on a case. It reads YAML, and JSON is YAML."""
     promql = condition(case.alert)
     rule = {"alert": case.alert, "expr": promql["query"], "for": promql["duration"]}
     rules = {"groups": [{"name": "relay", "rules": [rule]}]}
@@ -152,8 +152,8 @@ def test_an_alert_fires_when_it_should_and_not_before(
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-def test_what_is_judged_could_fail(promtool: str, tmp_path: Path) -> None:
-    """A case that is wrong on purpose: promtool has read the series and the rule."""
+def test_promtool_fails_a_wrong_case(promtool: str, tmp_path: Path) -> None:
+    """A case that is wrong on purpose shows that promtool reads the series and the rule."""
     case = Case("silence", {PUBLISHED: "5x100"}, silent=(60,))
     assert judged(promtool, tmp_path, case).returncode == 1
 

@@ -1,4 +1,4 @@
-"""What deploy.sh works out of its options, and what it refuses, with a stand-in for gcloud."""
+"""What deploy.sh derives from its options, and what it refuses, with a stand-in for gcloud."""
 
 import pytest
 
@@ -25,7 +25,7 @@ from tests.function import TOKEN
         (["--memory", "512"], "a size"),
         (["--token", TOKEN[:3]], "There is no option --token"),
         (["deploy"], "is not an option"),
-        # What cannot hold.
+        # Combinations that can't work.
         (["--svix-rate", "11"], "a worker that pulls"),
         (["--svix-rate", "20", "--budget", "240"], "the last of 3,000 events needs 320 s"),
         (["--max-instances", "2"], "no room for the 3,000 events"),
@@ -34,7 +34,7 @@ from tests.function import TOKEN
         (["--concurrency", "1000", "--memory", "476Mi"], "477Mi or more"),
     ],
 )
-def test_what_is_refused_before_anything_is_looked_at(
+def test_wrong_options_are_refused_before_gcloud_is_called(
     script: Script, options: list[str], said: str
 ) -> None:
     run = script.deploy(*options)
@@ -61,10 +61,13 @@ def test_what_is_refused_before_anything_is_looked_at(
         (["--concurrency", "1000", "--memory", "477Mi"], 240, 3, 1000, 48),
     ],
 )
-def test_what_is_not_given_is_worked_out(
+def test_missing_options_are_derived(
     script: Script, options: list[str], budget: int, instances: int, concurrency: int, bodies: int
 ) -> None:
-    """Room for 3,000 pushes and time for twice as many at Svix's rate; bodies by the memory."""
+    """There is room for 3,000 pushes, and time for twice as many at Svix's rate.
+
+    The memory gives the room for large bodies.
+    """
     printed = script.deploy(*options, fail_at="services enable").stdout
     assert f"{instances} instances x {concurrency} requests" in printed
     assert f"a request waits up to {budget} s" in printed
@@ -72,7 +75,7 @@ def test_what_is_not_given_is_worked_out(
     assert instances * concurrency >= 3000
 
 
-def test_what_was_worked_out_is_deployed(script: Script) -> None:
+def test_the_derived_settings_are_deployed(script: Script) -> None:
     script.deploy("--svix-rate", "12", "--max-instances", "3", "--event-tags", "data.id,data.iccid")
     (deployed,) = script.calls("functions", "deploy")
     assert {"--concurrency=1000", "--max-instances=3", "--memory=512Mi"} <= set(deployed)
@@ -82,7 +85,7 @@ def test_what_was_worked_out_is_deployed(script: Script) -> None:
     assert "EVENT_TAGS=data.id,data.iccid" in settings
 
 
-def test_what_is_not_told_of_svix_is_asked_for(script: Script) -> None:
+def test_a_run_without_svix_rate_asks_for_it(script: Script) -> None:
     ended = script.deploy(fail_at="services enable")
     assert "Tell --svix-rate" in ended.stdout
     ended = script.deploy("--svix-rate", "50", fail_at="services enable")
@@ -95,7 +98,7 @@ def test_project_and_region_are_required(script: Script) -> None:
 
 
 @pytest.mark.parametrize("budget", [30, 240, 540])
-def test_its_times_are_those_of_the_settings(script: Script, budget: int) -> None:
+def test_its_time_limits_are_those_of_the_settings(script: Script, budget: int) -> None:
     script.deploy("--budget", str(budget))
     settings = Settings(svix_token=TOKEN, request_budget=budget)
     assert budget < settings.function_timeout < settings.ack_deadline <= 600

@@ -1,8 +1,8 @@
 """deploy.sh's steps, with a stand-in for gcloud.
 
-Nothing here goes through the real gcloud but Pub/Sub's part, which the emulator takes. The stand-in
-answers a look with what a test says that a project holds, in the words that the real one printed;
-test_deploy.py shows that the real one takes each command and prints in these words.
+Only Pub/Sub's part goes through the real gcloud, to the emulator. When deploy.sh reads the state of
+the project, the stand-in prints what the test gives it, in the real gcloud's format. test_deploy.py
+shows that the real gcloud accepts each command and prints in this format.
 """
 
 import os
@@ -85,7 +85,7 @@ def test_help_names_every_option(script: Script) -> None:
 
 
 def subscriptions(deadline: int, *, redriving: bool = False) -> dict[str, str]:
-    """What `subscriptions list` prints of a deployed project."""
+    """The output of `subscriptions list` for a deployed project."""
     push = f"{URL}/notifications;{PUSH};{URL}"
     dead = push if redriving else ";;"
     names = "webhook-relay-dead-letters"
@@ -98,14 +98,14 @@ def subscriptions(deadline: int, *, redriving: bool = False) -> dict[str, str]:
 
 
 def updates_and_deployment(script: Script) -> list[str]:
-    """The order of the calls that change a subscription or the function."""
+    """The calls that change a subscription or the function, in order."""
     calls = [*script.calls()]
     kept = [call for call in calls if call[1] == "deploy" or call[2:3] == ["update"]]
     return [" ".join(call[1:4] if call[1] != "deploy" else call[1:2]) for call in kept]
 
 
 def test_ack_deadlines_are_raised_before_the_function_changes(script: Script) -> None:
-    """A push that may wait longer must not be given up meanwhile, a redrive's either."""
+    """The new function may let a push wait longer than the old deadline, also in a redrive."""
     assert script.deploy(looks=subscriptions(120, redriving=True)).returncode == 0
     order = updates_and_deployment(script)
     assert order[:3] == [
@@ -126,7 +126,7 @@ def test_ack_deadlines_are_lowered_after_the_function_changed(script: Script) ->
     assert f"--push-endpoint={URL}/notifications" in dead
 
 
-def test_a_dead_letter_subscription_that_pushes_to_nobody_stays_so(script: Script) -> None:
+def test_a_dead_letter_subscription_without_an_endpoint_gets_none(script: Script) -> None:
     assert script.deploy(looks=subscriptions(600)).returncode == 0
     (dead,) = script.calls("pubsub", "subscriptions", "update", "webhook-relay-dead-letters")
     assert not [argument for argument in dead if argument.startswith("--push")]
@@ -149,7 +149,7 @@ def test_another_topic_is_refused_for_the_same_subscription(script: Script) -> N
         ("DATASTORE_MODE eur3", [], "is in Datastore mode"),
     ],
 )
-def test_a_database_that_is_there(
+def test_an_existing_database_is_kept_or_refused(
     script: Script, found: str, options: list[str], said: str
 ) -> None:
     run = script.deploy(*options, looks={"firestore databases describe": found})
@@ -161,7 +161,9 @@ def test_a_database_that_is_there(
 @pytest.mark.parametrize(
     ("options", "location"), [([], "europe-west1"), (["--firestore-location", "eur3"], "eur3")]
 )
-def test_where_a_database_is_made(script: Script, options: list[str], location: str) -> None:
+def test_a_new_database_is_in_the_region_or_where_the_option_says(
+    script: Script, options: list[str], location: str
+) -> None:
     script.deploy(*options)
     (made,) = script.calls("firestore", "databases", "create")
     assert f"--location={location}" in made
@@ -191,7 +193,7 @@ def test_a_token_is_compared_with_the_newest_version_that_is_enabled(
     assert len(script.calls("secrets", "versions", "add")) == adds
     accessed = [call[3] for call in script.calls("secrets", "versions", "access")]
     assert accessed == ([version] if version else [])
-    # The stand-in goes on listing the same versions: with none enabled, no deployment.
+    # The stand-in always lists the same versions. If none is enabled, the run can't go on.
     assert run.returncode == (0 if version else 1)
 
 
@@ -205,7 +207,7 @@ def test_without_a_token_an_enabled_version_is_needed(script: Script) -> None:
     assert "--set-secrets=SVIX_TOKEN=svix-token:1" in deployed
 
 
-def test_the_channels_that_alerts_have_stay_where_none_is_given(script: Script) -> None:
+def test_without_a_channel_option_alerts_keep_their_channels(script: Script) -> None:
     held = "webhook-relay lag 0 projects/acme-relay/alertPolicies/1 projects/acme-relay/c/7"
     looks = {"alpha monitoring policies list": held}
     script.deploy(looks=looks)
@@ -234,7 +236,7 @@ def test_a_dry_run_prints_what_a_run_does(script: Script) -> None:
     ],
 )
 def test_a_dry_run_without_a_network_looks_once(script: Script, fault: str) -> None:
-    """The next look would fail as well, after a minute perhaps."""
+    """The next call would fail as well, perhaps after a minute."""
     (script.path / "gcloud").unlink()
     gcloud = script.path / "gcloud"
     gcloud.write_text(f'#!/bin/sh\necho x >>"$CALLS"\necho "ERROR: {fault}" >&2\nexit 1\n')
@@ -250,8 +252,8 @@ def test_a_dry_run_without_a_network_looks_once(script: Script, fault: str) -> N
     assert fault in run.stderr
 
 
-def test_a_dry_run_goes_on_looking_where_one_thing_is_not_allowed(script: Script) -> None:
-    """As in a project whose APIs are not enabled yet."""
+def test_a_dry_run_goes_on_after_a_permission_error(script: Script) -> None:
+    """Calls are denied in a project whose APIs are not enabled yet."""
     (script.path / "gcloud").unlink()
     gcloud = script.path / "gcloud"
     gcloud.write_text('#!/bin/sh\necho "$*" >>"$CALLS"\necho "PERMISSION_DENIED: no" >&2\nexit 1\n')
@@ -265,7 +267,7 @@ def test_a_dry_run_goes_on_looking_where_one_thing_is_not_allowed(script: Script
 
 @pytest.mark.parametrize("options", [["--dry-run"], []])
 def test_without_gcloud(script: Script, options: list[str]) -> None:
-    """That it is missing is no sign that a thing is not there."""
+    """A missing gcloud must not be taken for an empty project."""
     (script.path / "gcloud").unlink()
     tools = "bash dirname cat mktemp rm grep tr git find sort xargs sed awk cut basename head"
     for tool in tools.split():
@@ -284,7 +286,7 @@ def test_without_gcloud(script: Script, options: list[str]) -> None:
     assert "command not found" in run.stdout + run.stderr
 
 
-def test_pubsub_takes_what_it_is_told(script: Script, pubsub_emulator: str, tmp_path: Path) -> None:
+def test_pubsub_accepts_the_commands(script: Script, pubsub_emulator: str, tmp_path: Path) -> None:
     gcloud = require_gcloud()
     assert script.deploy().returncode == 0
     environment = {
@@ -306,7 +308,7 @@ def test_pubsub_takes_what_it_is_told(script: Script, pubsub_emulator: str, tmp_
     made = [c for c in script.calls("pubsub") if c[2] == "create"]
     assert len(made) == 4
     for call in made:
-        # The emulator keeps nothing longer than 7 days; Pub/Sub itself up to 31.
+        # The emulator takes a retention of up to 7 days, Pub/Sub itself up to 31.
         run(*(argument.replace("=31d", "=7d") for argument in call))
     held = run(
         "pubsub", "subscriptions", "describe", "webhook-relay-push", "--project=acme-relay",

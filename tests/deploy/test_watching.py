@@ -1,7 +1,7 @@
-"""The metrics read what the function really logs; alerts and dashboard read metrics there are.
+"""The metrics match the function's real log lines, and alerts and dashboard read existing metrics.
 
-The lines are written by relay/logs.py from results; the files are parsed by Google's published
-protobufs, which refuse a field they don't know.
+relay/logs.py writes the lines from results. Google's published protobufs parse the files and refuse
+unknown fields.
 """
 
 import json
@@ -38,7 +38,7 @@ Counted = Callable[..., list[Entry]]
 
 
 def filed(line: str) -> Entry:
-    """A line of the function's, as Cloud Logging files it."""
+    """A log line of the function as an entry in Cloud Logging."""
     payload = json.loads(line)
     return {
         "resource": {"type": "cloud_run_revision", "labels": {"service_name": "relay"}},
@@ -49,7 +49,7 @@ def filed(line: str) -> Entry:
 
 @pytest.fixture
 def entries(capsys: pytest.CaptureFixture[str]) -> list[Entry]:
-    """A line of every outcome and every remark; pushed, so the parked ones are parked."""
+    """The entries of a push with each outcome and each remark. Outcomes that park are parked."""
     log = Log("INFO", None)
     source = Source(pushed=True, published_at=datetime.now(UTC) - timedelta(seconds=2))
     results = [
@@ -70,7 +70,7 @@ def entries(capsys: pytest.CaptureFixture[str]) -> list[Entry]:
 
 @pytest.fixture
 def counted(entries: list[Entry]) -> Counted:
-    """The entries that a metric counts."""
+    """A function that returns the entries that a metric counts."""
 
     def by(name: str, service: str = "relay") -> list[Entry]:
         query = METRICS[name]["filter"].replace("${FUNCTION}", service)
@@ -80,7 +80,7 @@ def counted(entries: list[Entry]) -> Counted:
 
 
 def outcomes(entries: list[Entry]) -> list[str]:
-    """Their outcomes."""
+    """The entries' outcomes."""
     return [entry["jsonPayload"]["outcome"] for entry in entries]
 
 
@@ -89,38 +89,38 @@ def test_every_delivery_is_counted_by_outcome_answer_and_remark(
 ) -> None:
     assert counted("deliveries") == entries
     labels = METRICS["deliveries"]["labelExtractors"]
-    told = [
+    labelled = [
         tuple(extract(labels[label], entry) for label in ("outcome", "svix_status", "remark"))
         for entry in entries
     ]
-    assert told[: len(Outcome)] == [(each, SVIX_STATUS.get(each), None) for each in Outcome]
-    assert told[len(Outcome) :] == [
+    assert labelled[: len(Outcome)] == [(each, SVIX_STATUS.get(each), None) for each in Outcome]
+    assert labelled[len(Outcome) :] == [
         ("delivered", None, "fanout_unconfirmed"),
         ("duplicate", None, "payload_changed"),
     ]
     assert counted("deliveries", "another") == []
 
 
-def test_lag_is_taken_from_what_was_delivered_now(counted: Counted) -> None:
+def test_only_delivered_events_have_a_lag(counted: Counted) -> None:
     assert set(outcomes(counted("lag"))) == {"delivered"}
     for entry in counted("lag"):
         assert 2000 <= extract(METRICS["lag"]["valueExtractor"], entry) < 60_000
 
 
-def test_waiting_is_taken_from_whoever_waited(entries: list[Entry], counted: Counted) -> None:
+def test_waiting_is_taken_from_requests_that_waited(entries: list[Entry], counted: Counted) -> None:
     waited = counted("waited")
     assert waited == [e for e in entries if e["jsonPayload"].get("remark") != "payload_changed"]
     values = [extract(METRICS["waited"]["valueExtractor"], entry) for entry in waited]
     assert set(values) == {1500, 0}
 
 
-def test_what_is_parked_is_counted(counted: Counted) -> None:
+def test_parked_events_are_counted(counted: Counted) -> None:
     assert set(outcomes(counted("parked"))) == PARKED_OUTCOMES
 
 
 @pytest.fixture
 def reconciled(capsys: pytest.CaptureFixture[str]) -> Callable[[int], Entry]:
-    """The line of a complete reconciliation that found so many events without a webhook."""
+    """A function: the entry of a complete reconciliation that found this many missing webhooks."""
 
     def line(without: int) -> Entry:
         report = Report(since=datetime.now(UTC), failure=None)
@@ -143,7 +143,7 @@ def test_reconciliations_are_counted_by_whether_they_were_complete(
     assert not matches(METRICS["deliveries"]["filter"].replace("${FUNCTION}", "relay"), entry)
 
 
-def test_an_event_that_a_customer_goes_without_fires_with_its_number(
+def test_the_alert_without_fires_with_the_number_of_events(
     reconciled: Callable[[int], Entry],
 ) -> None:
     (condition,) = POLICIES["without"]["conditions"]
@@ -166,8 +166,8 @@ def test_the_counts_that_the_alerts_name_are_in_the_line(
     assert "`failure`" in text_of("no_reconciliation")
 
 
-def test_the_files_begin_as_deploy_sh_takes_them() -> None:
-    """It writes its mark by the line: an alert's after the first, a metric's into the second."""
+def test_the_files_begin_as_deploy_sh_expects() -> None:
+    """It inserts its mark after an alert's first line, and into a metric's second line."""
     for path in (*ALERTS, DASHBOARD):
         assert path.read_text().startswith('{\n  "displayName"')
     for name in METRICS:
@@ -184,7 +184,7 @@ def test_labels_are_declared_and_extracted() -> None:
 
 
 @pytest.mark.parametrize("path", [*ALERTS, DASHBOARD], ids=lambda p: p.stem)
-def test_metrics_of_ours_that_are_read_exist(path: Path) -> None:
+def test_our_metrics_that_are_read_exist(path: Path) -> None:
     text = path.read_text()
     read = set(re.findall(r"user/\$\{FUNCTION\}-(\w+)", text))
     assert {name.removesuffix("_sum") for name in read} <= set(METRICS)
@@ -199,7 +199,7 @@ def test_every_metric_of_ours_is_on_the_dashboard() -> None:
 
 @pytest.mark.parametrize("path", ALERTS, ids=lambda p: p.stem)
 def test_google_can_read_an_alert(path: Path) -> None:
-    """Its own parser: a field it doesn't know is an error."""
+    """Google's own parser refuses unknown fields."""
     policy = AlertPolicy.from_json(path.read_text(), ignore_unknown_fields=False)
     assert policy.conditions
 
@@ -220,7 +220,7 @@ def test_google_can_read_the_dashboard() -> None:
 
 
 def text_of(alert: str) -> str:
-    """What an alert tells the person whom it wakes."""
+    """The text that an alert shows to a person."""
     content: str = POLICIES[alert]["documentation"]["content"]
     return content
 
@@ -231,15 +231,15 @@ def test_an_alert_says_what_to_look_at_first(alert: str) -> None:
     assert named
 
 
-def test_the_runbook_has_each_alert_by_its_title() -> None:
-    """Whoever is woken searches for what the alert is called."""
+def test_the_runbook_has_a_section_for_each_alert() -> None:
+    """A person who gets the alert searches the runbook for its title."""
     runbook = (ROOT / "docs" / "operating.md").read_text()
     for alert, policy in POLICIES.items():
         title = policy["displayName"].removeprefix("${FUNCTION}: ")
         assert f"\n### {title[0].upper()}{title[1:]} (`{alert}`)\n" in runbook
 
 
-def test_the_error_alert_counts_and_explains_every_outcome_that_is_one() -> None:
+def test_the_error_alert_counts_and_explains_every_error_outcome() -> None:
     condition = POLICIES["errors"]["conditions"][0]["conditionThreshold"]
     counted = re.findall(r'"(\w+)"', condition["filter"].partition("one_of")[2])
     assert set(counted) == NACKED | {str(outcome) for outcome in PARKED_OUTCOMES}
@@ -247,12 +247,12 @@ def test_the_error_alert_counts_and_explains_every_outcome_that_is_one() -> None
     assert all(f"`{outcome}`" in text_of("errors") for outcome in counted)
 
 
-def test_each_outcome_that_parks_is_explained_where_something_is_parked() -> None:
+def test_the_dead_letter_alert_explains_each_outcome_that_parks() -> None:
     assert all(f"`{outcome}`" in text_of("dead_letters") for outcome in PARKED_OUTCOMES)
 
 
 def test_misconfigured_may_be_svix_or_google() -> None:
-    """The outcome stands for both, and the text says how to tell them apart."""
+    """The outcome covers both, and the alert's text says how to tell them apart."""
     assert all(word in text_of("misconfigured") for word in ("svix_status", "401", "404", "roles"))
 
 

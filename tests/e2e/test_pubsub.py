@@ -1,6 +1,6 @@
-"""End to end with Google's own parts: Pub/Sub pushes, Firestore keeps the record, Svix has it once.
+"""End to end: Google's Pub/Sub emulator pushes events, and each must be in Svix once.
 
-The Pub/Sub and Firestore emulators, the function as Cloud Run serves it, and the Svix simulator.
+The function runs as Cloud Run serves it, on Google's Firestore emulator and the Svix simulator.
 """
 
 import base64
@@ -17,7 +17,7 @@ import pytest
 
 from tests.function import Function, Svix, event, function, new_google_project, simulator
 
-PATIENCE = 60.0  # seconds for an answer, and until a message must have arrived
+PATIENCE = 60.0  # seconds for an answer, and for a message to arrive
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Topic:
     def publish(
         self, *events: dict[str, Any], attributes: Mapping[str, str] | None = None
     ) -> list[str]:
-        """Publish events, or the data of events; their message ids."""
+        """Publish events, or the data of events. Returns their message ids."""
         messages = [
             {
                 "data": base64.b64encode(json.dumps(e).encode()).decode(),
@@ -48,7 +48,7 @@ class Topic:
 
 @dataclass(slots=True)
 class Stack:
-    """All of it, running."""
+    """Everything that runs."""
 
     topic: Topic
     function: Function
@@ -56,7 +56,7 @@ class Stack:
     _earlier: int = field(default=0, init=False)
 
     def begin(self) -> None:
-        """Forget what tests before this one did."""
+        """Forget what earlier tests did."""
         self.svix.control.reset()
         self._earlier = len(self.function.lines())
 
@@ -69,7 +69,7 @@ class Stack:
 def running(
     request: pytest.FixtureRequest, firestore_emulator: str, pubsub_emulator: str
 ) -> Iterator[Stack]:
-    """The whole way, for either form of push."""
+    """The running stack, for either form of push."""
     project = new_google_project()
     settings = {
         "GOOGLE_CLOUD_PROJECT": project,
@@ -97,13 +97,13 @@ def running(
 
 @pytest.fixture
 def stack(running: Stack) -> Stack:
-    """The whole way, with nothing on it."""
+    """The running stack, without anything from earlier tests."""
     running.begin()
     return running
 
 
 def await_lines(stack: Stack, enough: Callable[[Counter[str]], bool]) -> Counter[str]:
-    """The outcomes logged, once there are enough of them."""
+    """Wait until enough outcomes are logged, and return them."""
     give_up_at = time.monotonic() + PATIENCE
     while True:
         outcomes = Counter(line["outcome"] for line in stack.lines())
@@ -114,7 +114,7 @@ def await_lines(stack: Stack, enough: Callable[[Counter[str]], bool]) -> Counter
 
 
 def test_each_published_event_is_in_svix_once(stack: Stack) -> None:
-    """Published twice as well: the publisher's retry has a message id of its own."""
+    """An event that is published twice is in Svix once, although its messages have two ids."""
     events = [event(f"evt_{number}", data={"n": 2**70 + number}) for number in range(20)]
     stack.topic.publish(*events)
     stack.topic.publish(*events[:5])
@@ -127,10 +127,10 @@ def test_each_published_event_is_in_svix_once(stack: Stack) -> None:
 
 @pytest.mark.parametrize("running", ["wrapped"], indirect=True)
 def test_an_event_that_svix_cannot_take_now_comes_back(stack: Stack) -> None:
-    """401: our own fault, answered 500, and brought back by the retry policy once it is mended.
+    """Svix answers 401, which is our own fault. The push is nacked, and Pub/Sub redelivers it.
 
-    The request waits for as long as it may, so this takes ten seconds; for one form of push, as
-    it is the status that brings the event back.
+    The request waits for its whole budget, so this takes ten seconds. One form of push is enough,
+    because only the status matters.
     """
     stack.svix.control.inject("status", status=401, body="json")
     stack.topic.publish(event("evt_late"))
@@ -141,7 +141,7 @@ def test_an_event_that_svix_cannot_take_now_comes_back(stack: Stack) -> None:
 
 
 def test_poison_is_parked_and_does_not_come_back(stack: Stack) -> None:
-    """An acknowledged dead letter, between two events that pass."""
+    """The push is acknowledged as a dead letter, and the events beside it are delivered."""
     stack.topic.publish(event("evt_a"), {"no": "event"}, event("evt_b"))
     outcomes = await_lines(stack, lambda seen: seen.total() >= 3)
     assert outcomes == {"delivered": 2, "malformed": 1}
@@ -151,7 +151,7 @@ def test_poison_is_parked_and_does_not_come_back(stack: Stack) -> None:
 
 
 def test_an_event_in_binary_mode_is_in_svix_once(stack: Stack) -> None:
-    """Its attributes are the message's, or the headers that Pub/Sub has made of them."""
+    """Its attributes are those of the message. Unwrapped, Pub/Sub sends them as headers."""
     names = {"ce-specversion": "1.0", "ce-id": "evt_binary", "ce-type": "user.created"}
     attributes = {**names, "ce-project": "acme", "content-type": "application/json"}
     for _ in range(2):
@@ -166,8 +166,8 @@ def test_an_event_in_binary_mode_is_in_svix_once(stack: Stack) -> None:
     }
 
 
-def test_the_log_line_knows_the_push(stack: Stack) -> None:
-    """Message id, subscription and lag come from Pub/Sub."""
+def test_the_log_line_describes_the_push(stack: Stack) -> None:
+    """The message id, the subscription and the lag come from Pub/Sub."""
     (message_id,) = stack.topic.publish(event("evt_logged"))
     await_lines(stack, lambda seen: seen["delivered"] >= 1)
     (line,) = stack.lines()

@@ -1,8 +1,7 @@
-"""Requests that nobody should send, from a seed: the same seed, the same requests.
+"""Generates bad requests. The same seed makes the same requests.
 
-Structure-aware: most begin as one of the three bodies with a good event, and have a few things
-broken; some are raw bytes, some break off, a few are about as large as a limit. Nothing is
-asserted here.
+Most begin as one of the three bodies with a good event, and then a few things are broken. Some are
+raw bytes, some break off, and a few are about as large as a limit. Nothing is asserted here.
 """
 
 import base64
@@ -12,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-_LONGEST = 60_000  # bytes of most; under 64 KiB, so that memory can be compared
+_LONGEST = 60_000  # bytes of most bodies; under 64 KiB, so that memory can be compared
 _LIMITS = [2**14, 2**16, 2**20, 2**21, 14 * 2**20]
-"""Sizes at which something changes: read at once, parsed alone, Svix's, ours, a push's."""
+"""Limits of size: read at once, parsed alone, Svix's limit, ours, and a push's."""
 _LENGTHS = [128, 256, 1024]
-"""Lengths at which something changes: of a tag, a name, an attribute's value."""
+"""Limits of length: of a tag, of a name, and of an attribute's value."""
 
 _SCALARS: list[Any] = [
     *(None, True, False, 0, -1, 1.5, 1e308, 10**30, "", " ", "x", "é", "\u0000", "\n", "\ud800"),
@@ -71,31 +70,31 @@ _RARE = {"ce-UPPER", "ce-data", "ce-data_base64", "content-encoding"}
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request; its number and the seed tell how to make it again."""
+    """One request. Its number and the seed make it again."""
 
     number: int
     method: str
     path: str
     headers: list[tuple[str, str]]
-    """A name may stand twice."""
+    """A name may occur twice."""
     body: bytes
     sent: int
-    """How many bytes of the body are sent before the sender hangs up: of most, all."""
+    """How many bytes of the body are sent before the sender disconnects; usually all."""
 
     @property
     def breaks_off(self) -> bool:
-        """Whether the sender hangs up before the body's end."""
+        """Whether the sender disconnects before the end of the body."""
         return self.sent < len(self.body)
 
 
 def requests(seed: int, count: int) -> Iterator[Request]:
-    """`count` requests. Each has a random source of its own, so that one can be made alone."""
+    """`count` requests. Each has its own random source, so that a single one can be made again."""
     for number in range(count):
         yield request(seed, number)
 
 
 def request(seed: int, number: int) -> Request:
-    """The request of this number."""
+    """The request with this number."""
     rng = random.Random(f"{seed}/{number}")  # noqa: S311 - repeatable, not secret
     headers = {"content-type": "application/json"}
     for name, values in _HEADERS.items():
@@ -129,7 +128,7 @@ def _body(rng: random.Random, number: int) -> bytes:
     shape = rng.random()
     if shape < 0.5:
         body = _encoded(rng, _push(rng, body))
-        if rng.random() < 0.1:  # an attribute, or a field of the message, stands twice
+        if rng.random() < 0.1:  # an attribute or a field of the message occurs twice
             name = rng.choice([*_BINARY, *_MESSAGE_FIELDS]).encode()
             body = body.replace(b'"%s":' % name, b'"%s": "other", "%s":' % (name, name), 1)
     if rng.random() < 0.3:
@@ -138,7 +137,7 @@ def _body(rng: random.Random, number: int) -> bytes:
 
 
 def _sized(rng: random.Random, body: bytes) -> bytes:
-    """About as large as one of the limits: in a push, or as it is."""
+    """A body that is about as large as one of the limits, wrapped in a push or not."""
     size = rng.choice(_LIMITS)
     filler = rng.choice([b"x", b"\\n", b"[]", b'{"a":[]},', b"\xff"])
     padded = (body[:-1] + b',"more":"' + filler * (size // len(filler)))[: size - 2]
@@ -150,7 +149,7 @@ def _sized(rng: random.Random, body: bytes) -> bytes:
 
 
 def _binary(rng: random.Random) -> dict[str, str]:
-    """Attributes of which any may be missing or wrong; most are good."""
+    """Attributes of binary mode. Most are good; some are missing or wrong."""
     found = {
         name: values[0] if rng.random() < 0.8 else rng.choice(values)
         for name, values in _BINARY.items()
@@ -165,7 +164,7 @@ def _binary(rng: random.Random) -> dict[str, str]:
 
 def _event(rng: random.Random, number: int) -> Any:
     event: dict[str, Any] = {
-        "id": f"evt_{rng.randrange(max(1, number // 2 + 1))}",  # some are seen before
+        "id": f"evt_{rng.randrange(max(1, number // 2 + 1))}",  # some occurred before
         "type": rng.choice(["user.created", "taxRate.updated", "com.gigs.subscription.activated"]),
         "project": rng.choice(["acme", "globex", "initech"]),
         "data": {"email": "ada@example.com", "n": rng.random()},

@@ -1,7 +1,7 @@
-"""Bad input in bulk: generated requests, to the function that reads them and to the real server.
+"""Many generated bad requests: passed to the parser directly, and sent to the real server.
 
-SOAK=1 runs all of them, else it is a fixed share. A failure names the request's number, from which
-`request(SEED, number)` makes it again.
+SOAK=1 runs all of them; otherwise it is a fixed part. A failure names the request's number, and
+`request(SEED, number)` makes that request again.
 """
 
 import asyncio
@@ -36,16 +36,16 @@ ANSWERS = {200, 400, 404, 405, 409, 413, 415, 422}
 
 
 def test_the_same_seed_makes_the_same_requests() -> None:
-    """So that a failure repeats; and another seed makes others."""
+    """So a failure can be repeated. Another seed makes other requests."""
     assert list(requests(SEED, 50)) == [request(SEED, number) for number in range(50)]
     assert list(requests(SEED, 50)) != list(requests(SEED + 1, 50))
 
 
 @pytest.mark.time_limit(1_800 if SOAK else 120)
 def test_every_request_is_an_event_or_refused(figures: Callable[[str], None]) -> None:
-    """No other exception; an event's text is JSON that has the event's names.
+    """No other exception may be raised, and an event's text is JSON with the event's names.
 
-    A replay of what was kept finds the same event, or the same fault.
+    A replay of the kept body finds the same event, or the same fault.
     """
     kinds: Counter[str] = Counter()
     for one in requests(SEED, READ):
@@ -68,12 +68,12 @@ def test_every_request_is_an_event_or_refused(figures: Callable[[str], None]) ->
             kinds["in binary mode"] += named and event.text != event.source.data
             assert _read_again(event.source) == event.text, one.number
     figures(f"fuzz: {READ:,} requests read, seed {SEED}, {dict(kinds)}")
-    assert min(kinds.values()) > READ / 50, "the generator reaches all of it"
+    assert min(kinds.values()) > READ / 50, "the generator makes enough of each kind"
 
 
 def _read_again(source: Source) -> bytes | str:
-    """What a replay finds: an event's text, or what is wrong."""
-    kept = json.loads(json.dumps(dict(source.attributes)))  # as a dead letter keeps them
+    """The result of a replay: an event's text, or the fault."""
+    kept = json.loads(json.dumps(dict(source.attributes)))  # like a dead letter
     try:
         return read_again(source.data, source.form, kept, ("data.id",)).text
     except Refused as refused:
@@ -93,7 +93,7 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
 async def test_no_request_breaks_the_function(
     ledger: dict[str, str], figures: Callable[[str], None]
 ) -> None:
-    """No 500, no crash, none over its budget, no memory kept; every answer is one of the table."""
+    """No request causes a 500, a crash or a leak, exceeds its budget, or gets an unknown answer."""
     statuses: Counter[int] = Counter()
     slowest = 0.0
     with (
@@ -118,7 +118,9 @@ async def test_no_request_breaks_the_function(
         rest = itertools.islice(stream, SENT)
         await asyncio.gather(*[send_on(rest) for _ in range(IN_FLIGHT)])
         growth = worker.memory_info().rss - warm
-        await _send(relay, Request(-1, "GET", "/", [], b"", 0))  # those that broke off are logged
+        await _send(
+            relay, Request(-1, "GET", "/", [], b"", 0)
+        )  # by now those that broke off are logged
         [still] = psutil.Process(relay.server.pid).children()
         logged = len(relay.lines())
     figures(
@@ -132,7 +134,7 @@ async def test_no_request_breaks_the_function(
 
 
 async def _send(relay: Function, one: Request) -> int:
-    """The answer's status, where the sender waits for it: 408 is what others are answered."""
+    """Send a request. Returns the answer's status, or 408 if the sender disconnects."""
     at = urlsplit(relay.url)
     reader, writer = await asyncio.open_connection(at.hostname, at.port)
     head = [f"{one.method} {one.path} HTTP/1.1", "Host: relay", "Connection: close"]
@@ -145,8 +147,8 @@ async def _send(relay: Function, one: Request) -> int:
             return 408
         answer = await reader.read()
     except ConnectionResetError:
-        # A body that is refused unread: the server closes, and what was under way to it resets the
-        # connection, which may take the answer along.
+        # The server has refused the body unread and closed the connection. Bytes that arrive after
+        # that reset the connection, and the answer may be lost.
         assert len(one.body) > EVENT_LIMIT, f"request({SEED}, {one.number})"
         if one.path.partition("?")[0] != "/notifications":
             return 404

@@ -1,12 +1,13 @@
-"""How a run of the suites works: what its workers share, its limits, and what it reports.
+"""How a test run works: what its workers share, its limits, and its report.
 
-Each module is a pytest plugin that `tests/conftest.py` loads. A run has one controller. With
-pytest-xdist the tests run in workers, which the controller starts; without, it runs them itself.
+Each module is a pytest plugin, which `tests/conftest.py` loads. A run has one controller. With
+pytest-xdist, the controller starts workers, which run the tests. Without it, the controller runs
+the tests itself.
 """
 
 import pytest
 
 
 def is_controller(config: pytest.Config) -> bool:
-    """Whether this is the process that pytest was started as, and not one of its workers."""
+    """Whether this process is the controller, not one of its workers."""
     return not hasattr(config, "workerinput")

@@ -1,7 +1,8 @@
-"""Google's emulators, started once in a run and shared by its workers.
+"""Google's emulators, which are started once in a run and shared by its workers.
 
-The controller owns them. A worker asks for one through a Unix socket; the first who asks makes
-the controller start it. Tests that share an emulator keep apart by a Google project each.
+The controller owns them. A worker asks for one through a Unix socket, and the controller starts it
+at the first request. Each test uses a Google project of its own, so that tests do not meet in a
+shared emulator.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from local import emulators
 from local.processes import Server, ServerFailed
 from tests.function import new_google_project
 from tests.harness import is_controller
-from tests.harness.processes import skip_where_none_may_start
+from tests.harness.processes import skip_if_none_may_start
 from tests.harness.scratch import scratch
 
 _STARTERS = {
@@ -31,7 +32,7 @@ _STARTERS = {
 
 
 class _Lender(socketserver.ThreadingUnixStreamServer):
-    """Answers a line that names an emulator with that emulator's address."""
+    """Answers a line that holds an emulator's name with the emulator's address."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path), _Request)
@@ -44,7 +45,7 @@ class _Lender(socketserver.ThreadingUnixStreamServer):
         return address
 
     def server_close(self) -> None:
-        """Stop listening, then stop what was started."""
+        """Stop listening, then stop the emulators."""
         super().server_close()
         self._stack.close()
 
@@ -53,18 +54,18 @@ class _Request(socketserver.StreamRequestHandler):
     server: _Lender
 
     def handle(self) -> None:
-        """One question, one answer."""
+        """Answer one line."""
         name = self.rfile.readline().decode().strip()
         try:
             answer = {"address": self.server.address(name)}
         except ServerFailed as failure:
             answer = {"failure": str(failure)}
-        with contextlib.suppress(BrokenPipeError):  # the run was told to end meanwhile
+        with contextlib.suppress(BrokenPipeError):  # the worker was told to end meanwhile
             self.wfile.write(json.dumps(answer).encode())
 
 
 def _once(start: Callable[[], str]) -> Callable[[], str]:
-    """`start`, called by the first caller only; the others wait for what it returned or raised."""
+    """`start`, but it runs only once. Later callers get what the first call returned or raised."""
     lock = threading.Lock()
     results: list[str | ServerFailed] = []
 
@@ -83,7 +84,7 @@ def _once(start: Callable[[], str]) -> Callable[[], str]:
 
 
 class _Plugin:
-    """Lends as long as the run lasts. Only the controller has it."""
+    """Serves the workers for as long as the run lasts. Only the controller has it."""
 
     def __init__(self, lender: _Lender) -> None:
         self._lender = lender
@@ -92,26 +93,26 @@ class _Plugin:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
-        """Stop the emulators: the workers have ended by now."""
+        """Stop the emulators. The workers have ended by now."""
         self._lender.shutdown()
         self._lender.server_close()
         self._thread.join()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Listen for the workers, before there are any."""
+    """Listen for the workers before they start."""
     if is_controller(session.config):
         lender = _Lender(scratch() / "emulators")
         session.config.pluginmanager.register(_Plugin(lender), "emulators")
 
 
 def _require_emulators() -> None:
-    """No test that needs one passes silently where it is missing."""
-    skip_where_none_may_start()
+    """Skip the test with a message if the emulators can't run here. Fail it if they must."""
+    skip_if_none_may_start()
     if lacking := emulators.missing():
         if os.environ.get("REQUIRE_EMULATORS") == "1":
             pytest.fail(f"REQUIRE_EMULATORS=1, but {lacking}")
-        pytest.skip(f"NOT TESTED: Google's emulators do not run here: {lacking}")
+        pytest.skip(f"NOT TESTED: Google's emulators can't run here: {lacking}")
 
 
 def _borrow(name: str) -> str:
@@ -128,19 +129,19 @@ def _borrow(name: str) -> str:
 
 @pytest.fixture(scope="session")
 def firestore_emulator() -> str:
-    """The shared Firestore emulator's `host:port`. Use a project of the test's own in it."""
+    """The shared Firestore emulator's `host:port`. Each test must use its own project in it."""
     return _borrow("firestore")
 
 
 @pytest.fixture(scope="session")
 def pubsub_emulator() -> str:
-    """The shared Pub/Sub emulator's `host:port`. Use a project of the test's own in it."""
+    """The shared Pub/Sub emulator's `host:port`. Each test must use its own project in it."""
     return _borrow("pubsub")
 
 
 @pytest.fixture
 def own_firestore_emulator() -> Iterator[tuple[str, Server]]:
-    """An emulator that the test may stop and pause: its `host:port`, and its process."""
+    """A Firestore emulator that the test may stop and pause: its `host:port`, and its process."""
     _require_emulators()
     with emulators.firestore_emulator() as started:
         yield started
@@ -154,5 +155,5 @@ def google_project() -> str:
 
 @pytest.fixture
 def firestore(firestore_emulator: str, google_project: str) -> dict[str, str]:
-    """The settings of an empty Firestore ledger, as the function's environment has them."""
+    """The settings of an empty Firestore ledger, for the function's environment."""
     return {"FIRESTORE_EMULATOR_HOST": firestore_emulator, "GOOGLE_CLOUD_PROJECT": google_project}

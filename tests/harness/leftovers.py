@@ -1,8 +1,8 @@
-"""Nothing is left behind: a run fails where a test leaves a process, a port or a file.
+"""Fails a run in which a test leaves a process, a port or a file behind.
 
-Processes are found by the environment that they inherited from the test that started them, which
-also names that test. Ports that the test process itself still listens on are looked for when a
-module's last test is over, files and processes at the end of the run. Such a process is killed.
+A process is found by its environment, which it inherits from the test that started it and which
+names that test. Ports on which the test process itself still listens are checked after a module's
+last test. Files and processes are checked at the end of the run, and the processes are killed.
 """
 
 import os
@@ -17,13 +17,13 @@ from tests.harness import is_controller
 from tests.harness.scratch import VARIABLE, scratch, temporary
 
 ROOT = Path(__file__).parent.parent.parent
-_TEST = "PYTEST_CURRENT_TEST"  # pytest sets it for the time of a test
+_TEST = "PYTEST_CURRENT_TEST"  # pytest sets it while a test runs
 _SHOWN = 200  # characters of a command
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None]:
-    """After a module's last test, and after its fixtures are gone: does it still listen?"""
+    """Check for open ports after a module's last test and after its fixtures are closed."""
     yield
     is_last = nextitem is None or nextitem.path != item.path
     if is_last and (ports := sorted(_listening(psutil.Process()))):
@@ -38,7 +38,7 @@ def _listening(process: psutil.Process) -> Iterator[str]:
 
 
 class _Plugin:
-    """Compares the end of the run with its beginning, in the controller."""
+    """Compares the end of the run with its start, in the controller."""
 
     def __init__(self) -> None:
         self._files = _files()
@@ -46,7 +46,7 @@ class _Plugin:
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None]:
-        """Look, once the workers and the emulators have ended, and before the summary is shown."""
+        """Check after the workers and the emulators have ended, and before the summary."""
         yield
         self._left += _kill_processes()
         self._left += [f"file {path} in the repository" for path in sorted(_files() - self._files)]
@@ -55,7 +55,7 @@ class _Plugin:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Name what was left."""
+        """List what was left behind."""
         if self._left:
             terminalreporter.section("LEFT BEHIND", red=True)
             for line in self._left:
@@ -63,14 +63,14 @@ class _Plugin:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Remember how it was. SIGTERM ends the run as Ctrl-C does: everything is stopped."""
+    """Remember the files. Let SIGTERM end the run as Ctrl-C does, so that everything is stopped."""
     if is_controller(session.config):
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         session.config.pluginmanager.register(_Plugin(), "leftovers")
 
 
 def _files() -> set[str]:
-    """What is in the repository, without what tools keep for themselves."""
+    """The files in the repository, without the tools' own (caches and the like)."""
     found: set[str] = set()
     for directory, folders, files in os.walk(ROOT):
         folders[:] = [f for f in folders if not f.startswith(".") and f != "__pycache__"]
@@ -79,7 +79,7 @@ def _files() -> set[str]:
 
 
 def _kill_processes() -> Iterator[str]:
-    """Kill each process that a test of this run started and left, and say what it was."""
+    """Kill each process that a test of this run left behind. Yields a description of each."""
     for process in psutil.process_iter():
         try:
             environment = process.environ()
@@ -90,5 +90,5 @@ def _kill_processes() -> Iterator[str]:
             words = f"process {process.pid} ({command}{ports})"
             process.kill()
         except psutil.Error:
-            continue  # it has ended, or is somebody else's
+            continue  # it has ended, or belongs to another user
         yield f"{words}, started in {environment[_TEST]}"

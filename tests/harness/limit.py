@@ -1,8 +1,8 @@
-"""Each test has a time limit, for its setup, its call and its teardown each.
+"""Limits the time of each test's setup, call and teardown.
 
-One that is not over in time fails, and the failure shows where every thread and every asyncio task
-stands. `@pytest.mark.time_limit(seconds)` sets another limit. Where even the alarm does not get
-through, pytest's own `faulthandler_timeout` ends the process with the stacks.
+A test that exceeds the limit fails, and the failure shows the stack of every thread and every
+asyncio task. `@pytest.mark.time_limit(seconds)` sets another limit. If the alarm's signal can't
+interrupt the test, pytest's own `faulthandler_timeout` ends the process and shows the stacks.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ _AGAIN = 5.0  # seconds; a background task may have swallowed the first failure
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
-    config.addinivalue_line("markers", "time_limit(seconds): instead of the usual time limit")
+    """Register the marker."""
+    config.addinivalue_line("markers", "time_limit(seconds): replaces the usual time limit")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -61,7 +61,7 @@ def _limited(item: pytest.Item) -> Generator[None]:
 
 
 def _where(frame: FrameType | None) -> str:
-    """Where the threads, the tasks and the child processes stand."""
+    """The stacks of the threads and tasks, and the child processes' commands."""
     text = io.StringIO()
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     for ident, innermost in sys._current_frames().items():

@@ -1,7 +1,7 @@
-"""`--no-processes`: skip each test that starts a process, at the moment it does.
+"""`--no-processes`: skip each test that starts a process, when it starts one.
 
-This is what `make check` runs with. Nobody keeps a list of which tests those are: Python reports
-every new process to its audit hooks (https://docs.python.org/3/library/audit_events.html).
+`make check` uses this option. There is no list of these tests: Python reports each new process to
+its audit hooks (https://docs.python.org/3/library/audit_events.html).
 """
 
 import os
@@ -16,12 +16,12 @@ _REASON = "starts a process: `make test` runs it"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The option."""
+    """Add the option."""
     parser.addoption("--no-processes", action="store_true", help="skip tests that start processes")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Watch, where the option is given."""
+    """Install the audit hook if the option is given."""
     if config.getoption("--no-processes"):
         os.environ["NO_PROCESSES"] = "1"
         sys.addaudithook(_watch)
@@ -32,19 +32,19 @@ def _watch(event: str, _: object) -> None:
         raise pytest.skip.Exception(_REASON)
 
 
-def skip_where_none_may_start() -> None:
-    """For fixtures that have a process started elsewhere."""
+def skip_if_none_may_start() -> None:
+    """Skip the test if the option is given. For fixtures whose process is started elsewhere."""
     if os.environ.get("NO_PROCESSES") == "1":
         pytest.skip(_REASON)
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended; waits for it, as one that was killed may take a moment."""
-    given_up_at = time.monotonic() + 10
-    while time.monotonic() < given_up_at:
+    """Whether a process has ended. Waits for it up to 10 s, because the end may take a moment."""
+    give_up_at = time.monotonic() + 10
+    while time.monotonic() < give_up_at:
         try:
             if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                return True  # whoever adopted it has not noticed yet
+                return True  # its parent has not collected its exit status yet
         except psutil.NoSuchProcess:
             return True
         time.sleep(0.01)

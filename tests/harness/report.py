@@ -1,4 +1,4 @@
-"""What a run says at its end: the figures of its tests, and the time of each suite."""
+"""The report at the end of a run: the figures of its tests, and the time of each suite."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -13,7 +13,7 @@ _FIGURES = "figures"
 
 @pytest.fixture
 def figures(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
-    """Prints a line when the test is over, from a worker too."""
+    """A function that prints a line when the test is over. It works in workers too."""
     return lambda line: record_property(_FIGURES, line)
 
 
@@ -25,7 +25,7 @@ class _Plugin:
         self._seconds: defaultdict[str, float] = defaultdict(float)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Add up, and print what a test has to say."""
+        """Add up the time, and print the test's figures."""
         self._seconds[_suite(report.nodeid)] += report.duration
         if report.when == "teardown":
             for name, line in report.user_properties:
@@ -34,7 +34,7 @@ class _Plugin:
                     self._terminal.write_line(str(line))
 
     def pytest_terminal_summary(self) -> None:
-        """The suites, the slowest first; of several workers the seconds add up."""
+        """Print the suites, the slowest first. The seconds of all workers are added up."""
         self._terminal.section("seconds of each suite")
         for suite, seconds in sorted(self._seconds.items(), key=lambda item: -item[1]):
             if seconds >= 1:
@@ -44,13 +44,13 @@ class _Plugin:
 
 
 def _suite(nodeid: str) -> str:
-    """The folder of a test, or its file where that lies in no folder."""
+    """The folder of a test, or its file if it is in `tests` itself."""
     path = PurePath(nodeid.partition("::")[0])
     return str(path if path.parent.name == "tests" else path.parent)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Listen to the workers."""
+    """Register the plugin in the controller."""
     plugins = session.config.pluginmanager
     terminal = plugins.get_plugin("terminalreporter")
     if terminal is not None and is_controller(session.config):

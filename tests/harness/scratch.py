@@ -1,6 +1,6 @@
-"""A run's own directory: its workers meet there, and temporary files of the tests go there.
+"""The run's own directory: for the socket that its workers share, and for temporary files.
 
-`TMPDIR` of the run points into it. So whatever is left in there at the end was left by this run.
+The run's `TMPDIR` is in it. So every file that is there at the end was left behind by this run.
 """
 
 import os
@@ -13,7 +13,7 @@ import pytest
 from tests.harness import is_controller
 
 VARIABLE = "RELAY_TEST_RUN"
-"""The environment variable that holds its path. All that a run starts inherits it."""
+"""The environment variable that holds its path. Every process that a run starts inherits it."""
 
 
 def scratch() -> Path:
@@ -22,12 +22,12 @@ def scratch() -> Path:
 
 
 def temporary() -> Path:
-    """Where the run's temporary files go; pytest's `tmp_path` directories are elsewhere."""
+    """The directory of the run's temporary files. pytest's `tmp_path` directories are elsewhere."""
     return scratch() / "tmp"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make it; workers inherit it."""
+    """Make the directory. Workers inherit it."""
     if is_controller(config):
         usual = tempfile.gettempdir()
         directory = tempfile.mkdtemp(prefix="relay-tests-")

@@ -1,4 +1,7 @@
-"""A run names what hung, what was left behind and by whom; shown on runs of their own."""
+"""The harness names what hangs, what is left behind, and which test left it.
+
+Each test starts a pytest run of its own.
+"""
 
 import signal
 import sys
@@ -19,7 +22,7 @@ Command = Callable[[str], list[str]]
 
 @pytest.fixture
 def command(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Writes a test module; the command that runs it under the harness, and without workers."""
+    """Writes a test module, and returns the command that runs it with the harness's plugins."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.delenv("NO_PROCESSES", raising=False)
@@ -33,7 +36,10 @@ def command(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Comma
 
 
 def test_what_hangs_is_named(pytester: pytest.Pytester, command: Command) -> None:
-    """An asyncio task with the line where it waits, which is in no thread's stack; a teardown."""
+    """An asyncio task is shown with the line where it waits, which no thread's stack has.
+
+    A teardown that hangs is shown as well.
+    """
     ended = pytester.run(
         *command(
             """
@@ -88,7 +94,7 @@ def test_leaves_a_server():
 
 
 def test_what_is_left_is_named_with_its_test(pytester: pytest.Pytester, command: Command) -> None:
-    """A process, which is killed; a port that the test process listens on; a file."""
+    """The report names a process (and kills it), a port of the test process, and a file."""
     ended = pytester.run(
         *command(
             LEAVES_A_SERVER
@@ -121,14 +127,14 @@ def test_leaves_a_port():
 
 
 def test_what_is_left_fails_the_run(pytester: pytest.Pytester, command: Command) -> None:
-    """Though every test passed."""
+    """The run fails although every test passed."""
     ended = pytester.run(*command(LEAVES_A_SERVER), timeout=60)
     ended.assert_outcomes(passed=1)
     assert ended.ret == pytest.ExitCode.TESTS_FAILED
 
 
 def test_a_run_that_leaves_nothing_passes(pytester: pytest.Pytester, command: Command) -> None:
-    """With each of the things above, cleaned up."""
+    """A test that cleans up its process, port and file is not reported."""
     ended = pytester.run(
         *command(
             """
@@ -148,7 +154,7 @@ def test_a_run_that_leaves_nothing_passes(pytester: pytest.Pytester, command: Co
 
 
 def test_a_run_that_is_told_to_end_leaves_nothing(command: Command) -> None:
-    """SIGTERM, as CI cancels a job; started with `&`, SIGINT is ignored."""
+    """CI cancels a job with SIGTERM. SIGINT would not do: with `&`, a shell starts it ignored."""
     module = (
         LEAVES_A_SERVER + "    print('left', flush=True)\n    import time\n    time.sleep(600)\n"
     )
@@ -161,7 +167,7 @@ def test_a_run_that_is_told_to_end_leaves_nothing(command: Command) -> None:
 def test_without_processes_a_test_that_starts_one_is_skipped(
     pytester: pytest.Pytester, command: Command
 ) -> None:
-    """In a fixture as well, and nothing else is skipped."""
+    """Only these tests are skipped, also if a fixture starts the process."""
     ended = pytester.run(
         *command(
             """

@@ -1,4 +1,4 @@
-"""Both ledgers, as their suites open them."""
+"""The fixtures of the ledgers' suites."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -17,12 +17,12 @@ from relay.ledger.sqlite import SqliteLedger
 from tests.ledger.indexes import why_unserved
 from tests.ledger.ledgers import Open
 
-_OWNER = (("authorization", "Bearer owner"),)  # as Google's library says to an emulator
+_OWNER = (("authorization", "Bearer owner"),)  # as Google's library sends it to an emulator
 
 
 @pytest.fixture(scope="session")
 def warm_emulator(firestore_emulator: str) -> str:
-    """The emulator's address. Its first answers take seconds on a busy machine: they are over."""
+    """The address of an emulator that is warm: its first answers take seconds on a busy machine."""
     with grpc.insecure_channel(firestore_emulator) as channel:
         write = channel.unary_unary("/google.firestore.v1.Firestore/BatchWrite")
         name = "projects/warm-up/databases/(default)"
@@ -37,7 +37,7 @@ def warm_emulator(firestore_emulator: str) -> str:
 async def connect(
     google_project: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Callable[[str], FirestoreLedger]]:
-    """Opens ledgers on the Firestore at an address, under one project of this test's own."""
+    """A function that opens a ledger on the Firestore at an address, in this test's project."""
     opened = []
 
     def connect_to(address: str) -> FirestoreLedger:
@@ -55,7 +55,7 @@ async def connect(
 async def open_ledger(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Open]:
-    """Opens either ledger, empty at first. Of Firestore, only what is indexed may be asked."""
+    """A function that opens either ledger, empty at first. Firestore's queries must be indexed."""
     opened: list[Archive] = []
     if request.param == "firestore":
         address = request.getfixturevalue("warm_emulator")
@@ -79,7 +79,7 @@ async def open_ledger(
 
 @pytest.fixture
 def only_indexed_queries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each query that is made is one that Firestore's indexes serve."""
+    """Fail the test if a query can't be served by Firestore's indexes."""
     run_query = FirestoreAsyncClient.run_query
 
     def checked(self: FirestoreAsyncClient, request: Any, **options: Any) -> Any:
@@ -92,7 +92,7 @@ def only_indexed_queries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Counts the `documents` that Firestore's queries return: each is a read on the bill."""
+    """Counts the `documents` that Firestore's queries return. Each is billed as a read."""
     counted: Counter[str] = Counter()
     run_query = FirestoreAsyncClient.run_query
 
@@ -112,7 +112,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 @pytest.fixture
 def unstable(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Holds how many pages are to fail, of either ledger, once a test has put that in."""
+    """A list in which a test puts the number of pages that fail, in either ledger."""
     to_fail: list[int] = []
     run_query, rows = FirestoreAsyncClient.run_query, SqliteLedger._rows
 

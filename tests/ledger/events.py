@@ -1,4 +1,4 @@
-"""Made-up events and letters, for every suite on the ledgers."""
+"""Made-up events and letters for all suites on the ledgers."""
 
 import hashlib
 
@@ -7,7 +7,7 @@ from relay.ledger import Claim, DeadLetter, Ledger
 
 
 def event(event_id: str = "evt_1", *, payload: str = "a") -> Event:
-    """An event that came by a push."""
+    """An event from a push."""
     text = payload.encode()
     digest = hashlib.sha256(text).hexdigest()
     source = Source(pushed=True, message_id="77")
@@ -15,14 +15,14 @@ def event(event_id: str = "evt_1", *, payload: str = "a") -> Event:
 
 
 async def claimed(ledger: Ledger, what: Event, previous: Claim | None = None) -> Claim:
-    """A claim that must succeed."""
+    """Claim an event. The claim must succeed."""
     claim = await ledger.claim(what, previous=previous)
     assert isinstance(claim, Claim)
     return claim
 
 
 async def delivered(ledger: Ledger, what: Event) -> None:
-    """Deliver it, as `msg_1`."""
+    """Record an event as delivered, as `msg_1`."""
     await ledger.complete(await claimed(ledger, what), "msg_1", fanout_confirmed=True)
 
 

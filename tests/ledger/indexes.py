@@ -13,7 +13,8 @@ from google.cloud.firestore_v1.types import StructuredQuery
 DECLARED = Path(__file__).parents[2] / "deploy" / "firestore-indexes.txt"
 
 MOST_DISJUNCTIONS = 30
-"""Of one query, multiplied out: https://cloud.google.com/firestore/docs/query-data/queries."""
+"""The most disjunctions of one query (https://cloud.google.com/firestore/docs/query-data/queries).
+Those of several fields are multiplied."""
 
 _EQUALITIES = {StructuredQuery.FieldFilter.Operator.EQUAL, StructuredQuery.FieldFilter.Operator.IN}
 
@@ -27,7 +28,7 @@ def declared(kind: str, collection: str) -> list[list[str]]:
 
 
 def why_unserved(query: StructuredQuery) -> str | None:
-    """What the query lacks; None where Firestore can answer it."""
+    """Why Firestore can't answer the query; None if it can."""
     (source,) = query.from_
     equal: dict[str, int] = {}
     ordered: list[str] = []
@@ -47,7 +48,7 @@ def why_unserved(query: StructuredQuery) -> str | None:
     ordered = [field for field in ordered if field != "__name__"]
     collection = source.collection_id
     if not ordered:
-        # Indexes of single fields are merged.
+        # Firestore merges indexes of single fields.
         missing = [field for field in equal if [field] not in declared("indexed", collection)]
         return f"no index on {missing} of {collection}" if missing else None
     for fields in declared("composite", collection) + declared("indexed", collection):

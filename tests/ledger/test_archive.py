@@ -1,4 +1,4 @@
-"""What the operator's commands rely on, in both ledgers: finding records, and mending them."""
+"""The methods of both ledgers for the operator's commands: finding records and mending them."""
 
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -19,25 +19,25 @@ SOME_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several pages of few, so that what is between two pages is seen."""
+    """Pages of three, so that a test reads over several pages."""
     monkeypatch.setattr(relay.ledger.firestore_calls, "_PAGE", 3)
     monkeypatch.setattr(relay.ledger.sqlite, "_PAGE", 3)
 
 
 async def record_of(ledger: Ledger, event_id: str = "evt_1") -> Record:
-    """A record that must be there."""
+    """An event's record, which must exist."""
     record = await ledger.record(key_of("acme", event_id))
     assert record is not None
     return record
 
 
 async def ids(records: AsyncIterator[Record]) -> list[str]:
-    """Whose records these are."""
+    """The event ids of these records."""
     return [record.event_id async for record in records]
 
 
 async def seven(ledger: Archive) -> list[Record]:
-    """Records of all states, in the order in which they were touched."""
+    """Make seven records in all states. Returns them in the order in which they were touched."""
     for number in range(7):
         claim = await claimed(ledger, event(f"evt_{number}"))
         if number % 3 == 1:
@@ -48,8 +48,8 @@ async def seven(ledger: Archive) -> list[Record]:
 
 
 @pytest.mark.usefixtures("small_pages")
-async def test_what_is_not_delivered_is_found_whatever_its_age(open_ledger: Open) -> None:
-    """The longest untouched first, each with all that its record says."""
+async def test_undelivered_records_of_any_age_are_found(open_ledger: Open) -> None:
+    """The record that was touched longest ago comes first. Each record is complete."""
     ledger = open_ledger()
     assert await ids(ledger.undelivered()) == []
     records = await seven(ledger)
@@ -59,20 +59,20 @@ async def test_what_is_not_delivered_is_found_whatever_its_age(open_ledger: Open
         assert record.touched_at == again.touched_at
         assert again.read_at >= again.touched_at
         assert (record.state, record.lease, record.claim) == (again.state, again.lease, again.claim)
-    # A record that is settled while the rest is read is gone, one that is touched is further on.
+    # A record that is settled while the rest is read disappears. One that is touched comes later.
     reading = ledger.undelivered()
     assert (await anext(reading)).event_id == "evt_0"
     await ledger.mend(records[1], State.RELEASED)
     await ledger.mend(records[4], State.DELIVERED, "msg_1", fanout_confirmed=False)
     rest = await ids(reading)
-    # The first page was read before.
+    # The first page was read before the changes.
     assert rest == ["evt_1", "evt_3", "evt_6", "evt_1"]
 
 
 @pytest.mark.usefixtures("small_pages")
 @pytest.mark.parametrize("since", [0, 3, 6])
-async def test_what_was_touched_since_a_time_is_found(open_ledger: Open, since: int) -> None:
-    """Of any state, from that time on, in order."""
+async def test_records_touched_since_a_time_are_found(open_ledger: Open, since: int) -> None:
+    """Records of all states are found, in the order in which they were touched."""
     ledger = open_ledger()
     records = await seven(ledger)
     touched = ledger.touched_since(records[since].touched_at)
@@ -81,7 +81,7 @@ async def test_what_was_touched_since_a_time_is_found(open_ledger: Open, since: 
 
 
 async def test_a_settle_and_a_takeover_touch_a_record(open_ledger: Open) -> None:
-    """Else an event that was settled today and begun last week would not be looked at."""
+    """Otherwise an event that was first claimed last week and settled today would be missed."""
     ledger = open_ledger()
     touched = []
     claim = await claimed(ledger, event())
@@ -98,10 +98,10 @@ async def test_a_settle_and_a_takeover_touch_a_record(open_ledger: Open) -> None
     assert await ids(ledger.touched_since(times[-1])) == ["evt_1"]
 
 
-async def test_no_more_is_read_than_what_is_found(
+async def test_only_the_records_found_are_read(
     open_ledger: Open, reads: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The bill of a reconciliation is that of the day it looks at, at most a tenth more."""
+    """A reconciliation is billed for the day that it checks, with at most a tenth on top."""
     monkeypatch.setattr(relay.ledger.firestore_calls, "_PAGE", 50)
     ledger = open_ledger()
     for number in range(20):
@@ -114,14 +114,14 @@ async def test_no_more_is_read_than_what_is_found(
     reads.clear()
     assert len(await ids(ledger.touched_since(begin))) == 110
     assert len(await ids(ledger.undelivered())) == 10
-    # In Firestore, documents; in SQLite the index is looked at below.
+    # This counts Firestore's documents. test_sqlite.py checks the indexes of SQLite.
     assert reads["documents"] <= 1.1 * 120
 
 
-async def test_a_page_that_fails_is_asked_for_again(
+async def test_a_page_that_fails_is_read_again(
     open_ledger: Open, monkeypatch: pytest.MonkeyPatch, unstable: list[int]
 ) -> None:
-    """From where it was: a reconciliation is not begun anew for a fault that passes."""
+    """A passing fault must not make a reconciliation start over."""
     monkeypatch.setattr("relay.ledger.patience._FIRST_PAUSE", 0.0)
     ledger = open_ledger()
     await seven(ledger)
@@ -130,8 +130,8 @@ async def test_a_page_that_fails_is_asked_for_again(
     assert unstable == [0]
 
 
-async def test_a_record_that_nobody_touched_is_mended(open_ledger: Open) -> None:
-    """As delivered: what its worker could not write."""
+async def test_a_record_that_has_not_changed_is_mended(open_ledger: Open) -> None:
+    """It is marked as delivered, because its worker could not write that."""
     ledger = open_ledger()
     claim = await claimed(ledger, event())
     await ledger.mend(await record_of(ledger), State.DELIVERED, "msg_1", fanout_confirmed=False)
@@ -142,7 +142,7 @@ async def test_a_record_that_nobody_touched_is_mended(open_ledger: Open) -> None
 
 
 async def test_a_record_mended_as_released_is_claimed_again(open_ledger: Open) -> None:
-    """What is not in Svix any more; the id under which it was there is kept until then."""
+    """Its message is no longer in Svix. The message's id is kept until the next claim."""
     ledger = open_ledger()
     await delivered(ledger, event())
     await ledger.mend(await record_of(ledger), State.RELEASED, "msg_1")
@@ -153,10 +153,10 @@ async def test_a_record_mended_as_released_is_claimed_again(open_ledger: Open) -
     assert (await record_of(ledger)).svix_message_id is None
 
 
-async def test_a_delivered_record_is_mended_with_what_was_learnt_of_its_fan_out(
+async def test_the_fanout_of_a_delivered_record_can_be_mended(
     open_ledger: Open,
 ) -> None:
-    """When it was delivered stays."""
+    """The time of delivery stays the same."""
     ledger = open_ledger()
     await ledger.complete(await claimed(ledger, event()), "msg_1", fanout_confirmed=False)
     before = await record_of(ledger)
@@ -167,7 +167,7 @@ async def test_a_delivered_record_is_mended_with_what_was_learnt_of_its_fan_out(
 
 
 async def test_a_record_written_since_it_was_read_is_not_mended(open_ledger: Open) -> None:
-    """Whoever wrote it knows better."""
+    """The later write knows more than the command does."""
     ledger = open_ledger()
     first = await claimed(ledger, event())
     as_claimed = await record_of(ledger)
@@ -185,8 +185,8 @@ async def test_a_record_written_since_it_was_read_is_not_mended(open_ledger: Ope
         await ledger.mend(as_delivered, State.DELIVERED, "msg_1", fanout_confirmed=True)
 
 
-def test_a_query_that_no_index_serves_is_noticed() -> None:
-    """The check of the queries can fail: an order, a field, a collection without an index."""
+def test_a_query_without_an_index_is_noticed() -> None:
+    """The check of the queries notices an order, a field or a collection without an index."""
     order: dict[str, object] = {"field": {"field_path": "touched_at"}}
 
     def query(collection: str, *orders: dict[str, object], **equal: str) -> StructuredQuery:

@@ -1,6 +1,7 @@
-"""Who travels with whom, and what becomes of each: on a stand-in whose answers a test decides.
+"""How writes and reads are batched, and what each caller gets, on a stand-in for Firestore.
 
-That Firestore itself takes these batches is shown by the contract suite and the failure suite.
+The test decides the stand-in's answers. The contract suite and the failure suite show that
+Firestore itself takes these batches.
 """
 
 import asyncio
@@ -38,12 +39,12 @@ OPTIONS = {
     "metadata": (("x-goog-request-params", "database=projects/p/databases/d"),),
     "timeout": batches.CALL_SECONDS,
 }
-"""Of each call: short, and to be routed to its database."""
+"""The options of each call: a short time limit, and the header that routes it to its database."""
 
 
 @dataclass(eq=False)
 class Call:
-    """One call that was made: of which documents. It waits until the test answers it."""
+    """One call, and its documents. It waits until the test answers it."""
 
     documents: list[str]
     reply: "asyncio.Future[dict[str, int]]" = field(
@@ -69,7 +70,7 @@ class Firestore:
         self._more = asyncio.Condition()
 
     def unary_unary(self, method: str, *_: Any) -> Any:
-        """The call of a method that has one answer."""
+        """The calls of a method with one answer: BatchWrite."""
         assert method == "/google.firestore.v1.Firestore/BatchWrite"
 
         async def batch_write(request: Any, **options: Any) -> Any:
@@ -84,13 +85,13 @@ class Firestore:
         return batch_write
 
     def unary_stream(self, method: str, *_: Any) -> Any:
-        """The call of a method that has several."""
+        """The calls of a method with several answers: BatchGetDocuments."""
         assert method == "/google.firestore.v1.Firestore/BatchGetDocuments"
 
         async def batch_get_documents(request: Any, **options: Any) -> AsyncIterator[Any]:
             assert options == OPTIONS
             await self._called(list(request.documents))
-            # Firestore answers in an order of its own.
+            # Firestore answers in any order.
             for name in reversed(request.documents):
                 answer = BatchGetDocumentsResponse.pb()(missing=name)
                 answer.read_time.seconds = 7
@@ -111,55 +112,55 @@ class Firestore:
         return await call.reply
 
     async def called(self, count: int) -> None:
-        """Wait until so many calls were made."""
+        """Wait until this many calls were made."""
         async with asyncio.timeout(20), self._more:
             await self._more.wait_for(lambda: len(self.calls) >= count)
 
     @property
     def sizes(self) -> list[int]:
-        """How many documents each call was of."""
+        """The number of documents of each call."""
         return [len(call.documents) for call in self.calls]
 
 
 @pytest.fixture
 def firestore() -> Firestore:
-    """See `Firestore`."""
+    """The stand-in for Firestore."""
     return Firestore()
 
 
 @pytest.fixture
 def made(firestore: Firestore, monkeypatch: pytest.MonkeyPatch) -> Batches:
-    """Batches whose slow calls are not slow and whose tries follow each other at once."""
+    """Batches in which no call counts as slow, and retries follow at once."""
     monkeypatch.setattr(batches, "SLOW_SECONDS", 60.0)
     monkeypatch.setattr(batches, "_FIRST_PAUSE", 0.0)
     return Batches(firestore, DATABASE, ())
 
 
 def write(made: Batches, *documents: str) -> list["asyncio.Task[Any]"]:
-    """Writes of these documents, due at one moment."""
+    """Write these documents at the same moment."""
     return [
         asyncio.ensure_future(made.write(creation(name, {"value": name}))) for name in documents
     ]
 
 
 def names(count: int) -> list[str]:
-    """Documents of different names."""
+    """Different names of documents."""
     return [f"d{number}" for number in range(count)]
 
 
 async def settled() -> None:
-    """Let happen whatever can happen now."""
+    """Let every task run that can."""
     for _ in range(20):
         await asyncio.sleep(0)
 
 
 async def until(condition: Awaitable[Any]) -> Any:
-    """Wait; never for long."""
+    """Wait for up to 20 s."""
     return await asyncio.wait_for(condition, 20)
 
 
-async def test_alone_a_write_leaves_at_once(made: Batches, firestore: Firestore) -> None:
-    """Nobody waits for a batch to fill."""
+async def test_a_single_write_is_sent_at_once(made: Batches, firestore: Firestore) -> None:
+    """It does not wait for a batch to fill."""
     (alone,) = write(made, "d")
     await settled()
     assert firestore.sizes == [1]
@@ -167,10 +168,8 @@ async def test_alone_a_write_leaves_at_once(made: Batches, firestore: Firestore)
     assert (await alone).seconds == 1
 
 
-async def test_what_is_due_at_one_moment_travels_together(
-    made: Batches, firestore: Firestore
-) -> None:
-    """Each learns of its own write; the caller counts the sizes."""
+async def test_writes_at_the_same_moment_are_one_batch(made: Batches, firestore: Firestore) -> None:
+    """Each caller gets the result of its own write. The sizes of the batches are counted."""
     written = write(made, "d", "dd", "ddd")
     await settled()
     assert firestore.sizes == [3]
@@ -179,10 +178,10 @@ async def test_what_is_due_at_one_moment_travels_together(
     assert made.sizes["writes"] == {3: 1}
 
 
-async def test_what_comes_while_enough_is_under_way_forms_the_next_batch(
+async def test_writes_that_come_while_enough_calls_are_under_way_form_the_next_batch(
     made: Batches, firestore: Firestore
 ) -> None:
-    """It leaves with the first answer, in the order in which it came."""
+    """The batch is sent after the first answer. Its writes are in the order in which they came."""
     for name in names(batches.FEW):
         write(made, name)
         await settled()
@@ -202,17 +201,15 @@ async def test_what_comes_while_enough_is_under_way_forms_the_next_batch(
     await settled()
 
 
-async def test_nobody_waits_behind_a_full_batch_while_another_could_leave(
-    made: Batches, firestore: Firestore
-) -> None:
-    """Few calls are for small batches; what fills one does not wait for an answer."""
+async def test_a_full_batch_does_not_wait_for_answers(made: Batches, firestore: Firestore) -> None:
+    """The low limit of calls is only for small batches. A full batch is sent at once."""
     at_most = batches.MANY * batches.LARGEST_BATCH
     written = write(made, *names(at_most + 1))
     await settled()
     assert firestore.sizes == [batches.LARGEST_BATCH] * batches.MANY
     firestore.calls[0].answer()
     await settled()
-    # Less than a full batch is left, and far more than a few are under way.
+    # Less than a full batch is left, and more than `FEW` calls are under way.
     assert len(firestore.calls) == batches.MANY
     for call in firestore.calls[1 : -batches.FEW + 1]:
         call.answer()
@@ -224,7 +221,7 @@ async def test_nobody_waits_behind_a_full_batch_while_another_could_leave(
 
 
 async def test_a_thousand_at_once_are_bounded(made: Batches, firestore: Firestore) -> None:
-    """In size and in number, and each is answered."""
+    """The size and the number of the calls are bounded, and each write is answered."""
     firestore.answers_itself = True
     await until(asyncio.gather(*write(made, *names(1000))))
     assert max(firestore.sizes) == batches.LARGEST_BATCH
@@ -236,7 +233,7 @@ async def test_a_thousand_at_once_are_bounded(made: Batches, firestore: Firestor
 async def test_calls_that_hang_do_not_hold_up_others(
     made: Batches, firestore: Firestore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A few slow calls are not the few for which a write waits."""
+    """Slow calls do not count towards the calls for which a write waits."""
     monkeypatch.setattr(batches, "SLOW_SECONDS", 0.05)
     hanging = []
     for name in names(batches.FEW):
@@ -263,10 +260,8 @@ async def test_a_document_is_never_twice_in_one_batch(made: Batches, firestore: 
     await until(asyncio.gather(*written))
 
 
-async def test_one_of_twenty_that_is_contested_fails_alone(
-    made: Batches, firestore: Firestore
-) -> None:
-    """The others are written; its caller learns why it was not."""
+async def test_a_contested_write_fails_alone(made: Batches, firestore: Firestore) -> None:
+    """The other writes of the batch succeed. The caller gets the reason of the failure."""
     documents = names(20)
     written = write(made, *documents)
     await settled()
@@ -281,10 +276,8 @@ async def test_one_of_twenty_that_is_contested_fails_alone(
     assert firestore.sizes == [20]
 
 
-async def test_a_write_that_is_aborted_goes_again_alone(
-    made: Batches, firestore: Firestore
-) -> None:
-    """It met another writer: it was not written."""
+async def test_an_aborted_write_is_sent_again_alone(made: Batches, firestore: Firestore) -> None:
+    """It was aborted because of another writer, and nothing was written."""
     written = write(made, "a", "b", "c")
     await settled()
     firestore.calls[0].answer(b=ABORTED)
@@ -297,17 +290,20 @@ async def test_a_write_that_is_aborted_goes_again_alone(
     await until(asyncio.gather(*written))
 
 
-async def test_a_batch_that_was_lost_after_it_landed_is_asked_for_one_by_one(
+async def test_after_a_batch_whose_answer_was_lost_its_writes_are_sent_one_by_one(
     made: Batches, firestore: Firestore
 ) -> None:
-    """Each now fails its own condition: its caller must look whose write stands there."""
+    """The batch had landed, so each write now fails its condition.
+
+    Its caller must read the document to see whose write it holds.
+    """
     documents = names(20)
     written = write(made, *documents)
     await settled()
     firestore.calls[0].fail(StatusCode.UNAVAILABLE)
     await firestore.called(1 + batches.MANY)
     await settled()
-    # One by one, but not all at once.
+    # They are sent one by one, but not all at once.
     assert firestore.sizes == [20] + [1] * batches.MANY
     assert isinstance(made.last_failure, ServiceUnavailable)
     answered = 1
@@ -322,10 +318,10 @@ async def test_a_batch_that_was_lost_after_it_landed_is_asked_for_one_by_one(
     assert made.last_failure is None
 
 
-async def test_one_that_firestore_can_not_take_does_not_take_the_others_with_it(
+async def test_a_write_that_firestore_refuses_does_not_fail_the_others(
     made: Batches, firestore: Firestore
 ) -> None:
-    """A document too large fails the whole call, and nobody says which."""
+    """A document that is too large fails the whole call, and the error does not say which."""
     written = write(made, "a", "large")
     await settled()
     firestore.calls[0].fail(StatusCode.INVALID_ARGUMENT)
@@ -340,10 +336,10 @@ async def test_one_that_firestore_can_not_take_does_not_take_the_others_with_it(
         await until(written[1])
 
 
-async def test_a_cancelled_caller_takes_its_unsent_write_out(
+async def test_the_unsent_write_of_a_cancelled_caller_is_removed(
     made: Batches, firestore: Firestore
 ) -> None:
-    """The rest of the batch leaves without it."""
+    """The rest of the batch is sent without it."""
     for name in names(batches.FEW):
         write(made, name)
         await settled()
@@ -360,10 +356,10 @@ async def test_a_cancelled_caller_takes_its_unsent_write_out(
     assert gives_up.cancelled()
 
 
-async def test_a_caller_cancelled_after_its_write_left_loses_the_answer_only(
+async def test_a_caller_cancelled_after_its_write_was_sent_only_loses_the_answer(
     made: Batches, firestore: Firestore
 ) -> None:
-    """The others of its batch have theirs."""
+    """The other callers of the batch get their answers."""
     gives_up, stays = write(made, "gives_up", "stays")
     await settled()
     gives_up.cancel()
@@ -374,10 +370,8 @@ async def test_a_caller_cancelled_after_its_write_left_loses_the_answer_only(
     assert gives_up.cancelled()
 
 
-async def test_a_caller_that_gives_up_ends_its_repetitions(
-    made: Batches, firestore: Firestore
-) -> None:
-    """Nothing is written for somebody who is not there."""
+async def test_a_caller_that_gives_up_ends_its_retries(made: Batches, firestore: Firestore) -> None:
+    """Nothing is written for a caller that has left."""
     (gives_up,) = write(made, "d")
     await settled()
     firestore.calls[0].fail(StatusCode.UNAVAILABLE)
@@ -389,10 +383,10 @@ async def test_a_caller_that_gives_up_ends_its_repetitions(
     assert len(firestore.calls) == 2
 
 
-async def test_closing_ends_what_is_under_way_and_what_waits(
+async def test_closing_ends_all_calls_and_all_waiting_writes(
     made: Batches, firestore: Firestore
 ) -> None:
-    """Each caller is told; none hangs."""
+    """Each caller gets an error, and none hangs."""
     under_way = write(made, *names(batches.FEW))
     await settled()
     for name in ("x1", "x2", "x3"):
@@ -409,10 +403,10 @@ async def test_closing_ends_what_is_under_way_and_what_waits(
         await made.read("r")
 
 
-async def test_reads_travel_together_and_do_not_wait_for_writes(
+async def test_reads_are_batched_and_do_not_wait_for_writes(
     made: Batches, firestore: Firestore
 ) -> None:
-    """A look must be quick also while writes are slow."""
+    """A read must be quick even while writes are slow."""
     writing = [task for name in names(batches.FEW) for task in write(made, name)]
     await settled()
     reading = [asyncio.ensure_future(made.read(name)) for name in ("r1", "r2")]

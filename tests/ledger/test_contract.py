@@ -1,4 +1,4 @@
-"""One contract, both ledgers: what `delivery.py` relies on, whoever keeps the record."""
+"""The contract of both ledgers: everything that `delivery.py` relies on."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -32,7 +32,7 @@ async def record_of(ledger: Ledger) -> Record:
 
 
 async def test_a_first_claim_is_granted(open_ledger: Open) -> None:
-    """Under the event's key, as the first attempt, just now."""
+    """It has the event's key, is the first attempt, and was made just now."""
     claim = await claimed(open_ledger(), event())
     assert claim.key == key_of("acme", "evt_1")
     assert claim.attempts == 1
@@ -40,7 +40,7 @@ async def test_a_first_claim_is_granted(open_ledger: Open) -> None:
 
 
 async def test_a_delivered_event_is_a_duplicate(open_ledger: Open) -> None:
-    """With the id that Svix gave it; also through another instance's ledger."""
+    """The duplicate has Svix's message id. Another instance's ledger sees it too."""
     ledger = open_ledger()
     await delivered(ledger, event())
     for reader in (ledger, open_ledger()):
@@ -51,7 +51,7 @@ async def test_a_delivered_event_is_a_duplicate(open_ledger: Open) -> None:
 async def test_the_record_says_whether_svix_was_seen_to_accept(
     open_ledger: Open, *, confirmed: bool
 ) -> None:
-    """What was found by asking may never be sent on: reconciliation looks at those."""
+    """If we did not see the acceptance, no customer may get it. Reconciliation checks these."""
     ledger = open_ledger()
     claim = await claimed(ledger, event())
     assert (await record_of(ledger)).fanout_confirmed is None
@@ -60,22 +60,22 @@ async def test_the_record_says_whether_svix_was_seen_to_accept(
 
 
 async def test_an_event_delivered_without_a_message_id_is_a_duplicate(open_ledger: Open) -> None:
-    """Whoever settled it may not have known the id."""
+    """The settlement may not have known the message id."""
     ledger = open_ledger()
     await ledger.complete(await claimed(ledger, event()), None, fanout_confirmed=False)
     assert await ledger.claim(event()) == Duplicate(None, payload_changed=False, attempts=1)
 
 
 async def test_a_duplicate_with_another_payload_says_so(open_ledger: Open) -> None:
-    """A publisher that uses an id twice must be noticed."""
+    """It must be noticed if a publisher uses an id twice."""
     ledger = open_ledger()
     await delivered(ledger, event(payload="a"))
     refusal = await ledger.claim(event(payload="b"))
     assert refusal == Duplicate("msg_1", payload_changed=True, attempts=1)
 
 
-async def test_a_takeover_keeps_the_first_payload_in_mind(open_ledger: Open) -> None:
-    """Whichever payload was sent in the end, the id has been used for two."""
+async def test_a_takeover_remembers_the_first_payload(open_ledger: Open) -> None:
+    """Whichever payload was sent in the end, the id was used for two."""
     ledger = open_ledger()
     await ledger.release(await claimed(ledger, event(payload="a")))
     await delivered(ledger, event(payload="b"))
@@ -91,7 +91,7 @@ async def test_the_same_id_in_another_project_is_another_event(open_ledger: Open
 
 
 async def test_a_live_claim_is_in_progress(open_ledger: Open) -> None:
-    """Until its lease is over, and it says when that is."""
+    """The answer says how long the lease still lasts."""
     ledger = open_ledger()
     await claimed(ledger, event())
     refusal = await ledger.claim(event())
@@ -104,7 +104,7 @@ async def test_a_live_claim_is_in_progress(open_ledger: Open) -> None:
 async def test_a_claim_is_judged_by_the_lease_in_its_record(
     open_ledger: Open, theirs: float, ours: float, *, holds: bool
 ) -> None:
-    """Another version, or an operator's command, may have another lease than the claimant."""
+    """Another version or an operator's command may have another lease than the claim's owner."""
     claimant, onlooker = open_ledger(theirs), open_ledger(ours)
     await claimed(claimant, event())
     await asyncio.sleep(MOMENT + 0.01)
@@ -115,7 +115,7 @@ async def test_a_claim_is_judged_by_the_lease_in_its_record(
 
 
 async def test_a_released_event_is_claimed_at_once(open_ledger: Open) -> None:
-    """Its lease has no meaning any more."""
+    """After a release, the lease no longer counts."""
     ledger = open_ledger()
     first = await claimed(ledger, event())
     await ledger.release(first)
@@ -125,7 +125,7 @@ async def test_a_released_event_is_claimed_at_once(open_ledger: Open) -> None:
 
 
 async def test_a_delivery_claims_again_what_it_released(open_ledger: Open) -> None:
-    """As each attempt after a refusal does; age and attempts go on."""
+    """Each attempt after a refusal does that. The age and the attempts go on."""
     ledger = open_ledger()
     first = await claimed(ledger, event())
     released = await ledger.release(first)
@@ -138,7 +138,7 @@ async def test_a_delivery_claims_again_what_it_released(open_ledger: Open) -> No
 
 
 async def test_a_claim_whose_release_was_lost_is_taken_over_at_once(open_ledger: Open) -> None:
-    """By the delivery that made it, and by no other; what it was cannot be settled any more."""
+    """Only the delivery that made the claim may do so. The old claim can't be settled any more."""
     ledger = open_ledger()
     first = await claimed(ledger, event())
     assert isinstance(await ledger.claim(event()), InProgress)
@@ -150,10 +150,10 @@ async def test_a_claim_whose_release_was_lost_is_taken_over_at_once(open_ledger:
 
 
 @pytest.mark.parametrize("release_is_known", [True, False])
-async def test_a_delivery_whose_claim_passed_to_another_sees_that(
+async def test_a_delivery_whose_claim_was_taken_over_sees_that(
     open_ledger: Open, *, release_is_known: bool
 ) -> None:
-    """Its earlier claim is no licence."""
+    """Its earlier claim gives it no right to claim again."""
     ledger = open_ledger()
     first = await claimed(ledger, event())
     released = await ledger.release(first)
@@ -166,7 +166,7 @@ async def test_a_delivery_whose_claim_passed_to_another_sees_that(
 
 
 async def test_a_completion_that_was_thought_lost_is_a_duplicate(open_ledger: Open) -> None:
-    """Its claim's token is in the record, but it is delivered."""
+    """The record has the claim's token, but its state is delivered."""
     ledger = open_ledger()
     claim = await claimed(ledger, event())
     await ledger.complete(claim, "msg_1", fanout_confirmed=True)
@@ -174,7 +174,7 @@ async def test_a_completion_that_was_thought_lost_is_a_duplicate(open_ledger: Op
 
 
 async def test_a_claim_whose_lease_is_over_is_taken_over(open_ledger: Open) -> None:
-    """The worker that made it is dead, or too late."""
+    """The worker that made it is dead or too late."""
     ledger = open_ledger(MOMENT)
     await claimed(ledger, event())
     await lease_over(ledger)
@@ -182,7 +182,7 @@ async def test_a_claim_whose_lease_is_over_is_taken_over(open_ledger: Open) -> N
 
 
 async def test_a_takeover_has_a_lease_of_its_own(open_ledger: Open) -> None:
-    """Else two workers would hold one claim."""
+    """Otherwise a third worker could take it over at once."""
     ledger = open_ledger(MOMENT)
     await claimed(ledger, event())
     await lease_over(ledger)
@@ -197,7 +197,7 @@ async def test_a_takeover_has_a_lease_of_its_own(open_ledger: Open) -> None:
 async def test_a_claim_taken_over_can_be_neither_completed_nor_released(
     open_ledger: Open, *, completes: bool
 ) -> None:
-    """Nothing is written: the successor's claim stands, and is the one to be settled."""
+    """Nothing is written. Only the new owner can settle its claim."""
     ledger, patient = open_ledger(MOMENT), open_ledger()
     lost = await claimed(ledger, event())
     await lease_over(ledger)
@@ -214,10 +214,10 @@ async def test_a_claim_taken_over_can_be_neither_completed_nor_released(
     assert await ledger.claim(event()) == Duplicate("msg_1", payload_changed=False, attempts=2)
 
 
-async def test_a_claim_past_its_lease_that_nobody_took_over_can_still_be_settled(
+async def test_a_claim_past_its_lease_that_was_not_taken_over_can_still_be_settled(
     open_ledger: Open,
 ) -> None:
-    """Svix has the event: to refuse the record of that would only cost a resend."""
+    """Svix has the event. Refusing to record that would only cause another send."""
     ledger = open_ledger(MOMENT)
     claim = await claimed(ledger, event())
     await lease_over(ledger)
@@ -226,7 +226,7 @@ async def test_a_claim_past_its_lease_that_nobody_took_over_can_still_be_settled
 
 
 async def test_a_released_claim_cannot_be_completed(open_ledger: Open) -> None:
-    """It was given up: another may be sending already."""
+    """After a release, another delivery may already be sending."""
     ledger = open_ledger()
     claim = await claimed(ledger, event())
     await ledger.release(claim)
@@ -236,7 +236,7 @@ async def test_a_released_claim_cannot_be_completed(open_ledger: Open) -> None:
 
 
 async def test_a_delivered_event_cannot_be_released(open_ledger: Open) -> None:
-    """It would be sent again."""
+    """Otherwise it would be sent again."""
     ledger = open_ledger()
     claim = await claimed(ledger, event())
     await ledger.complete(claim, "msg_1", fanout_confirmed=True)
@@ -246,7 +246,7 @@ async def test_a_delivered_event_cannot_be_released(open_ledger: Open) -> None:
 
 
 async def test_a_settle_that_landed_is_recognised_when_repeated(open_ledger: Open) -> None:
-    """Its answer may be lost, and what was not answered is repeated."""
+    """The answer of a settlement may be lost, and then the settlement is repeated."""
     ledger = open_ledger()
     released = await claimed(ledger, event())
     await ledger.release(released)
@@ -257,20 +257,20 @@ async def test_a_settle_that_landed_is_recognised_when_repeated(open_ledger: Ope
     assert await ledger.claim(event()) == Duplicate("msg_1", payload_changed=False, attempts=2)
 
 
-async def test_a_claim_on_nothing_cannot_be_settled(open_ledger: Open) -> None:
-    """A record that is gone is not made anew."""
+async def test_a_claim_without_a_record_cannot_be_settled(open_ledger: Open) -> None:
+    """A record that has expired is not created by a settlement."""
     ledger = open_ledger()
     phantom = replace(await claimed(ledger, event()), key=key_of("acme", "evt_gone"))
     with pytest.raises(ClaimLost):
         await ledger.complete(phantom, "msg_1", fanout_confirmed=True)
     await claimed(ledger, event("evt_gone"))
-    # A delivery whose record expired meanwhile begins anew.
+    # A delivery whose record has expired meanwhile starts over.
     gone = replace(phantom, key=key_of("acme", "evt_gone_too"))
     assert (await claimed(ledger, event("evt_gone_too"), gone)).attempts == 1
 
 
-async def test_the_age_runs_on_across_releases_and_takeovers(open_ledger: Open) -> None:
-    """It is how one knows that Svix may have forgotten the first try."""
+async def test_the_age_goes_on_across_releases_and_takeovers(open_ledger: Open) -> None:
+    """The age says whether Svix may have forgotten the first attempt."""
     ledger = open_ledger(MOMENT)
     first = await claimed(ledger, event())
     await lease_over(ledger)
@@ -286,7 +286,7 @@ async def test_the_age_runs_on_across_releases_and_takeovers(open_ledger: Open) 
 
 @pytest.mark.parametrize("before", ["nothing", "released", "lease over"])
 async def test_of_fifty_claims_at_once_one_wins(open_ledger: Open, before: str) -> None:
-    """Through two instances, of a new event or one to be taken over; the winner can settle."""
+    """The claims go through two instances, for a new event or a takeover. The winner can settle."""
     if before != "nothing":
         ledger = open_ledger(MOMENT)
         claim = await claimed(ledger, event())
@@ -300,8 +300,8 @@ async def test_of_fifty_claims_at_once_one_wins(open_ledger: Open, before: str) 
     assert isinstance(await ledgers[1].claim(event()), Duplicate)
 
 
-async def test_many_events_at_once_do_not_hinder_each_other(open_ledger: Open) -> None:
-    """200 claimed, completed, and known for good; every second after a refusal."""
+async def test_many_events_at_once_do_not_disturb_each_other(open_ledger: Open) -> None:
+    """200 events are claimed and completed, every second one after a release."""
     ledger = open_ledger()
     events = [event(f"evt_{n}") for n in range(200)]
 
@@ -319,8 +319,8 @@ async def test_many_events_at_once_do_not_hinder_each_other(open_ledger: Open) -
     ]
 
 
-async def test_a_record_says_where_its_event_stands(open_ledger: Open) -> None:
-    """Whoever must wait looks first, and so does the operator."""
+async def test_a_record_has_the_state_of_its_event(open_ledger: Open) -> None:
+    """A request that must wait reads it first, and so do the operator's commands."""
     ledger = open_ledger()
     assert await ledger.record(KEY) is None
     claim = await claimed(ledger, event())
@@ -342,7 +342,7 @@ async def test_a_record_says_where_its_event_stands(open_ledger: Open) -> None:
 
 
 async def test_parking_twice_is_once(open_ledger: Open) -> None:
-    """Pub/Sub may bring a message again before the acknowledgement counts."""
+    """Pub/Sub may redeliver a message before it has processed the ack."""
     ledger = open_ledger()
     await ledger.park(letter())
     await ledger.park(replace(letter(), detail="parked again"))

@@ -1,4 +1,4 @@
-"""Firestore down, hanging, refusing, or answering a write that landed as if it had not."""
+"""Firestore is down, hangs or refuses: no call may hang, and each error says what to check."""
 
 import asyncio
 import contextlib
@@ -30,15 +30,15 @@ Connect = Callable[[str], FirestoreLedger]
 LETTER = letter()
 
 CUT_SHORT = ("relay.ledger.firestore_calls.LEDGER_CALL_SECONDS", 0.5)
-"""The ledger's time limit: what is shown is that there is one, not how long it is."""
+"""A shorter time limit of the ledger. The tests show that there is one, not how long it is."""
 
 NEVER = 60.0
-"""Seconds after which a call that should have given up is said to hang."""
+"""Seconds after which a call counts as hanging."""
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """See `CUT_SHORT`."""
+    """Shorten the ledger's time limit."""
     monkeypatch.setattr(*CUT_SHORT)
 
 
@@ -49,7 +49,7 @@ async def _hang(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
 
 @pytest.mark.usefixtures("impatient")
 async def test_a_server_that_never_answers_is_given_up(connect: Connect) -> None:
-    """It accepts connections and says nothing: the request must not hang with it."""
+    """It accepts connections and never answers. The request must not hang as well."""
     async with serving(_hang) as url:
         ledger = connect(url.removeprefix("http://"))
         with pytest.raises(LedgerUnavailable, match="did not answer within"):
@@ -58,14 +58,14 @@ async def test_a_server_that_never_answers_is_given_up(connect: Connect) -> None
 
 @pytest.mark.usefixtures("impatient")
 async def test_a_closed_port_is_given_up(connect: Connect) -> None:
-    """The client library would go on trying for a minute."""
+    """The client library alone would retry for a minute."""
     ledger = connect(f"127.0.0.1:{free_port()}")
     with pytest.raises(LedgerUnavailable):
         await asyncio.wait_for(ledger.claim(event()), NEVER)
 
 
 async def test_a_cancellation_passes_through(connect: Connect) -> None:
-    """A shutdown is not a failing ledger."""
+    """A shutdown must not look like a failure of the ledger."""
     asked = asyncio.Event()
 
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -85,7 +85,7 @@ async def test_a_suspended_firestore_is_given_up_and_no_harm_is_done(
     own_firestore_emulator: tuple[str, Server],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What timed out may have landed; asked again, it succeeds either way."""
+    """A write that timed out may have landed. When it is repeated, it succeeds in both cases."""
     address, server = own_firestore_emulator
     ledger = connect(address)
     await _warm(ledger)
@@ -117,7 +117,7 @@ async def test_a_suspended_firestore_is_given_up_and_no_harm_is_done(
         (grpc.StatusCode.UNAUTHENTICATED, "payload hunter2", "credentials"),
         (grpc.StatusCode.NOT_FOUND, "payload hunter2", "FIRESTORE_DATABASE"),
         (grpc.StatusCode.FAILED_PRECONDITION, "payload hunter2", "native mode"),
-        # What gRPC itself says where Google's credentials are refused a token.
+        # gRPC's own error if Google's credentials get no token.
         (
             grpc.StatusCode.UNAVAILABLE,
             "Getting metadata from plugin failed: hunter2",
@@ -131,7 +131,7 @@ async def test_a_suspended_firestore_is_given_up_and_no_harm_is_done(
 async def test_a_refusal_says_what_to_check(
     connect: Connect, code: grpc.StatusCode, says: str, advice: str | None
 ) -> None:
-    """In words of our own: Firestore's may quote what was written."""
+    """The message is our own, because Firestore's may quote the payload."""
     async with _refusing(code, says) as address:
         ledger = connect(address)
         claim = Claim(KEY, "token", WriteResult.pb()().update_time, 1, 0.0)
@@ -148,13 +148,13 @@ async def test_a_refusal_says_what_to_check(
             assert code.name in str(failure.value)
             assert "hunter2" not in str(failure.value)
             assert failure.value.__suppress_context__
-            # Trying again helps where nothing is to be mended.
+            # Only a fault without advice may pass by itself.
             assert isinstance(failure.value, LedgerMisconfigured) is (advice is not None)
             assert (advice or "Firestore") in str(failure.value)
 
 
 async def test_a_letter_that_is_refused_says_what_to_check(connect: Connect) -> None:
-    """As an event does; and a page that the operator asks for does not take two minutes."""
+    """So does a page that an operator reads, and it must not be retried for two minutes."""
     async with _refusing(grpc.StatusCode.PERMISSION_DENIED, "payload hunter2") as address:
         ledger = connect(address)
         for call in (
@@ -167,13 +167,13 @@ async def test_a_letter_that_is_refused_says_what_to_check(connect: Connect) -> 
 
 
 @pytest.mark.parametrize("fault", ["missing", "no file", "not JSON"])
-async def test_credentials_that_are_missing_are_said_in_a_sentence(
+async def test_missing_credentials_are_reported_in_a_sentence(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fault: str
 ) -> None:
-    """At once, and not as a traceback."""
+    """The sentence comes at once, without a traceback."""
     for name in ("FIRESTORE_EMULATOR_HOST", "GOOGLE_APPLICATION_CREDENTIALS", "APPDATA"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_GCE_CHECK", "true")  # else Google's library looks for its cloud
+    monkeypatch.setenv("NO_GCE_CHECK", "true")  # Google's library does not look for its cloud then
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
     if fault != "missing":
@@ -184,15 +184,15 @@ async def test_credentials_that_are_missing_are_said_in_a_sentence(
         FirestoreLedger.connect("p", "(default)")
 
 
-async def test_a_project_that_nothing_names_is_said_in_a_sentence(
+async def test_a_missing_project_is_reported_in_a_sentence(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Where the credentials are there."""
+    """The credentials are present, but neither they nor a setting names the project."""
     for name in ("FIRESTORE_EMULATOR_HOST", "GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
-    monkeypatch.setenv("PATH", str(tmp_path))  # else gcloud is asked for its project
+    monkeypatch.setenv("PATH", str(tmp_path))  # so that gcloud is not asked for its project
     key = tmp_path / "key.json"
     key.write_text(
         '{"type": "authorized_user", "client_id": "c", "client_secret": "s", "refresh_token": "t"}'
@@ -224,7 +224,7 @@ async def _refusing(code: grpc.StatusCode, details: str) -> AsyncIterator[str]:
 
 
 async def test_closing_ends_a_call_under_way(connect: Connect) -> None:
-    """As a failure of the ledger, which the protocol knows, and not as a cancellation."""
+    """The call fails with the ledger's error, which the protocol handles, and is not cancelled."""
     asked = asyncio.Event()
 
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -243,7 +243,7 @@ async def test_closing_ends_a_call_under_way(connect: Connect) -> None:
 
 
 async def _warm(ledger: Ledger) -> None:
-    """An emulator that was just started takes its time for the first answers."""
+    """Wait until an emulator that has just started answers in time."""
     async with asyncio.timeout(NEVER):
         while True:
             with contextlib.suppress(LedgerUnavailable):

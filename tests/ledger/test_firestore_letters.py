@@ -1,4 +1,4 @@
-"""A letter in parts in Firestore, and a death between each two of its writes."""
+"""A letter that Firestore stores in parts, with a crash after each of its writes."""
 
 import random
 from collections.abc import AsyncIterator, Callable
@@ -18,14 +18,14 @@ LETTER = letter(data=random.Random(2).randbytes(3_500))  # noqa: S311 - no secre
 
 
 class Died(BaseException):
-    """The process ended here: nothing is caught, nothing is cleaned up."""
+    """Simulates a crash: no handler catches it."""
 
 
 @pytest.fixture
 async def opened(
     connect: Callable[[str], FirestoreLedger], warm_emulator: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[FirestoreLedger, AsyncClient]]:
-    """A ledger whose parts are of a kilobyte, and a client to look into its database."""
+    """A ledger with parts of a kilobyte, and a client that reads its database."""
     monkeypatch.setattr("relay.ledger.firestore_letters.PART_BYTES", 1_000)
     ledger = connect(warm_emulator)
     client = AsyncClient()
@@ -34,12 +34,12 @@ async def opened(
 
 
 async def parts(client: AsyncClient) -> list[str]:
-    """The ids of the parts that are stored."""
+    """The ids of the stored parts."""
     return [document.id async for document in client.collection("dead_letter_parts").stream()]
 
 
 def die(monkeypatch: pytest.MonkeyPatch, after: int) -> list[str]:
-    """Let the process die after so many writes, before the next. Returns what is written."""
+    """Let the process die after this many writes. Returns a list of the documents written."""
     written: list[str] = []
     commit = FirestoreAsyncClient.commit
 
@@ -55,10 +55,10 @@ def die(monkeypatch: pytest.MonkeyPatch, after: int) -> list[str]:
 
 
 @pytest.mark.parametrize("written", range(PARTS + 2))
-async def test_a_letter_is_parked_by_its_last_write_alone(
+async def test_a_letter_is_parked_by_its_last_write(
     opened: tuple[FirestoreLedger, AsyncClient], monkeypatch: pytest.MonkeyPatch, written: int
 ) -> None:
-    """Dead before, nothing is parked, and parking again completes it."""
+    """After a crash before that, nothing is parked, and parking again completes it."""
     ledger, client = opened
     with monkeypatch.context() as dying:
         writes = die(dying, written)
@@ -80,14 +80,14 @@ async def test_a_letter_is_parked_by_its_last_write_alone(
 
 @pytest.mark.parametrize("discard", [True, False])
 @pytest.mark.parametrize("written", range(PARTS + 1))
-async def test_a_letter_is_given_up_by_its_first_write(
+async def test_a_letter_is_deleted_or_discarded_by_its_first_write(
     opened: tuple[FirestoreLedger, AsyncClient],
     monkeypatch: pytest.MonkeyPatch,
     written: int,
     *,
     discard: bool,
 ) -> None:
-    """Dead after that, its payload is not to be had; doing it again erases what is left."""
+    """After a crash after that, the payload can't be read. Repeating it erases the other parts."""
     ledger, client = opened
     await ledger.park(LETTER)
 
@@ -116,7 +116,7 @@ async def test_a_letter_is_given_up_by_its_first_write(
 async def test_parts_outlive_their_letter(
     opened: tuple[FirestoreLedger, AsyncClient],
 ) -> None:
-    """They expire too, but TTL must not take a part from a letter that is there."""
+    """Parts expire as well, but not before their letter."""
     ledger, client = opened
     await ledger.park(LETTER)
     stored = (await client.document(f"dead_letters/{LETTER.id}").get()).to_dict()
@@ -126,10 +126,10 @@ async def test_parts_outlive_their_letter(
         assert part.get("expires_at") > stored["expires_at"]
 
 
-async def test_a_part_that_is_missing_is_named(
+async def test_a_missing_part_is_named(
     opened: tuple[FirestoreLedger, AsyncClient],
 ) -> None:
-    """So that a person can look for it: never a silent half."""
+    """A person can then look for it. Half a letter must not be returned."""
     ledger, client = opened
     await ledger.park(LETTER)
     missing = sorted(await parts(client))[2]
@@ -140,10 +140,10 @@ async def test_a_part_that_is_missing_is_named(
     await ledger.discard_dead_letter(LETTER.id, "damaged")
 
 
-async def test_parts_that_are_not_what_was_stored_are_an_error(
+async def test_a_changed_part_is_an_error(
     opened: tuple[FirestoreLedger, AsyncClient],
 ) -> None:
-    """Whole in number is not whole."""
+    """All parts are there, but their content is not what was stored."""
     ledger, client = opened
     await ledger.park(LETTER)
     one = sorted(await parts(client))[2]
@@ -152,10 +152,10 @@ async def test_parts_that_are_not_what_was_stored_are_an_error(
         await ledger.dead_letter(LETTER.id)
 
 
-async def test_a_letter_deleted_while_it_is_read_is_not_there(
+async def test_a_letter_that_is_deleted_while_it_is_read_is_missing(
     opened: tuple[FirestoreLedger, AsyncClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is not damaged: somebody has replayed it meanwhile."""
+    """It is not reported as damaged: it was replayed meanwhile."""
     ledger, _ = opened
     await ledger.park(LETTER)
     letters = ledger._letters
@@ -169,10 +169,10 @@ async def test_a_letter_deleted_while_it_is_read_is_not_there(
     assert await ledger.dead_letter(LETTER.id) is None
 
 
-async def test_a_letter_discarded_while_it_is_parked_again_stays_erased(
+async def test_a_letter_that_is_discarded_while_it_is_parked_again_stays_erased(
     opened: tuple[FirestoreLedger, AsyncClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second push's parts are written already: nothing of them stays."""
+    """The second push has already written its parts. They are erased as well."""
     ledger, client = opened
     letters = ledger._letters
     create = letters._create
@@ -192,6 +192,6 @@ async def test_a_letter_discarded_while_it_is_parked_again_stays_erased(
     assert stored is not None
     assert stored.discarded == "a test's"
     assert await parts(client) == []
-    # A push that comes later writes none in the first place.
+    # A later push writes no parts at all.
     await ledger.park(LETTER)
     assert await parts(client) == []

@@ -1,4 +1,4 @@
-"""Answers of Firestore that are lost: a write that landed is ours, whoever asks for it again."""
+"""Firestore's answers are lost: a write that landed must be recognised as ours."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -27,11 +27,11 @@ RECORD = f"events/{KEY}"
 LETTER = letter()
 
 NEVER = 60.0
-"""Seconds after which a call that should have been answered is said to hang."""
+"""Seconds after which a call counts as hanging."""
 
 
 class Link:
-    """A connection to the emulator that can lose answers: they are withheld, then it breaks."""
+    """A connection to the emulator that can lose answers: it holds them back, and then breaks."""
 
     def __init__(self, address: str) -> None:
         self._host, _, self._port = address.partition(":")
@@ -39,15 +39,15 @@ class Link:
         self._connections: set[asyncio.StreamWriter] = set()
 
     def withhold(self) -> None:
-        """From here on no answer comes through."""
+        """Hold back all answers from now on."""
         self._withholding = True
 
     def let_through(self) -> None:
-        """From here on answers come through; what was withheld is lost with its call."""
+        """Pass answers on from now on. The answers held back are lost."""
         self._withholding = False
 
     def break_off(self) -> None:
-        """The client sees its connection end, and may connect anew."""
+        """Break the client's connections. It may connect again."""
         self._withholding = False
         for connection in self._connections:
             connection.transport.abort()
@@ -79,14 +79,14 @@ class Link:
 
 
 def condition(write: Any) -> str:
-    """Whether a write is to create a document or to update one."""
+    """Whether a write creates a document or updates one."""
     condition = Write.pb(write, coerce=True).current_document
     return "update" if condition.HasField("update_time") else "create"
 
 
 @dataclass
 class Unanswered:
-    """A ledger, and a way to make a call to it whose write lands and is never answered."""
+    """A ledger, and a way to make a call whose write lands but is never answered."""
 
     ledger: FirestoreLedger
     link: Link
@@ -94,7 +94,7 @@ class Unanswered:
     monkeypatch: pytest.MonkeyPatch
 
     async def make(self, call: Awaitable[T], write: str, *paths: str) -> T:
-        """Withhold answers from this write on; break off when the documents have changed."""
+        """Make a call. Hold back answers from its write on, and break off when that has landed."""
         owner: Any = FirestoreAsyncClient
         method = "commit"
         if paths[0].startswith("events/"):
@@ -125,7 +125,7 @@ class Unanswered:
 async def unanswered(
     connect: Callable[[str], FirestoreLedger], warm_emulator: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Unanswered]:
-    """See `Unanswered`; its connection is open already."""
+    """An `Unanswered` whose connection is already open."""
     link = Link(warm_emulator)
     connect(warm_emulator)
     records = AsyncClient()
@@ -137,7 +137,7 @@ async def unanswered(
 
 
 async def test_a_first_claim_that_landed_unanswered_is_ours(unanswered: Unanswered) -> None:
-    """It is created again, and Firestore says that it is there."""
+    """It is created again, and Firestore says that it exists."""
     ledger = unanswered.ledger
     claim = await unanswered.make(claimed(ledger, event()), "create", RECORD)
     assert claim.attempts == 1
@@ -160,7 +160,7 @@ async def test_a_takeover_that_landed_unanswered_is_ours(
 
 
 async def test_a_completion_that_landed_unanswered_is_ours(unanswered: Unanswered) -> None:
-    """The event is delivered, not lost to another."""
+    """The event is delivered, and the claim does not count as lost."""
     ledger = unanswered.ledger
     claim = await claimed(ledger, event())
     completing = ledger.complete(claim, "msg_1", fanout_confirmed=True)
@@ -169,7 +169,7 @@ async def test_a_completion_that_landed_unanswered_is_ours(unanswered: Unanswere
 
 
 async def test_a_release_that_landed_unanswered_is_ours(unanswered: Unanswered) -> None:
-    """And the next claim succeeds at once."""
+    """The next claim succeeds at once."""
     ledger = unanswered.ledger
     claim = await claimed(ledger, event())
     released = await unanswered.make(ledger.release(claim), "update", RECORD)
@@ -177,7 +177,7 @@ async def test_a_release_that_landed_unanswered_is_ours(unanswered: Unanswered) 
 
 
 async def test_a_mending_that_landed_unanswered_is_ours(unanswered: Unanswered) -> None:
-    """It is not reported as lost to another."""
+    """The record does not count as changed by another."""
     ledger = unanswered.ledger
     await claimed(ledger, event())
     record = await ledger.record(KEY)
@@ -188,13 +188,13 @@ async def test_a_mending_that_landed_unanswered_is_ours(unanswered: Unanswered) 
 
 
 async def test_a_letter_that_landed_unanswered_is_parked(unanswered: Unanswered) -> None:
-    """As if it had been parked before."""
+    """The letter that is found counts as parked."""
     parking = unanswered.ledger.park(LETTER)
     await unanswered.make(parking, "create", f"dead_letters/{LETTER.id}")
 
 
 async def test_a_whole_batch_that_landed_unanswered_is_ours(unanswered: Unanswered) -> None:
-    """Each claim of it is asked for alone, and found."""
+    """Each of its claims is sent again alone, and recognised."""
     ledger = unanswered.ledger
     events = [event(), *(event(f"evt_{number}") for number in range(2, 21))]
     records = [f"events/{key_of('acme', each.id)}" for each in events]
@@ -214,7 +214,7 @@ async def test_a_whole_batch_that_landed_unanswered_is_ours(unanswered: Unanswer
 async def test_one_contested_claim_of_twenty_does_not_disturb_the_others(
     connect: Callable[[str], FirestoreLedger], warm_emulator: str
 ) -> None:
-    """They travel in one batch, and each has its own answer."""
+    """All are in one batch, and each gets its own answer."""
     ledger = connect(warm_emulator)
     events = [event(f"evt_{number}") for number in range(20)]
     await delivered(ledger, events[7])
@@ -224,15 +224,15 @@ async def test_one_contested_claim_of_twenty_does_not_disturb_the_others(
     assert answers[7] == Duplicate("msg_1", payload_changed=False, attempts=1)
 
 
-async def test_a_call_that_hangs_is_given_up_in_time_to_ask_again(
+async def test_a_call_that_hangs_is_given_up_in_time_to_try_again(
     unanswered: Unanswered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stall of two seconds costs an event two seconds, not its claim."""
+    """A stall of two seconds delays an event by two seconds. Its claim still succeeds."""
     ledger = unanswered.ledger
     monkeypatch.setitem(ledger.batches._options, "timeout", 0.3)
     unanswered.link.withhold()
     claiming = asyncio.ensure_future(claimed(ledger, event()))
-    # Its answer is lost for good; the next comes through.
+    # The first answer is lost. The next one is passed on.
     document = unanswered.records.document(RECORD)
     async with asyncio.timeout(NEVER):
         while not (await document.get()).exists:

@@ -1,4 +1,4 @@
-"""The ledgers' times, each with what it must outlast."""
+"""The ledgers' time limits, each compared with what it must exceed."""
 
 from datetime import timedelta
 
@@ -17,22 +17,22 @@ from relay.ledger import (
 
 SUBSCRIPTION_RETENTION = timedelta(days=7)
 DEAD_LETTER_RETENTION = timedelta(days=31)
-"""Of the subscription and of the dead-letter subscription, as `deploy.sh` makes them; 31 days are
-the longest that Pub/Sub keeps a message (https://cloud.google.com/pubsub/quotas)."""
+"""The retention of the two subscriptions, as `deploy.sh` sets it. 31 days are the longest for which
+Pub/Sub keeps a message (https://cloud.google.com/pubsub/quotas)."""
 
 
-def test_a_call_to_the_ledger_is_what_an_attempt_allows_for() -> None:
-    """Claim and settle are one call each."""
+def test_an_attempt_allows_for_a_whole_call_to_the_ledger() -> None:
+    """The claim and the settlement are one call each."""
     assert LEDGER_CALL_SECONDS == CLAIM_SECONDS == SETTLE_SECONDS
 
 
 def test_a_call_to_firestore_leaves_its_caller_time_to_ask_again() -> None:
-    """Twice, as it may be a write that is lost and then one that waits for a connection."""
+    """There is time for two calls: one is lost, and the next waits for a connection."""
     assert 2 * batches.CALL_SECONDS < LEDGER_CALL_SECONDS
 
 
 def test_no_attempt_outlasts_its_lease() -> None:
-    """With time for clocks and for what is late: two workers must not call for one event."""
+    """Two workers must not call for one event. The margin covers clocks and delays."""
     assert LEASE_SECONDS == 30
     assert 1.5 * ATTEMPT_SECONDS <= LEASE_SECONDS
 
@@ -45,24 +45,27 @@ def test_the_budget_changes_no_lease(budget: float) -> None:
 
 @pytest.mark.parametrize("budget", [30.0, 240.0, 540.0])
 def test_a_letter_is_stored_before_the_request_is_ended(budget: float) -> None:
-    """Also one that was begun when the budget was over."""
+    """There is time even if parking begins at the end of the budget."""
     settings = Settings("token", request_budget=budget)
     assert budget + PARK_SECONDS < settings.function_timeout
 
 
 def test_a_record_outlives_every_message_that_can_come_back() -> None:
-    """From the subscription, and then from its dead-letter subscription; with a week to spare."""
+    """A message may wait in the subscription and then in the dead-letter subscription.
+
+    The record lives a week longer.
+    """
     slack = timedelta(days=7)
     assert SUBSCRIPTION_RETENTION + DEAD_LETTER_RETENTION + slack <= RECORD_LIFETIME
 
 
 def test_a_dead_letter_outlives_its_record() -> None:
-    """So that an event is never forgotten while its letter may be replayed into a gap."""
+    """A letter can be replayed after its record has expired, because the replay asks Svix first."""
     assert DEAD_LETTER_LIFETIME > RECORD_LIFETIME
 
 
 def test_every_event_has_a_key_of_its_own() -> None:
-    """It is Svix's idempotency key as well: its hash is fixed for good."""
+    """The key is also Svix's idempotency key, so its hash must never change."""
     assert key_of("acme", "evt_1") == (
         "a82d352942f706d6d917c76c4da0d0e0b6633d294ca6af603ef54af0b4c20e41"
     )

@@ -1,4 +1,4 @@
-"""Dead letters, in both ledgers: parked whole or not at all, found, and given up for good."""
+"""Dead letters in both ledgers: they are parked whole, found, replayed and discarded."""
 
 import random
 from dataclasses import replace
@@ -22,18 +22,18 @@ LARGEST = random.Random(1).randbytes(10_000_000)  # noqa: S311 - no secret
 
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several pages of few, so that what is between two pages is seen."""
+    """Pages of three, so that a test reads over several pages."""
     monkeypatch.setattr(relay.ledger.firestore_calls, "_PAGE", 3)
     monkeypatch.setattr(relay.ledger.sqlite, "_PAGE", 3)
 
 
 async def ids(ledger: Archive, prefix: str = "", **where: str) -> list[str]:
-    """The ids of the letters listed."""
+    """The ids of the listed letters."""
     return [listed.id async for listed in ledger.dead_letters(prefix, **where)]
 
 
 async def parked(ledger: Archive, what: DeadLetter = LETTER) -> DeadLetter:
-    """Park a letter; returns it as it is stored."""
+    """Park a letter, and return it as it is stored."""
     await ledger.park(what)
     stored = await ledger.dead_letter(what.id)
     assert stored is not None
@@ -51,8 +51,8 @@ async def parked(ledger: Archive, what: DeadLetter = LETTER) -> DeadLetter:
     ],
     ids=["plain", "empty", "no text", "large attributes", "large but compressed"],
 )
-async def test_a_letter_comes_back_as_it_was_parked(open_ledger: Open, what: DeadLetter) -> None:
-    """A replay must read what Pub/Sub brought."""
+async def test_a_letter_is_stored_unchanged(open_ledger: Open, what: DeadLetter) -> None:
+    """A replay must read exactly what Pub/Sub pushed."""
     stored = await parked(open_ledger(), what)
     assert stored.parked_at is not None
     assert abs(datetime.now(UTC) - stored.parked_at) < timedelta(minutes=1)
@@ -60,7 +60,7 @@ async def test_a_letter_comes_back_as_it_was_parked(open_ledger: Open, what: Dea
 
 
 async def test_the_largest_message_is_parked_whole(open_ledger: Open) -> None:
-    """Nothing that Pub/Sub can carry is nacked for its size; listed, it is not read."""
+    """No message is nacked because of its size. A list does not read the payload."""
     ledger = open_ledger()
     what = letter(data=LARGEST)
     stored = await parked(ledger, what)
@@ -72,14 +72,14 @@ async def test_the_largest_message_is_parked_whole(open_ledger: Open) -> None:
     assert await ledger.dead_letter(what.id) is None
 
 
-async def test_a_letter_that_is_not_there_is_none(open_ledger: Open) -> None:
-    """Ids come from people's hands."""
+async def test_an_unknown_letter_is_none(open_ledger: Open) -> None:
+    """A person may mistype an id."""
     assert await open_ledger().dead_letter("0" * 64) is None
 
 
 @pytest.mark.usefixtures("small_pages")
-async def test_letters_are_listed_without_what_they_carry(open_ledger: Open) -> None:
-    """By id, a page at a time; all of them, or a project's, or an event's."""
+async def test_letters_are_listed_without_their_payloads(open_ledger: Open) -> None:
+    """They are listed by id, over several pages: all of them, a project's, or an event's."""
     ledger = open_ledger()
     letters = [replace(letter(str(n)), event_id=f"evt_{n % 2}") for n in range(7)]
     letters.append(replace(letter("other"), project="zeta"))
@@ -96,7 +96,7 @@ async def test_letters_are_listed_without_what_they_carry(open_ledger: Open) -> 
 
 @pytest.mark.usefixtures("small_pages")
 async def test_letters_are_found_by_the_beginning_of_their_id(open_ledger: Open) -> None:
-    """People type eight digits, not sixty-four."""
+    """A person types eight digits, not sixty-four."""
     ledger = open_ledger()
     letters = [letter(str(n)) for n in range(20)]
     for what in letters:
@@ -109,7 +109,7 @@ async def test_letters_are_found_by_the_beginning_of_their_id(open_ledger: Open)
 
 
 async def test_a_letter_that_failed_again_says_why(open_ledger: Open) -> None:
-    """A replay that is refused anew; the payload stays."""
+    """After a replay that failed, the letter has the new reason. The payload stays."""
     ledger = open_ledger()
     before = await parked(ledger)
     after = replace(before, reason="conflict", detail="new", svix_status=409, svix_code="conflict")
@@ -118,7 +118,7 @@ async def test_a_letter_that_failed_again_says_why(open_ledger: Open) -> None:
 
 
 async def test_a_discarded_letter_keeps_all_but_its_payload(open_ledger: Open) -> None:
-    """With the reason and the time; discarded once more, it stays as it is."""
+    """It has the reason and the time. A second discard changes nothing."""
     ledger = open_ledger()
     before = await parked(ledger)
     await ledger.discard_dead_letter(LETTER.id, "a test's")
@@ -136,7 +136,7 @@ async def test_a_discarded_letter_keeps_all_but_its_payload(open_ledger: Open) -
 
 
 async def test_nothing_undoes_a_discard(open_ledger: Open) -> None:
-    """Not the same push come again, not a replay that was under way, whichever way it ends."""
+    """Neither a redelivery of the push nor the end of a replay under way undoes it."""
     ledger = open_ledger()
     before = await parked(ledger)
     await ledger.discard_dead_letter(LETTER.id, "a test's")
@@ -148,7 +148,7 @@ async def test_nothing_undoes_a_discard(open_ledger: Open) -> None:
 
 
 async def test_a_deleted_letter_is_gone(open_ledger: Open) -> None:
-    """Deleting it twice is once; a replay that ends later does not bring it back."""
+    """It can be deleted twice. A replay that ends later does not restore it."""
     ledger = open_ledger()
     before = await parked(ledger)
     await ledger.delete_dead_letter(LETTER.id)
@@ -157,8 +157,8 @@ async def test_a_deleted_letter_is_gone(open_ledger: Open) -> None:
     assert await ids(ledger) == []
 
 
-def test_a_payload_that_was_not_packed_is_an_error_that_names_its_letter() -> None:
-    """Never a silent half."""
+def test_a_payload_that_cannot_be_unpacked_is_an_error_that_names_the_letter() -> None:
+    """Half a payload must not be returned."""
     whole = pack(LETTER)
     assert unpack(LETTER.id, whole) == (LETTER.attributes, LETTER.data)
     with pytest.raises(LetterDamaged, match=LETTER.id):
@@ -176,8 +176,8 @@ PUSH = Source(
 )
 
 
-def test_a_letter_is_made_of_a_push_and_what_became_of_it() -> None:
-    """With the names that could be read, and what a replay needs."""
+def test_a_letter_is_made_from_a_push_and_its_result() -> None:
+    """It has the names that could be read, and what a replay needs."""
     made = DeadLetter.of(REJECTED, PUSH, Names("evt_1", None, "acme"))
     assert replace(made, id="") == DeadLetter(
         id="",
@@ -196,7 +196,7 @@ def test_a_letter_is_made_of_a_push_and_what_became_of_it() -> None:
 
 
 def test_the_same_message_has_the_same_letter() -> None:
-    """By its message id within its subscription; by its bytes and attributes where it has none."""
+    """The message id and the subscription decide. Without an id, the bytes and attributes do."""
 
     def id_of(**changes: str | bytes | dict[str, str] | None) -> str:
         return DeadLetter.of(REJECTED, replace(PUSH, **changes), Names()).id  # type: ignore[arg-type] # of one field each
@@ -212,8 +212,10 @@ def test_the_same_message_has_the_same_letter() -> None:
     assert unnamed not in {id_of(message_id=None), id_of(message_id=None, attributes={})}
 
 
-async def test_names_that_no_ledger_can_hold_are_stored_all_the_same(open_ledger: Open) -> None:
-    """A letter that could not be stored would come again and again."""
+async def test_names_that_a_ledger_cannot_hold_are_stored_in_another_form(
+    open_ledger: Open,
+) -> None:
+    """If a letter could not be stored, its push would be redelivered again and again."""
     push = replace(PUSH, message_id="\ud800", subscription="s" * 5000)
     made = DeadLetter.of(REJECTED, push, Names("e" * 2_000_000, "\udfff\0", "p"))
     stored = await parked(open_ledger(), made)

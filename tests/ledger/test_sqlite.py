@@ -1,4 +1,4 @@
-"""What only the embedded ledger has to stand: other processes, restarts, and the file system."""
+"""What only the embedded ledger must handle: other processes, restarts, and the file system."""
 
 import asyncio
 import contextlib
@@ -33,12 +33,12 @@ class Open(Protocol):
     """Opens the ledger in a file."""
 
     def __call__(self, path: Path, *, create: bool = True) -> SqliteLedger:
-        """Open one more."""
+        """Open another ledger."""
 
 
 @pytest.fixture
 async def open_ledger() -> AsyncIterator[Open]:
-    """Opens ledgers, and closes them at the end."""
+    """A function that opens ledgers. They are closed at the end."""
     opened: list[SqliteLedger] = []
 
     def open_one(path: Path, *, create: bool = True) -> SqliteLedger:
@@ -51,7 +51,7 @@ async def open_ledger() -> AsyncIterator[Open]:
 
 
 def script(program: str, *arguments: object) -> contextlib.AbstractContextManager[Server]:
-    """A Python process that has got as far as printing "ready"."""
+    """Start a Python process, and wait until it prints "ready"."""
     command = [sys.executable, "-c", program, *map(str, arguments)]
     return running(command, ready="ready", cwd=ROOT)
 
@@ -64,10 +64,10 @@ time.sleep(600)
 """
 
 
-async def test_a_database_that_another_process_has_locked_is_given_up(
+async def test_a_call_to_a_locked_database_is_given_up(
     open_ledger: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Within the time limit, without stopping the event loop; once it is free, all is well."""
+    """It ends at the time limit and does not block the event loop. Later calls succeed."""
     ledger = open_ledger(tmp_path / "ledger.db")
     claim = await claimed(ledger, event("evt_before"))
     with script(LOCK, tmp_path / "ledger.db"), monkeypatch.context() as impatient:
@@ -87,7 +87,7 @@ async def test_a_database_that_another_process_has_locked_is_given_up(
 async def test_a_file_that_cannot_be_opened_is_named(
     open_ledger: Open, tmp_path: Path, fault: str
 ) -> None:
-    """The path is what a person must mend; when it is mended, no restart is needed."""
+    """A person must correct the path. After that, no restart is needed."""
     path = tmp_path / "sub" / "ledger.db"
     if fault == "a directory":
         path.mkdir(parents=True)
@@ -105,7 +105,7 @@ async def test_a_file_that_cannot_be_opened_is_named(
 async def test_a_failure_in_the_middle_leaves_no_transaction_open(
     open_ledger: Open, tmp_path: Path
 ) -> None:
-    """Else every later call, of every process, would find the database locked."""
+    """Otherwise every later call of every process would find the database locked."""
     ledger = open_ledger(tmp_path / "ledger.db")
     await claimed(ledger, event())
     with contextlib.closing(sqlite3.connect(tmp_path / "ledger.db")) as database:
@@ -133,10 +133,8 @@ asyncio.run(main())
 """
 
 
-async def test_what_was_recorded_survives_the_death_of_the_process(
-    open_ledger: Open, tmp_path: Path
-) -> None:
-    """Killed without a word, and its claim still runs."""
+async def test_records_survive_the_death_of_the_process(open_ledger: Open, tmp_path: Path) -> None:
+    """The process is killed. Its delivery and its claim are still recorded."""
     with script(DELIVER_AND_WAIT, tmp_path / "ledger.db") as server:
         os.kill(server.pid, signal.SIGKILL)
         server.process.wait()
@@ -174,8 +172,10 @@ asyncio.run(main())
 """
 
 
-async def test_several_processes_win_each_event_once(open_ledger: Open, tmp_path: Path) -> None:
-    """Four race for the same 50 events, from the creation of the file on."""
+async def test_of_several_processes_one_claims_each_event(
+    open_ledger: Open, tmp_path: Path
+) -> None:
+    """Four processes race for the same 50 events, beginning with the creation of the file."""
     with contextlib.ExitStack() as stack:
         racers = [
             stack.enter_context(script(RACE, tmp_path / "ledger.db", tmp_path / "go"))
@@ -194,7 +194,7 @@ async def test_several_processes_win_each_event_once(open_ledger: Open, tmp_path
 
 
 async def test_a_new_file_may_be_opened_by_several_at_once(tmp_path: Path) -> None:
-    """SQLite itself refuses some of them. Of 60 files, as a single one seldom shows it."""
+    """SQLite itself refuses some of them. The test needs 60 files, because that is rare."""
     for n in range(60):
         ledgers = [SqliteLedger(tmp_path / f"{n}.db", create=True) for _ in range(3)]
         answers = await asyncio.gather(*(ledger.claim(event()) for ledger in ledgers))
@@ -203,10 +203,8 @@ async def test_a_new_file_may_be_opened_by_several_at_once(tmp_path: Path) -> No
             await ledger.close()
 
 
-async def test_what_is_past_its_time_is_deleted_at_opening(
-    open_ledger: Open, tmp_path: Path
-) -> None:
-    """As Firestore's TTL does; the rest stays."""
+async def test_expired_records_are_deleted_at_opening(open_ledger: Open, tmp_path: Path) -> None:
+    """Firestore's TTL does the same. The other records stay."""
     path = tmp_path / "ledger.db"
     ledger = open_ledger(path)
     for name in ("evt_old", "evt_new"):
@@ -222,15 +220,15 @@ async def test_what_is_past_its_time_is_deleted_at_opening(
         assert database.execute("select count(*) from dead_letters").fetchone() == (0,)
 
 
-async def test_a_ledger_that_is_not_there_is_refused(open_ledger: Open, tmp_path: Path) -> None:
-    """A typo would else be an empty ledger, in which nothing is missing."""
+async def test_a_missing_ledger_is_refused(open_ledger: Open, tmp_path: Path) -> None:
+    """Otherwise a typo in the path would look like an empty ledger."""
     path = tmp_path / "typo.db"
     operators = open_ledger(path, create=False)
     for call in (operators.record("0" * 64), anext(operators.undelivered())):
         with pytest.raises(LedgerMisconfigured, match="does not exist"):
             await call
     assert not path.exists()
-    # When the function has made it, the command need not be begun anew.
+    # When the function has created it, the same command can go on.
     await delivered(open_ledger(path), event())
     assert [record.event_id async for record in operators.undelivered()] == []
     assert isinstance(await operators.claim(event()), Duplicate)
@@ -241,7 +239,7 @@ async def test_a_ledger_that_is_not_there_is_refused(open_ledger: Open, tmp_path
 async def test_a_file_of_another_version_is_refused(
     open_ledger: Open, tmp_path: Path, theirs: str, *, create: bool
 ) -> None:
-    """It is neither read nor changed: a sentence says what it is."""
+    """It is neither read nor changed. The error says what the file is."""
     path = tmp_path / "ledger.db"
     with contextlib.closing(sqlite3.connect(path)) as database, database:
         database.execute("create table events (key text primary key)")
@@ -257,7 +255,7 @@ async def test_a_file_of_another_version_is_refused(
 
 
 async def test_a_reader_does_not_wait_for_a_writer(open_ledger: Open, tmp_path: Path) -> None:
-    """An operator's command on a busy ledger; nor does it hold the function up."""
+    """An operator's command on a busy ledger neither waits nor delays the function."""
     path = tmp_path / "ledger.db"
     await delivered(open_ledger(path), event())
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as writer:
@@ -270,7 +268,7 @@ async def test_a_reader_does_not_wait_for_a_writer(open_ledger: Open, tmp_path: 
 async def test_no_query_reads_the_whole_ledger(
     open_ledger: Open, tmp_path: Path, query: str
 ) -> None:
-    """What is asked is found by an index, in its order."""
+    """Each query uses an index, and needs no sort."""
     path = tmp_path / "ledger.db"
     await delivered(open_ledger(path), event())
     values = dict.fromkeys(re.findall(r":(\w+)", query), "")

@@ -1,7 +1,7 @@
-"""A function that answers as it is told, for the stack's tests.
+"""A function that answers as the message says, for the stack's tests.
 
-The event's text, or the body where it is no push, says what to do: words that end with a status.
-"hang" never answers the first time, "slow" takes a moment.
+The data of the push, or a body that is not a push, is a text that ends with the status of the
+answer. "hang" in it never answers the first push; "slow" delays the answer.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ _SLOW = 1.0  # seconds
 
 @functions_framework.aio.http
 async def notifications(request: Request) -> Response:
-    """One push."""
+    """Answer one push."""
     body = await request.body()
     attempt = 1
     if body.startswith(b"{"):

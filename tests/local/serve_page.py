@@ -1,6 +1,6 @@
-"""Serves the page as `make run` does, for its tests.
+"""Serves the page like `make run`, for its tests.
 
-With SOAK=1 its stories have their full length, else they are short.
+With SOAK=1 its stories have their full length. Otherwise they are short.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ import uvloop
 from local.page.app import serving
 from local.page.lane import OBVIOUS, RELAY, Lane
 
-SHORT = 0.15  # of the stories' length
+SHORT = 0.15  # the scale of the short stories
 SHORT_LEASE = replace(RELAY.program, source=Path(__file__).parent / "short_lease.py")
 
 
 async def serve() -> None:
-    """Print the address, and stay until SIGTERM."""
+    """Print the address, and wait for SIGTERM."""
     is_full = os.environ.get("SOAK") == "1"
     relay = RELAY if is_full else replace(RELAY, program=SHORT_LEASE)
     async with contextlib.AsyncExitStack() as stack:
@@ -31,7 +31,7 @@ async def serve() -> None:
         address = await stack.enter_async_context(serving(lanes, scale=1 if is_full else SHORT))
         stopped = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-        print(f"The page: {address}", flush=True)  # noqa: T201 - who started it waits for this
+        print(f"The page: {address}", flush=True)  # noqa: T201 - the test waits for this line
         await stopped.wait()
 
 

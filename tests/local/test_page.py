@@ -1,6 +1,6 @@
 """The page in a real browser: its stories, its buttons, and what a reload shows.
 
-Debian's Chromium, driven by Playwright. Where there is none the tests are skipped, loudly; with
+Playwright drives Debian's Chromium. Without Chromium the tests are skipped with a message; with
 REQUIRE_CHROMIUM=1 they fail. SOAK=1 plays the stories at full length.
 """
 
@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwr
 
 from local.page.stories import STORIES
 from local.processes import running
-from tests.harness.processes import skip_where_none_may_start
+from tests.harness.processes import skip_if_none_may_start
 
 ROOT = Path(__file__).parent.parent.parent
 CHROMIUM = shutil.which("chromium")
@@ -32,15 +32,15 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 IS_FULL = os.environ.get("SOAK") == "1"
-PATIENCE = 90_000  # ms; a story at full length is over after a minute
+PATIENCE = 90_000  # ms; a story at full length takes a minute
 FATES = ("on_its_way", "once", "parked", "twice", "lost")
 LAPTOP = ViewportSize(width=1366, height=768)
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """The page, over both functions in processes of their own."""
-    skip_where_none_may_start()
+    """The page's address. Both functions run in processes of their own."""
+    skip_if_none_may_start()
     if CHROMIUM is None:
         lacking = "there is no chromium (Debian: apt-get install chromium)"
         if os.environ.get("REQUIRE_CHROMIUM") == "1":
@@ -62,7 +62,7 @@ def browser(address: str) -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, address: str) -> Iterator[Page]:
-    """The page, freshly opened; nothing may be said in its console."""
+    """The page, freshly opened. Its console must stay empty."""
     said: list[str] = []
     context = browser.new_context(viewport=LAPTOP, reduced_motion="reduce")
     page = context.new_page()
@@ -77,32 +77,32 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
 
 @pytest.fixture
 def relay(page: Page) -> Page:
-    """The page, over a relay that has begun anew."""
-    begin_anew(page, "relay")
+    """The page, with a relay that has started over."""
+    start_over(page, "relay")
     return page
 
 
-def begin_anew(page: Page, lane: str) -> None:
-    """Choose this function, and let all around it begin anew."""
+def start_over(page: Page, lane: str) -> None:
+    """Choose this function, and let its stack start over."""
     choose(page, lane)
-    button(page, "Begin anew").click()
+    button(page, "Start over").click()
     expect(page.locator("#instances tr.starting")).to_have_count(2, timeout=PATIENCE)
     expect(page.locator("#instances tr.up")).to_have_count(2, timeout=PATIENCE)
     expect(cell(page, lane, "published")).to_have_text("0", timeout=PATIENCE)
 
 
 def choose(page: Page, lane: str) -> None:
-    """Look at this function, and let the buttons act on it."""
+    """Show this function, and let the buttons act on it."""
     page.locator(f"#verdict-{lane} input").check()
 
 
 def cell(page: Page, lane: str, fate: str) -> Any:
-    """One number of the verdict."""
+    """One number of the first table."""
     return page.locator(f"#verdict-{lane} .{fate}")
 
 
 def verdict(page: Page, lane: str) -> dict[str, int]:
-    """The numbers in large letters."""
+    """The numbers of the first table."""
     texts = {fate: cell(page, lane, fate).inner_text() for fate in ("published", *FATES)}
     return {fate: int(text.replace(",", "")) for fate, text in texts.items()}
 
@@ -113,7 +113,7 @@ def button(page: Page, name: str) -> Any:
 
 
 def trouble(page: Page, name: str) -> None:
-    """Let Svix be so."""
+    """Choose what is wrong with Svix."""
     said = {"works": "none", "fails: 500": "fails", "refuses: 429": "refuses", "is gone": "gone"}
     page.get_by_role("radio", name=name, exact=True).check()
     expect(page.locator("#svix-trouble")).to_have_text(said.get(name, name), timeout=PATIENCE)
@@ -122,7 +122,7 @@ def trouble(page: Page, name: str) -> None:
 @pytest.mark.time_limit(200)
 @pytest.mark.parametrize("story", [story.name for story in STORIES])
 def test_each_story_ends_with_its_verdict(page: Page, story: str) -> None:
-    """For both functions. The relay loses nothing and doubles nothing, however long it took."""
+    """It does for both functions. The relay loses and doubles nothing, however long it takes."""
     page.locator(f"#story-{story}").click()
     telling = page.locator("#telling")
     expect(telling).to_have_attribute("data-state", "playing", timeout=PATIENCE)
@@ -139,13 +139,15 @@ def test_each_story_ends_with_its_verdict(page: Page, story: str) -> None:
     relays = verdict(page, "relay")
     assert relays["lost"] == relays["twice"] == 0
     if story == "crashes":
-        assert verdict(page, "obvious")["lost"] > 0, "what was marked and not sent stays marked"
+        assert verdict(page, "obvious")["lost"] > 0, (
+            "an event that was marked and not sent stays marked"
+        )
     if IS_FULL:
         assert relays["once"] == relays["published"]
 
 
-def test_a_kill_in_mid_air_loses_nothing(relay: Page) -> None:
-    """Killed while Svix hangs; everything is there at the end, and each event once."""
+def test_a_kill_with_calls_in_flight_loses_nothing(relay: Page) -> None:
+    """An instance is killed while Svix hangs. At the end each event is delivered once."""
     trouble(relay, "hangs")
     button(relay, "100").click()
     expect(relay.locator("#outstanding")).to_have_text("100", timeout=PATIENCE)
@@ -162,7 +164,7 @@ def test_a_kill_in_mid_air_loses_nothing(relay: Page) -> None:
 
 
 def test_a_reload_loses_nothing(relay: Page) -> None:
-    """Numbers, events, the chart, Svix's limit, and the function that is looked at."""
+    """The numbers, the events, the chart, Svix's limit and the chosen function stay."""
     button(relay, "100").click()
     button(relay, "the last 100 again").click()
     relay.get_by_role("slider").fill("4")
@@ -182,7 +184,7 @@ def test_a_reload_loses_nothing(relay: Page) -> None:
     assert relay.locator("#verdict-obvious input").is_checked()
 
 
-def test_what_can_never_be_sent_is_parked(relay: Page) -> None:
+def test_events_that_can_never_be_sent_are_parked(relay: Page) -> None:
     button(relay, "one too large for Svix").click()
     button(relay, "a broken one").click()
     button(relay, "1").click()
@@ -191,7 +193,7 @@ def test_what_can_never_be_sent_is_parked(relay: Page) -> None:
 
 
 def test_the_life_of_an_event(relay: Page) -> None:
-    """With the keyboard: opened, read from its publishing to its acknowledgement, closed."""
+    """It can be opened, read and closed with the keyboard. It goes from publishing to the ack."""
     button(relay, "1").click()
     expect(cell(relay, "relay", "once")).to_have_text("1", timeout=PATIENCE)
     relay.locator("#rows button").focus()
@@ -218,15 +220,15 @@ def test_instances_come_go_freeze_and_are_replaced(relay: Page) -> None:
     expect(relay.locator("#instances tr.frozen")).to_have_count(1, timeout=PATIENCE)
     expect(up).to_have_count(2, timeout=PATIENCE)
     before = up.locator("td:first-child").all_inner_texts()
-    button(relay, "deploy anew").click()
+    button(relay, "deploy again").click()
     expect(relay.locator("#instances tr.ending")).not_to_have_count(0, timeout=PATIENCE)
     expect(relay.locator("#instances tr.ending")).to_have_count(0, timeout=PATIENCE)
     expect(up).to_have_count(2, timeout=PATIENCE)
     assert not set(up.locator("td:first-child").all_inner_texts()) & set(before)
 
 
-def test_svix_in_trouble_and_well_again(relay: Page) -> None:
-    """Each event arrives once, after whatever was wrong."""
+def test_svix_fails_and_recovers(relay: Page) -> None:
+    """Each event arrives once, whatever was wrong."""
     troubles = ["refuses: 429", "fails: 500", "loses answers", "is gone"]
     for count, name in enumerate(troubles, 1):
         trouble(relay, name)
@@ -236,8 +238,8 @@ def test_svix_in_trouble_and_well_again(relay: Page) -> None:
         expect(cell(relay, "relay", "once")).to_have_text(f"{count}00", timeout=PATIENCE)
 
 
-def test_an_endpoint_that_fails_is_tried_again(relay: Page) -> None:
-    """An event in Svix is on its way until its customer has it."""
+def test_a_failing_endpoint_is_retried(relay: Page) -> None:
+    """An event in Svix counts as on its way until its customer has it."""
     relay.get_by_role("checkbox", name="answer 500").check()
     button(relay, "1").click()
     expect(relay.locator("#failing")).to_have_text("1", timeout=PATIENCE)
@@ -257,8 +259,8 @@ def test_a_story_can_be_ended(page: Page) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_laptop_and_does_not_jump(page: Page, scheme: Any) -> None:
-    """Every part has its place before the first event, and keeps it."""
-    begin_anew(page, "relay")
+    """Every part of the page has its place before the first event, and keeps it."""
+    start_over(page, "relay")
     page.emulate_media(color_scheme=scheme)
     parts = page.locator("main > section, aside, .station")
     before = [part.bounding_box() for part in parts.all()]
@@ -269,24 +271,24 @@ def test_it_fits_a_laptop_and_does_not_jump(page: Page, scheme: Any) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= LAPTOP["width"]
 
 
-def test_only_who_has_the_address_gets_in(address: str) -> None:
-    """Another token, none, and another site's request are refused."""
+def test_the_page_needs_its_token(address: str) -> None:
+    """A wrong token, no token, and a request to another host name are refused."""
     origin, token = address.rsplit("/", 2)[:2]
     with httpx.Client() as client:
         assert client.get(address).status_code == 200
         assert client.get(f"{origin}/").status_code == 404
         assert client.get(f"{origin}/{token[::-1]}/page").status_code == 404
         assert client.get(f"{origin}/page").status_code == 404
-        wish = {"action": "publish", "lane": "relay", "count": 1}
-        assert client.post(f"{origin}/do", json=wish).status_code == 404
+        action = {"action": "publish", "lane": "relay", "count": 1}
+        assert client.post(f"{origin}/do", json=action).status_code == 404
         elsewhere = {"Host": "elsewhere.example"}
         assert client.get(address, headers=elsewhere).status_code == 400
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "action",
     [{"action": "explode", "lane": "relay"}, {"action": "kill", "lane": "third"}, {}],
 )
-def test_a_wish_that_makes_no_sense_is_refused(address: str, wish: dict[str, str]) -> None:
+def test_an_invalid_action_is_refused(address: str, action: dict[str, str]) -> None:
     with httpx.Client() as client:
-        assert client.post(f"{address.rsplit('/', 1)[0]}/do", json=wish).status_code == 400
+        assert client.post(f"{address.rsplit('/', 1)[0]}/do", json=action).status_code == 400

@@ -1,4 +1,4 @@
-"""Servers come up, say why they don't, and are gone afterwards, with all that they started."""
+"""Servers start, or an error says why not. Afterwards they and their children are gone."""
 
 import os
 import re
@@ -30,7 +30,7 @@ def python(program: str) -> list[str]:
 
 
 def test_a_server_is_ready_when_its_line_comes() -> None:
-    """And is handed over with that line; at the end it is stopped."""
+    """The server has that line. At the end it is stopped."""
     with running(python(STAY), ready=r"up as \d") as server:
         assert server.ready_line == "up as 7"
         assert server.process.poll() is None
@@ -38,7 +38,7 @@ def test_a_server_is_ready_when_its_line_comes() -> None:
 
 
 def test_a_server_is_ready_when_it_accepts_connections() -> None:
-    """For those that say nothing."""
+    """Some servers print no line."""
     port = free_port()
     command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
     with running(command, ready=listening(port)):
@@ -47,7 +47,7 @@ def test_a_server_is_ready_when_it_accepts_connections() -> None:
 
 
 def test_a_server_that_ends_early_is_quoted() -> None:
-    """Its last words say what is wrong."""
+    """The error quotes its output, which says what is wrong."""
     with (
         pytest.raises(ServerFailed, match=r"(?s)exit code 3 .*port 80 is taken"),
         running(python("import sys; print('port 80 is taken'); sys.exit(3)"), ready="never"),
@@ -56,7 +56,7 @@ def test_a_server_that_ends_early_is_quoted() -> None:
 
 
 def test_a_server_that_is_never_ready_is_given_up_and_stopped() -> None:
-    """Within the limit, with its last words."""
+    """It is stopped at the time limit, and the error quotes its output."""
     with (
         pytest.raises(ServerFailed, match=r"(?s)not ready within 1 s.*pid \d+") as failure,
         running(python(f"import os; print('pid', os.getpid()); {STAY}"), ready="never", limit=1),
@@ -68,7 +68,7 @@ def test_a_server_that_is_never_ready_is_given_up_and_stopped() -> None:
 
 
 def test_a_command_that_does_not_exist_is_named() -> None:
-    """Not a traceback of the standard library's."""
+    """The error is a sentence, not a traceback of the standard library."""
     with (
         pytest.raises(ServerFailed, match="no-such-program could not be started"),
         running(["no-such-program"], ready="never"),
@@ -78,7 +78,7 @@ def test_a_command_that_does_not_exist_is_named() -> None:
 
 @pytest.mark.parametrize("suspended", [False, True])
 def test_a_server_that_will_not_end_is_killed_with_its_children(*, suspended: bool) -> None:
-    """Nothing is left that holds a port or a file."""
+    """No process is left that holds a port or a file."""
     with running(python(STUBBORN), ready=r"child \d+", grace=0.2) as server:
         child = int(server.ready_line.split()[1])
         if suspended:
@@ -87,8 +87,8 @@ def test_a_server_that_will_not_end_is_killed_with_its_children(*, suspended: bo
     assert gone(child)
 
 
-def test_a_server_that_died_by_itself_is_no_trouble() -> None:
-    """A test may kill it; the end of the block has nothing left to do."""
+def test_a_server_may_die_before_the_end_of_the_block() -> None:
+    """A test may kill it. The end of the block then does nothing."""
     with running(python(STAY), ready="up") as server:
         os.kill(server.pid, signal.SIGKILL)
         server.process.wait()
@@ -106,8 +106,8 @@ with running([sys.executable, "-c", program], ready="up") as server:
 """
 
 
-def test_a_server_ends_on_sigint_whoever_ignores_it() -> None:
-    """As a script or a CI runner does that starts the suites with `&`."""
+def test_a_server_ends_on_sigint_even_if_its_parent_ignores_it() -> None:
+    """A script or a CI runner that starts the suites with `&` ignores SIGINT."""
     ended = subprocess.run(  # noqa: S603 - this Python, a program from above
         python(INTERRUPTED_PARENT), cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )

@@ -7,20 +7,20 @@ from tests.virtual_time import in_virtual_time, settle
 
 
 class Subscriber:
-    """Answers when it is told to."""
+    """Answers pushes when the test says so."""
 
     def __init__(self) -> None:
         self.waiting: list[asyncio.Future[bool]] = []
         self.pushing: asyncio.Task[None] | None = None
-        """The subscription's own task, kept so that it goes on."""
+        """The subscription's task. It is kept here so that it is not garbage-collected."""
 
     async def deliver(self, _message: int) -> bool:
-        """One push."""
+        """Take one push."""
         self.waiting.append(asyncio.get_running_loop().create_future())
         return await self.waiting[-1]
 
     async def answer(self, count: int, *, is_ack: bool) -> None:
-        """Answer the first so many pushes."""
+        """Answer the first `count` pushes."""
         answered, self.waiting = self.waiting[:count], self.waiting[count:]
         for push in answered:
             push.set_result(is_ack)
@@ -28,7 +28,7 @@ class Subscriber:
 
 
 def start(policy: Policy, messages: int = 10_000) -> tuple[Subscriber, Subscription]:
-    """A backlog, and nothing answered yet."""
+    """Start to push a backlog. No push is answered yet."""
     subscriber = Subscriber()
     subscription = Subscription(subscriber.deliver, policy)
     backlog = [Arrival(0.0, number) for number in range(messages)]
@@ -54,8 +54,8 @@ async def test_a_nack_halves_the_window() -> None:
 
 
 @in_virtual_time
-async def test_with_a_floor_a_nack_leaves_the_window() -> None:
-    """Google's lower limit: a subscriber that makes pushes wait keeps 3,000."""
+async def test_a_nack_does_not_shrink_the_window_below_its_floor() -> None:
+    """By Google's lower limit, a subscriber that makes pushes wait keeps 3,000."""
     subscriber, subscription = start(Policy(floor=3000, first_window=3000))
     await settle()
     assert len(subscriber.waiting) == 3000
@@ -64,7 +64,7 @@ async def test_with_a_floor_a_nack_leaves_the_window() -> None:
 
 
 @in_virtual_time
-async def test_below_the_floor_the_window_still_rises_by_acks_alone() -> None:
+async def test_below_the_floor_the_window_grows_only_with_acks() -> None:
     subscriber, subscription = start(Policy(floor=3000))
     await settle()
     await subscriber.answer(2, is_ack=True)

@@ -1,4 +1,4 @@
-"""`make run`, as somebody who tries it out starts it."""
+"""`make run`, started as a person would."""
 
 import os
 import re
@@ -10,7 +10,7 @@ import pytest
 from local.processes import free_port
 from tests.function import ROOT, TOKEN, simulator
 
-# The stream in a tenth of its time.
+# Runs `make run` with a stream of a tenth of its length.
 _BRIEFLY = """
 import sys
 from local import run, stream
@@ -20,7 +20,7 @@ sys.exit(run.main())
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Until it ends, on ports of its own."""
+    """Run it until it ends, on its own ports."""
     ports = ["--port", str(free_port()), "--simulator-port", str(free_port())]
     return subprocess.run(  # noqa: S603 - our own command
         [sys.executable, "-c", _BRIEFLY, *ports, *arguments],
@@ -35,7 +35,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 def test_the_demonstration_and_a_stream_lose_nothing() -> None:
-    """Svix limits and goes away; the customers get each message once."""
+    """Svix has a limit and an outage. The customers get each message once."""
     ended = run("--once", "--rate", "60", "--outage")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "got 8 of 8: each once, each signed" in ended.stdout
@@ -46,7 +46,7 @@ def test_the_demonstration_and_a_stream_lose_nothing() -> None:
 
 
 def test_a_real_svix_is_left_as_it_was() -> None:
-    """Everything happens in one application, which is removed; the token is never printed."""
+    """The run uses one application and deletes it. It never prints the token."""
     with simulator("--kind", "open_source") as svix:
         ended = run("--once", "--svix", SVIX_TOKEN=TOKEN, SVIX_SERVER_URL=svix.url)
         calls = svix.control.calls()
@@ -63,10 +63,10 @@ def test_a_real_svix_is_left_as_it_was() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["--svix"], "--svix wants SVIX_TOKEN"), (["--svix", "--outage"], "leave out --svix")],
+    [(["--svix"], "--svix needs SVIX_TOKEN"), (["--svix", "--outage"], "leave out --svix")],
 )
-def test_what_is_missing_is_said(arguments: list[str], words: str) -> None:
-    """Before anything is started."""
+def test_wrong_arguments_are_refused(arguments: list[str], words: str) -> None:
+    """They are refused before anything is started."""
     ended = run(*arguments, SVIX_TOKEN="")
     assert ended.returncode == 2
     assert words in ended.stderr

@@ -1,4 +1,4 @@
-"""The simulator does as Svix does, in the words of Svix's own SDK."""
+"""The simulator behaves like Svix, seen through Svix's own SDK."""
 
 import asyncio
 import json
@@ -44,19 +44,19 @@ async def svix(simulator: Simulator) -> AsyncIterator[SvixAsync]:
 
 
 def message(event_id: str | None = "evt_1", app: str | None = "acme", **more: Any) -> MessageIn:
-    """A message; `app` is created with it unless None."""
+    """A message. Its application `app` is created with it, unless `app` is None."""
     application = None if app is None else ApplicationIn(name=app, uid=app)
     fields: dict[str, Any] = {"event_type": "user.created", "payload": {"n": 2**70, "s": "ü"}}
     return MessageIn(**{**fields, "event_id": event_id, "application": application, **more})
 
 
 def keyed(key: str) -> MessageCreateOptions:
-    """With an idempotency key."""
+    """The options with this idempotency key."""
     return MessageCreateOptions(idempotency_key=key)
 
 
 async def refusal(call: Any) -> HttpError:
-    """The error that the API must answer."""
+    """The error of a call that must fail."""
     with pytest.raises(HttpError) as error:
         await call
     return error.value
@@ -65,7 +65,7 @@ async def refusal(call: Any) -> HttpError:
 async def test_a_message_is_taken_and_found_by_either_id(
     svix: SvixAsync, simulator: Simulator
 ) -> None:
-    """Its application is created with it, its payload kept value for value."""
+    """Its application is created with it, and its payload is unchanged."""
     created = await svix.message.create("acme", message(), keyed("k"))
     assert (await svix.message.get("acme", created.id)).event_id == "evt_1"
     assert (await svix.message.get("acme", "evt_1")).id == created.id
@@ -74,7 +74,7 @@ async def test_a_message_is_taken_and_found_by_either_id(
 
 
 async def test_without_an_application_there_is_no_message(svix: SvixAsync) -> None:
-    """404, unless the message brings one; whose uid must be the path's."""
+    """The answer is 404, unless the message brings an application with the uid in the path."""
     error = await refusal(svix.message.create("acme", message(app=None), keyed("k")))
     assert (error.status_code, error.code) == (404, "not_found")
     with pytest.raises(HTTPValidationError):
@@ -84,7 +84,6 @@ async def test_without_an_application_there_is_no_message(svix: SvixAsync) -> No
 
 
 async def test_a_wrong_token_is_refused(simulator: Simulator) -> None:
-    """401."""
     client = SvixAsync("wrong", SvixOptions(server_url=simulator.url, retry_schedule=[]))
     error = await refusal(client.message.create("acme", message(), keyed("k")))
     assert (error.status_code, error.code) == (401, "authentication_failed")
@@ -94,7 +93,7 @@ async def test_a_wrong_token_is_refused(simulator: Simulator) -> None:
 async def test_the_same_key_is_replayed_for_twelve_hours(
     svix: SvixAsync, simulator: Simulator
 ) -> None:
-    """Whatever its body is; after that the event id counts."""
+    """The same answer comes for any body. After twelve hours, only the event id counts."""
     first = await svix.message.create("acme", message(), keyed("k"))
     again = await svix.message.create("acme", message("evt_2"), keyed("k"))
     assert again.id == first.id
@@ -107,7 +106,7 @@ async def test_the_same_key_is_replayed_for_twelve_hours(
 async def test_an_event_id_is_unique_for_a_day_and_within_its_application(
     svix: SvixAsync, simulator: Simulator
 ) -> None:
-    """409, then it is taken as new."""
+    """The answer is 409. After a day the id is accepted again."""
     await svix.message.create("acme", message(), keyed("1"))
     await svix.message.create("globex", message(app="globex"), keyed("2"))
     error = await refusal(svix.message.create("acme", message(), keyed("3")))
@@ -120,7 +119,7 @@ async def test_an_event_id_is_unique_for_a_day_and_within_its_application(
 async def test_a_second_call_waits_for_the_first_of_its_key(
     svix: SvixAsync, simulator: Simulator
 ) -> None:
-    """And gets its answer."""
+    """It gets the answer of the first."""
     simulator.conduct.latency = 0.2
     answers = await asyncio.gather(
         *(svix.message.create("acme", message(), keyed("k")) for _ in range(5))
@@ -140,14 +139,13 @@ async def test_a_second_call_waits_for_the_first_of_its_key(
     ],
 )
 async def test_names_are_validated(svix: SvixAsync, app: str, change: dict[str, Any]) -> None:
-    """422, in the shape the SDK knows."""
+    """The answer is a 422 in the SDK's format."""
     with pytest.raises(HTTPValidationError) as error:
         await svix.message.create(app, message(app=app, **change), keyed("k"))
     assert error.value.detail[0].loc[0] == "body"
 
 
 async def test_a_payload_over_a_mebibyte_is_too_large(svix: SvixAsync) -> None:
-    """413."""
     large = message(payload={"s": "x" * 1024 * 1024})
     error = await refusal(svix.message.create("acme", large, keyed("k")))
     assert (error.status_code, error.code) == (413, "payload_too_large")
@@ -159,7 +157,7 @@ async def test_a_payload_over_a_mebibyte_is_too_large(svix: SvixAsync) -> None:
 async def test_the_rate_is_limited_by_a_bucket(
     simulator: Simulator, setting: str | None, header: str | None
 ) -> None:
-    """429 when it is empty, with or without Retry-After, and nothing is stored."""
+    """If the bucket is empty, the answer is 429, with or without Retry-After."""
     simulator.conduct.rate = 0.001
     simulator.conduct.retry_after = setting
     url = f"{simulator.url}/api/v1/app"
@@ -182,10 +180,10 @@ async def test_the_rate_is_limited_by_a_bucket(
         (Fault("race", times=1), 0),
     ],
 )
-async def test_a_fault_hits_as_often_as_it_is_told(
+async def test_a_fault_affects_the_given_number_of_calls(
     svix: SvixAsync, simulator: Simulator, fault: Fault, stored: int
 ) -> None:
-    """And what it stores is stored."""
+    """Some faults store the message, and then it must be in Svix."""
     simulator.inject(fault)
     with pytest.raises((httpx.RequestError, HttpError, json.JSONDecodeError)):
         await svix.message.create("acme", message(), keyed("k"))
@@ -194,10 +192,10 @@ async def test_a_fault_hits_as_often_as_it_is_told(
 
 
 @pytest.mark.parametrize("kind", ["hang", "drip"])
-async def test_what_never_ends_ends_when_faults_are_cleared(
+async def test_a_call_that_hangs_ends_when_faults_are_cleared(
     svix: SvixAsync, simulator: Simulator, kind: str
 ) -> None:
-    """The connection is reset then."""
+    """Its connection is reset."""
     simulator.inject(Fault(kind))
     call = asyncio.create_task(svix.message.create("acme", message(), keyed("k")))
     _, pending = await asyncio.wait([call], timeout=0.2)
@@ -210,7 +208,7 @@ async def test_what_never_ends_ends_when_faults_are_cleared(
 async def test_it_can_refuse_connections_and_come_back(
     svix: SvixAsync, simulator: Simulator
 ) -> None:
-    """On the same port."""
+    """It comes back on the same port."""
     url = simulator.url
     await simulator.stop_listening()
     with pytest.raises(httpx.RequestError):
@@ -223,11 +221,11 @@ async def test_it_can_refuse_connections_and_come_back(
 async def test_lists_are_paged_newest_first_and_bounded_by_time(
     svix: SvixAsync, simulator: Simulator
 ) -> None:
-    """As the SDK asks for them."""
+    """The SDK pages through them with its own iterator."""
     for number in range(5):
         simulator.conduct.clock_offset = timedelta(
             seconds=number
-        )  # ids of one moment have no order
+        )  # ids of the same moment have no order
         await svix.message.create("acme", message(f"evt_{number}"), keyed(str(number)))
     seen: list[str | None] = []
     iterator = None
@@ -250,13 +248,13 @@ def customer() -> Iterator[Customer]:
 
 
 async def endpoint(svix: SvixAsync, url: str, **more: Any) -> str:
-    """An endpoint of acme's; its id."""
+    """Create an endpoint of acme. Returns its id."""
     created = await svix.endpoint.create("acme", EndpointIn(url=url, **more))
     return created.id
 
 
 async def attempts(svix: SvixAsync, message_id: str, count: int) -> list[MessageAttemptOut]:
-    """A message's attempts, oldest first, once there are so many."""
+    """Wait for this many attempts of a message, and return them, oldest first."""
     async with asyncio.timeout(10):
         while True:
             listed = (await svix.message_attempt.list_by_msg("acme", message_id)).data
@@ -267,7 +265,7 @@ async def attempts(svix: SvixAsync, message_id: str, count: int) -> list[Message
 
 @pytest.fixture
 async def acme(svix: SvixAsync) -> None:
-    """The application is there."""
+    """Create the application acme."""
     await svix.application.create(ApplicationIn(name="acme", uid="acme"))
 
 
@@ -275,7 +273,10 @@ async def acme(svix: SvixAsync) -> None:
 async def test_a_failed_attempt_is_made_again_on_schedule(
     svix: SvixAsync, simulator: Simulator, customer: Customer
 ) -> None:
-    """Until it is taken or the schedule is over; `nextAttempt` says when."""
+    """It is repeated until the endpoint takes the message or the schedule ends.
+
+    `nextAttempt` says when.
+    """
     simulator.conduct.retry_schedule = (0.05, 0.05)
     customer.answer = 500
     await endpoint(svix, customer.url)
@@ -296,7 +297,7 @@ async def test_a_failed_attempt_is_made_again_on_schedule(
 async def test_a_disabled_endpoint_gets_no_further_attempts(
     svix: SvixAsync, simulator: Simulator, customer: Customer
 ) -> None:
-    """Nor does one that was deleted; what was attempted is shown all the same."""
+    """A deleted endpoint gets none either. Its earlier attempts are still listed."""
     simulator.conduct.retry_schedule = (0.2, 0.2)
     customer.answer = 500
     disabled, deleted = await endpoint(svix, customer.url), await endpoint(svix, customer.url)
@@ -315,7 +316,7 @@ async def test_a_disabled_endpoint_gets_no_further_attempts(
 
 @pytest.mark.usefixtures("acme")
 async def test_nothing_is_sent_to_another_machine(svix: SvixAsync) -> None:
-    """The attempt fails instead, and says why."""
+    """The attempt fails and says why."""
     await endpoint(svix, "https://customer.example/hook")
     created = await svix.message.create("acme", message(), keyed("1"))
     [attempt] = await attempts(svix, created.id, 1)
@@ -324,10 +325,10 @@ async def test_nothing_is_sent_to_another_machine(svix: SvixAsync) -> None:
 
 
 @pytest.mark.usefixtures("acme")
-async def test_what_is_stored_and_not_queued_is_never_sent_on(
+async def test_a_message_that_is_stored_and_not_queued_is_never_sent(
     svix: SvixAsync, simulator: Simulator, customer: Customer
 ) -> None:
-    """As when Svix dies between its database and its queue; a resend brings it to the endpoint."""
+    """So it is if Svix dies between its database and its queue. A resend sends the message."""
     there = await endpoint(svix, customer.url)
     simulator.inject(Fault("store_unqueued", times=1))
     with pytest.raises((HttpError, json.JSONDecodeError)):
@@ -344,7 +345,7 @@ async def test_what_is_stored_and_not_queued_is_never_sent_on(
 
 
 async def test_each_new_application_can_have_an_endpoint(customer: Customer) -> None:
-    """For tools in which customers appear by the way."""
+    """`make run` needs it, because its customers appear with their first event."""
     async with Simulator(TOKEN, endpoint_for=lambda app: f"{customer.url}/{app}") as running:
         client = SvixAsync(TOKEN, SvixOptions(server_url=running.url, retry_schedule=[]))
         await client.message.create("acme", message(), keyed("1"))
@@ -355,7 +356,7 @@ async def test_each_new_application_can_have_an_endpoint(customer: Customer) -> 
 
 
 async def test_a_restart_loses_the_keys(svix: SvixAsync, simulator: Simulator) -> None:
-    """Then the event id alone protects."""
+    """After that, only the event id prevents a second message."""
     await svix.message.create("acme", message(), keyed("1"))
     simulator.restart()
     error = await refusal(svix.message.create("acme", message(), keyed("1")))
@@ -365,7 +366,7 @@ async def test_a_restart_loses_the_keys(svix: SvixAsync, simulator: Simulator) -
 async def test_the_open_source_svix_never_forgets_an_event_id(
     svix: SvixAsync, simulator: Simulator
 ) -> None:
-    """Where the hosted one does after a day."""
+    """The hosted one forgets it after a day."""
     simulator.conduct.kind = "open_source"
     await svix.message.create("acme", message(), keyed("1"))
     simulator.conduct.clock_offset = timedelta(days=100)
@@ -373,8 +374,8 @@ async def test_the_open_source_svix_never_forgets_an_event_id(
     assert error.status_code == 409
 
 
-async def test_a_fault_can_concern_one_application(svix: SvixAsync, simulator: Simulator) -> None:
-    """The others' calls are answered."""
+async def test_a_fault_can_affect_one_application(svix: SvixAsync, simulator: Simulator) -> None:
+    """Calls for other applications are answered."""
     simulator.inject(Fault("status", status=503, body="json", app="acme"))
     await svix.message.create("globex", message(app="globex"), keyed("1"))
     error = await refusal(svix.message.create("acme", message(), keyed("2")))

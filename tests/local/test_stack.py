@@ -1,4 +1,4 @@
-"""The local stack with real processes: whatever happens to them, it goes on as Google's would."""
+"""The local stack with real processes. Whatever happens to them, it behaves like Google Cloud."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ POLICY = Policy(first_window=50, longest_pause=0.2, first_retry=0.1, last_retry=
 
 
 def stack(directory: Path, program: Program = ECHO, instances: int = 1) -> Stack:
-    """A stack whose times are short."""
+    """A stack with short times."""
     return Stack(program, directory, instances=instances, policy=POLICY)
 
 
@@ -30,19 +30,19 @@ def is_up(instance: Instance) -> bool:
 
 
 async def until(is_so: Callable[[], object]) -> None:
-    """The test's time limit is the limit."""
-    while not is_so():  # noqa: ASYNC110 - lists grow, and nobody tells
+    """Wait until the condition is true. The test's own time limit is the only one."""
+    while not is_so():  # noqa: ASYNC110 - there is no event for it
         await asyncio.sleep(0.01)
 
 
 def publish(to: Stack, count: int, text: str = "200") -> None:
-    """Messages that the function answers as the text says."""
+    """Publish messages with this text, which says how the function answers."""
     for number in range(count):
         to.publish(text.encode(), "acme", f"evt_{number}")
 
 
-async def test_the_relay_in_it_brings_an_event_to_the_customer(tmp_path: Path) -> None:
-    """Published, pushed, in Svix, at the endpoint; and the relay's debug log is handed on."""
+async def test_the_relay_delivers_an_event_to_the_customer(tmp_path: Path) -> None:
+    """The event goes from the topic to the endpoint, and the relay's debug log is passed on."""
     lines = []
     async with Stack(
         RELAY.program, tmp_path, observe=lambda instance, line: lines.append((instance, line))
@@ -58,7 +58,7 @@ async def test_the_relay_in_it_brings_an_event_to_the_customer(tmp_path: Path) -
 
 
 async def test_pushes_go_on_after_a_kill(tmp_path: Path) -> None:
-    """A broken connection is a nack; another instance starts, and the message comes again."""
+    """A broken connection is a nack. Another instance starts, and the message is redelivered."""
     async with stack(tmp_path) as echo:
         message = echo.publish(b"hang, then 200", "acme", "evt_1")
         await until(lambda: message.pushes)
@@ -71,7 +71,7 @@ async def test_pushes_go_on_after_a_kill(tmp_path: Path) -> None:
         assert [push.instance for push in message.pushes] == [1, 2]
 
 
-async def test_one_that_dies_by_itself_is_replaced(tmp_path: Path) -> None:
+async def test_an_instance_that_dies_is_replaced(tmp_path: Path) -> None:
     async with stack(tmp_path) as echo:
         server = echo.instances[0].server
         assert server is not None
@@ -99,12 +99,12 @@ async def test_instances_share_the_pushes_and_come_and_go(tmp_path: Path) -> Non
         leaving = echo.instances[1].server
         await echo.scale(1)
         assert leaving is not None
-        assert leaving.process.returncode == 0, "SIGTERM ends it in good order"
+        assert leaving.process.returncode == 0, "SIGTERM ends it without an error"
         assert [instance.number for instance in echo.instances] == [1]
 
 
 async def test_a_deployment_loses_no_push(tmp_path: Path) -> None:
-    """The new instance takes what comes; the old one answers what it has, and ends."""
+    """The new instance gets the new pushes. The old one answers those that it has, and ends."""
     async with stack(tmp_path) as echo:
         message = echo.publish(b"slow 200", "acme", "evt_0")
         await until(lambda: message.pushes)
@@ -117,8 +117,8 @@ async def test_a_deployment_loses_no_push(tmp_path: Path) -> None:
         assert [message.pushes[0].instance for message in echo.messages] == [1] + 5 * [2]
 
 
-async def test_the_one_address_outlives_instances(tmp_path: Path) -> None:
-    """What the README's `curl` lines post to."""
+async def test_the_address_stays_the_same_when_an_instance_is_replaced(tmp_path: Path) -> None:
+    """The README's `curl` commands post to it."""
     async with stack(tmp_path) as echo, httpx.AsyncClient() as client:
         url = f"{echo.url}/notifications"
         assert (await client.post(url, content=b"204")).status_code == 204
@@ -126,7 +126,7 @@ async def test_the_one_address_outlives_instances(tmp_path: Path) -> None:
         assert (await client.post(url, content=b"204")).status_code == 204
 
 
-async def test_what_is_nacked_too_often_goes_to_the_dead_letter_topic(tmp_path: Path) -> None:
+async def test_a_message_nacked_too_often_goes_to_the_dead_letter_topic(tmp_path: Path) -> None:
     policy = Policy(first_retry=0.01, last_retry=0.01, longest_pause=0.01, dead_letter_after=3)
     async with Stack(ECHO, tmp_path, policy=policy) as echo:
         message = echo.publish(b"500", "acme", "evt_1")
@@ -136,8 +136,8 @@ async def test_what_is_nacked_too_often_goes_to_the_dead_letter_topic(tmp_path: 
         assert message.acked_at is None
 
 
-async def test_beginning_anew_forgets_everything(tmp_path: Path) -> None:
-    """Also while pushes are under way and Svix is away; the addresses stay."""
+async def test_a_restart_forgets_everything(tmp_path: Path) -> None:
+    """It does so even while pushes are under way and Svix is away. The addresses stay."""
     async with stack(tmp_path) as echo:
         urls = (echo.url, echo.simulator.url)
         echo.ledger.write_text("")
@@ -154,8 +154,10 @@ async def test_beginning_anew_forgets_everything(tmp_path: Path) -> None:
             assert (await client.get(f"{echo.simulator.url}/control/summary")).status_code == 200
 
 
-async def test_a_function_that_does_not_start_is_said_and_leaves_nothing(tmp_path: Path) -> None:
-    """With two instances: what the other one has started is ended too."""
+async def test_a_function_that_does_not_start_is_an_error_and_leaves_nothing(
+    tmp_path: Path,
+) -> None:
+    """The process of the second instance is ended as well."""
     program = Program(ROOT / "local" / "no_such_file.py", "LEDGER", "{}")
     broken = stack(tmp_path, program, instances=2)
     with pytest.raises(ServerFailed, match="no_such_file"):

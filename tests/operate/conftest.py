@@ -1,4 +1,4 @@
-"""The operator's commands, called in this process, with the Svix simulator in a thread."""
+"""Runs the operator's commands in this process, with the Svix simulator in a thread."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ from tests.function import ROOT, TOKEN
 
 
 class Svix:
-    """A simulator that runs in a thread, so that commands may have an event loop of their own."""
+    """A simulator that runs in a thread, so that commands can have their own event loop."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
@@ -57,17 +57,17 @@ class Svix:
         self.loop.close()
 
     def reset(self) -> None:
-        """As new."""
+        """Make the simulator like new."""
         self._call(self.simulator.reset)
         self.simulator.conduct = replace(Simulator(TOKEN).conduct)
 
     def inject(self, kind: str, **details: object) -> None:
-        """Let something go wrong with questions, unless `details` say otherwise."""
+        """Add a fault. By default it affects GET requests."""
         fault = Fault(kind, **{"method": "GET", "body": "json", **details})  # type: ignore[arg-type] # the fields of Fault
         self._call(self.simulator.inject, fault)
 
     def clear_faults(self) -> None:
-        """Let nothing go wrong any more."""
+        """Remove all faults."""
         self._call(self.simulator.clear_faults)
 
     def add_message(
@@ -78,7 +78,7 @@ class Svix:
         age: timedelta = timedelta(0),
         event_type: str = "user.created",
     ) -> StoredMessage:
-        """A message that Svix accepted so long ago, and sends to nobody."""
+        """Add a message that Svix accepted `age` ago. It is sent to no endpoint."""
         store, now = self.simulator.store, datetime.now(UTC) - age
         new = wire.NewMessage(
             event_id=event_id,
@@ -96,7 +96,7 @@ class Svix:
     def add_endpoint(
         self, url: str, *, project: str = "acme", age: timedelta = timedelta(days=1)
     ) -> Endpoint:
-        """An endpoint that was created so long ago."""
+        """Add an endpoint that was created `age` ago."""
         store, created_at = self.simulator.store, datetime.now(UTC) - age
         application = store.find_application(project) or store.create_application(
             project, project, created_at
@@ -118,7 +118,7 @@ class Svix:
         self.wait_for_attempt(message, endpoint)
 
     def wait_for_attempt(self, message: StoredMessage, endpoint: Endpoint) -> None:
-        """Until a message was attempted at an endpoint."""
+        """Wait until a message was attempted at an endpoint."""
         give_up_at = time.monotonic() + 30
         while endpoint.id not in self.simulator.store.last_attempts(message.id):
             assert time.monotonic() < give_up_at, "the message was not sent on"
@@ -126,7 +126,7 @@ class Svix:
 
     @property
     def paths(self) -> list[str]:
-        """What was asked so far, without the queries."""
+        """The methods and paths of all calls so far, without queries."""
         return [f"{call.method} {call.path.partition('?')[0]}" for call in self.simulator.calls]
 
     def _call(self, function: object, *arguments: object) -> None:
@@ -148,21 +148,21 @@ def running_svix() -> Iterator[Svix]:
 
 @pytest.fixture
 def svix(running_svix: Svix) -> Svix:
-    """The simulator, as new."""
+    """The simulator, like new."""
     running_svix.reset()
     return running_svix
 
 
 @pytest.fixture
 async def view(svix: Svix) -> AsyncIterator[SvixView]:
-    """A view of it that waits for nothing."""
+    """A view of the simulator that never waits."""
     async with SvixView(TOKEN, svix.url, Pace(10_000), patience=0) as view:
         yield view
 
 
 @pytest.fixture(params=["sqlite"])
 def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    """The settings of a ledger of the test's own; `both_ledgers` has a test run on either."""
+    """The settings of the test's own ledger. `both_ledgers` runs a test on each kind."""
     if request.param == "sqlite":
         return {"LEDGER": f"sqlite:{tmp_path / 'ledger.db'}"}
     address = request.getfixturevalue("firestore_emulator")
@@ -181,7 +181,7 @@ def settings(svix: Svix, ledger: dict[str, str]) -> dict[str, str]:
 
 @pytest.fixture
 async def archive(relay: "Relay") -> AsyncIterator[Archive]:
-    """The ledger, opened in the test's own loop."""
+    """The ledger, opened in the test's event loop."""
     archive = ledger_opener(Settings.from_environment(relay.settings), create=True)()
     try:
         yield archive
@@ -191,7 +191,7 @@ async def archive(relay: "Relay") -> AsyncIterator[Archive]:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Writes records straight into the file: no clock can be set back through the ledger."""
+    """Writes records into SQLite's file, because the ledger itself can't write old times."""
 
     path: Path
 
@@ -206,7 +206,7 @@ class Rows:
         confirmed: bool = True,
         attempts: int = 1,
     ) -> None:
-        """Records of this state, last written and first claimed so long ago."""
+        """Add records in this state, last written `untouched` ago and first claimed `age` ago."""
         now = time.time()
         delivered = state is State.DELIVERED
         touched_at = now - untouched.total_seconds()
@@ -237,7 +237,7 @@ class Rows:
             )
 
     def add_letters(self, count: int) -> None:
-        """Dead letters without payloads, of two reasons in turn."""
+        """Add dead letters without payloads, with two reasons in turn."""
         now = time.time()
         with contextlib.closing(sqlite3.connect(self.path)) as database, database:
             database.executemany(
@@ -251,7 +251,7 @@ class Rows:
 
 
 def letter(event_id: str | None, project: str | None = "acme", **more: object) -> DeadLetter:
-    """A dead letter of an event, as a delivery would park it."""
+    """A dead letter of an event, like one that a delivery parks."""
     body = json.dumps({"id": event_id, "type": "user.created", "project": project, "data": SECRET})
     outcome = more.pop("outcome", Outcome.REJECTED)
     result = Result(outcome=outcome, detail=more.pop("detail", "Svix: 413"), **more)  # type: ignore[arg-type] # the fields of Result
@@ -265,7 +265,7 @@ def letter(event_id: str | None, project: str | None = "acme", **more: object) -
 
 
 SECRET = "hush-1"
-"""In every payload; no command prints it unasked."""
+"""A part of every payload. No command may print it without `--payload`."""
 
 
 Within = Callable[[Archive], Awaitable[Any]]
@@ -278,7 +278,7 @@ class Relay:
     settings: dict[str, str]
 
     def __call__(self, *arguments: str, **environment: str | None) -> click.testing.Result:
-        """One command; `exit_code`, `stdout` and `stderr` are its answer."""
+        """Run a command. Returns its `exit_code`, `stdout` and `stderr`."""
         runner = click.testing.CliRunner(env={**self.settings, **environment})
         result = runner.invoke(main, arguments)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -286,13 +286,13 @@ class Relay:
         return result
 
     def json(self, *arguments: str, status: int = 0, **environment: str) -> Any:
-        """What a command says with `--json`."""
+        """Run a command with `--json`. Returns its output, parsed."""
         result = self(*arguments, "--json", **environment)
         assert result.exit_code == status, result.output
         return json.loads(result.stdout)
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        """A command as a process of its own, with default signal handling."""
+        """Start a command as a process, with default signal handling."""
         return subprocess.Popen(  # noqa: S603 - our own command
             [sys.executable, "-m", "relay", *arguments],
             env=os.environ | self.settings | environment,
@@ -304,7 +304,7 @@ class Relay:
         )
 
     def within(self, work: Within) -> Any:
-        """Do something with the ledger, which is made if it is not there."""
+        """Do something with the ledger, which is created if it does not exist."""
 
         async def running() -> Any:
             archive = ledger_opener(Settings.from_environment(self.settings), create=True)()
@@ -345,7 +345,7 @@ class Relay:
         self.within(settle_all)
 
     def letters(self) -> list[DeadLetter]:
-        """What is parked."""
+        """The parked letters."""
 
         async def letters(archive: Archive) -> list[DeadLetter]:
             return [letter async for letter in archive.dead_letters()]
@@ -360,17 +360,17 @@ class Relay:
 
 
 def _default_signals() -> None:
-    # Whoever started the tests with `&` from a script left SIGINT ignored, and a child inherits it.
+    # A script that starts the tests with `&` leaves SIGINT ignored, and child processes inherit it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture
 def relay(settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Relay:
-    """The commands, with a ledger that is there and empty."""
+    """The commands, with an empty ledger."""
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     relay = Relay(settings)
-    for _ in range(10):  # an emulator that has just started needs longer than a ledger may
+    for _ in range(10):  # a new emulator takes longer than a ledger's time limit
         with contextlib.suppress(LedgerUnavailable):
             relay.record("none")
             break
@@ -379,5 +379,5 @@ def relay(settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Relay:
 
 @pytest.fixture
 def rows(relay: Relay, tmp_path: Path) -> "Rows":
-    """Writes records as old as a test wants them, into SQLite's file."""
+    """Writes records of any age into SQLite's file."""
     return Rows(tmp_path / "ledger.db")

@@ -1,4 +1,4 @@
-"""What the tests of the operator's judgements have in common: one event, and its time."""
+"""Evidence about one event, at a fixed time, for the tests of `whereabouts.py`."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -45,7 +45,7 @@ def record(
 def letter(
     *, discarded: timedelta | None = None, parked: timedelta = MINUTE, reason: str = "rejected"
 ) -> DeadLetter:
-    """The event's dead letter; `discarded`: how long ago."""
+    """The event's dead letter: parked `parked` ago, and discarded `discarded` ago unless None."""
     return DeadLetter(
         id="0" * 64,
         data=b"{}",
@@ -60,7 +60,7 @@ def letter(
 
 
 def message(accepted: timedelta = MINUTE) -> Message:
-    """The event's message at Svix, accepted so long ago."""
+    """The event's message in Svix, accepted `accepted` ago."""
     return Message(
         id="msg_1", event_id="evt_1", event_type="user.created", accepted_at=NOW - accepted
     )
@@ -75,7 +75,7 @@ def endpoint(
     created: timedelta = DAY,
     next_attempt: datetime | None = None,
 ) -> Endpoint:
-    """One of the customer's endpoints, created so long ago."""
+    """One of the customer's endpoints, created `created` ago."""
     return Endpoint(
         id=name,
         host="hooks.acme.example",

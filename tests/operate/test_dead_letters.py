@@ -1,4 +1,4 @@
-"""`python -m relay dead-letters`: what was parked, looked at, sent again, given up."""
+"""`python -m relay dead-letters`: parked events are listed, shown, replayed and discarded."""
 
 import itertools
 import json
@@ -17,12 +17,12 @@ HOUR = timedelta(hours=1)
 
 
 def listed(relay: Relay, *filters: str) -> list[str]:
-    """The event ids that `list --json` has."""
+    """The event ids in the output of `list --json`."""
     letters = relay.json("dead-letters", "list", *filters)["letters"]
     return sorted(each["event_id"] for each in letters)
 
 
-# -- looking
+# -- list and show
 
 
 @both_ledgers
@@ -70,7 +70,7 @@ def test_the_newest_come_first(relay: Relay) -> None:
 
 
 @both_ledgers
-def test_show_has_the_payload_only_where_it_is_asked_for(relay: Relay) -> None:
+def test_show_prints_the_payload_only_if_asked(relay: Relay) -> None:
     relay.park(parked := letter("evt_1"))
     result = relay("dead-letters", "show", parked.id[:12])
     assert (result.exit_code, SECRET in result.output) == (0, False)
@@ -80,13 +80,13 @@ def test_show_has_the_payload_only_where_it_is_asked_for(relay: Relay) -> None:
 
 
 @pytest.mark.parametrize("letter_id", ["abc", "../events/x", "", "ABC"])
-def test_an_id_that_is_none(relay: Relay, letter_id: str) -> None:
+def test_an_invalid_id_is_refused(relay: Relay, letter_id: str) -> None:
     result = relay("dead-letters", "show", letter_id)
     assert result.exit_code == 2
     assert "list" in result.stderr
 
 
-def test_a_beginning_of_several_ids(relay: Relay) -> None:
+def test_a_beginning_that_several_ids_share_is_refused(relay: Relay) -> None:
     relay.park(*(letter(f"evt_{number}") for number in range(17)))
     first = sorted(each.id for each in relay.letters())
     beginning = next(a[0] for a, b in itertools.pairwise(first) if a[0] == b[0])
@@ -95,12 +95,12 @@ def test_a_beginning_of_several_ids(relay: Relay) -> None:
     assert "give more of it" in result.stderr
 
 
-# -- giving up
+# -- discard
 
 
 @both_ledgers
-def test_discard_keeps_what_it_was_and_not_its_bytes(relay: Relay) -> None:
-    """A discarded letter is listed and can be shown, but it is not unsent any more."""
+def test_discard_keeps_the_letter_without_its_payload(relay: Relay) -> None:
+    """A discarded letter can be listed and shown, but it no longer counts as unsent."""
     relay.park(given_up := letter("evt_1"), letter("evt_2"))
     discarded = relay("dead-letters", "discard", given_up.id[:12], "--reason", "a test event")
     assert discarded.exit_code == 0, discarded.output
@@ -114,11 +114,11 @@ def test_discard_keeps_what_it_was_and_not_its_bytes(relay: Relay) -> None:
     assert relay.json("inspect", "evt_1", "--project", "acme", status=1)["place"] == "discarded"
 
 
-# -- sending again
+# -- replay
 
 
 @both_ledgers
-def test_replay_sends_what_is_parked_and_deletes_it(relay: Relay, svix: Svix) -> None:
+def test_replay_sends_parked_events_and_deletes_their_letters(relay: Relay, svix: Svix) -> None:
     relay.park(*(letter(f"evt_{number}") for number in range(5)))
     first = relay.letters()[0]
     result = relay("dead-letters", "replay", first.id[:12])
@@ -132,7 +132,7 @@ def test_replay_sends_what_is_parked_and_deletes_it(relay: Relay, svix: Svix) ->
 
 
 def test_replay_asks_svix_before_it_sends(relay: Relay, svix: Svix) -> None:
-    """Svix has the event, and has forgotten id and key."""
+    """Svix has the message, but has forgotten its event id and its idempotency key."""
     relay.park(letter("evt_1"))
     svix.add_message("evt_1", age=timedelta(days=3))
     result = relay("dead-letters", "replay", "--all")
@@ -140,7 +140,7 @@ def test_replay_asks_svix_before_it_sends(relay: Relay, svix: Svix) -> None:
     assert svix.paths == ["GET /api/v1/app/acme/msg/evt_1"]
 
 
-def test_replay_of_what_was_delivered_since_sends_nothing(
+def test_replay_of_an_event_delivered_meanwhile_sends_nothing(
     relay: Relay, svix: Svix, rows: Rows
 ) -> None:
     relay.park(letter("evt_1"))
@@ -151,7 +151,9 @@ def test_replay_of_what_was_delivered_since_sends_nothing(
     assert (svix.paths, relay.letters()) == ([], [])
 
 
-def test_what_svix_refuses_again_stays_with_its_new_reason(relay: Relay, svix: Svix) -> None:
+def test_an_event_that_svix_refuses_again_stays_with_its_new_reason(
+    relay: Relay, svix: Svix
+) -> None:
     relay.park(letter("evt_1", svix_status=413))
     svix.inject("status", status=422, method="POST")
     result = relay("dead-letters", "replay", "--all")
@@ -160,7 +162,7 @@ def test_what_svix_refuses_again_stays_with_its_new_reason(relay: Relay, svix: S
     assert SECRET not in result.output
 
 
-def test_what_is_malformed_stays(relay: Relay, svix: Svix) -> None:
+def test_a_malformed_event_stays(relay: Relay, svix: Svix) -> None:
     relay.park(letter(None, outcome="malformed", detail="no id"))
     result = relay("dead-letters", "replay", "--all")
     assert result.exit_code == 1, result.output
@@ -168,7 +170,7 @@ def test_what_is_malformed_stays(relay: Relay, svix: Svix) -> None:
     assert svix.paths == []
 
 
-def test_a_replay_that_svix_does_not_let_in_stops(relay: Relay, svix: Svix) -> None:
+def test_a_replay_with_a_wrong_token_stops(relay: Relay, svix: Svix) -> None:
     relay.park(*(letter(f"evt_{number}") for number in range(40)))
     result = relay("dead-letters", "replay", "--all", SVIX_TOKEN="testsk_wrong")
     assert result.exit_code == 1, result.output
@@ -180,13 +182,13 @@ def test_a_replay_that_svix_does_not_let_in_stops(relay: Relay, svix: Svix) -> N
 
 
 def test_a_discard_is_final_for_a_replay_under_way(relay: Relay, svix: Svix) -> None:
-    """The payload that was erased used to come back."""
+    """The replay must not restore the payload that was erased."""
     relay.park(parked := letter("evt_1"))
     svix.inject("status", status=422, method="POST")
 
     async def replay_while_it_is_discarded(archive: Archive) -> None:
         class Discarding:
-            """Discards the letter once the replay has read it."""
+            """Discards the letter after the replay has read it."""
 
             def __getattr__(self, name: str) -> Any:
                 return getattr(archive, name)
@@ -206,14 +208,14 @@ def test_a_discard_is_final_for_a_replay_under_way(relay: Relay, svix: Svix) -> 
     relay.within(replay_while_it_is_discarded)
 
 
-def test_replay_wants_names_or_all(relay: Relay) -> None:
+def test_replay_needs_ids_or_all(relay: Relay) -> None:
     assert relay("dead-letters", "replay").exit_code == 2
     assert relay("dead-letters", "replay", "abc", "--all").exit_code == 2
     assert relay("dead-letters", "replay", "abc", "--project", "acme").exit_code == 2
 
 
 def test_a_stopped_replay_leaves_no_claim(relay: Relay, svix: Svix) -> None:
-    """What is under way ends; the rest waits for the next replay."""
+    """Deliveries under way end normally. The other letters wait for the next replay."""
     relay.park(*(letter(f"evt_{number}") for number in range(60)))
 
     async def stopped(archive: Archive) -> None:

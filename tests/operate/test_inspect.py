@@ -1,4 +1,4 @@
-"""`python -m relay inspect`: what it says of one event, in words that hold."""
+"""`python -m relay inspect`: what it says about one event must be true."""
 
 import re
 from datetime import timedelta
@@ -14,7 +14,7 @@ MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
 
 def inspect(relay: Relay, status: int, event_id: str = "evt_1") -> str:
-    """What is printed, in one line."""
+    """The output of the command, in one line."""
     result = relay("inspect", event_id, "--project", "acme")
     assert result.exit_code == status, result.output
     assert max(map(len, result.stdout.splitlines())) <= 80
@@ -24,7 +24,7 @@ def inspect(relay: Relay, status: int, event_id: str = "evt_1") -> str:
 
 
 @both_ledgers
-def test_an_event_that_never_came(relay: Relay) -> None:
+def test_an_event_that_was_never_seen(relay: Relay) -> None:
     said = inspect(relay, 1)
     assert "evt_1 of acme: never seen here" in said
     assert "ask the publisher" in said
@@ -32,7 +32,7 @@ def test_an_event_that_never_came(relay: Relay) -> None:
 
 @both_ledgers
 def test_an_event_that_was_parked_before_it_had_a_record(relay: Relay) -> None:
-    """A malformed event with an id and a project used to be "never seen"."""
+    """A malformed event with an id and a project must not count as "never seen"."""
     parked = letter("evt_1", outcome="malformed", detail="data is not an object")
     relay.park(parked)
     said = inspect(relay, 1)
@@ -58,8 +58,8 @@ def test_an_event_that_waits_for_its_redelivery(relay: Relay, rows: Rows) -> Non
     assert "Pub/Sub brings it again by" in said
 
 
-def test_an_event_that_nobody_brings_again(relay: Relay, rows: Rows) -> None:
-    """Released three days and 100 attempts ago, it used to be "Pub/Sub will bring it again"."""
+def test_an_event_that_is_never_redelivered(relay: Relay, rows: Rows) -> None:
+    """After three days and 100 attempts it must not say that Pub/Sub will redeliver the event."""
     rows.add(State.RELEASED, "evt_1", untouched=3 * DAY, attempts=100)
     said = inspect(relay, 1)
     assert "its redelivery is overdue" in said
@@ -75,7 +75,7 @@ def test_an_event_that_nobody_brings_again(relay: Relay, rows: Rows) -> None:
 
 
 def test_an_event_that_is_being_sent(relay: Relay, rows: Rows) -> None:
-    """The lease is the record's own, whatever the operator's settings are."""
+    """The lease is that of the record, whatever the operator's settings are."""
     rows.add(State.CLAIMED, "evt_1", untouched=timedelta(seconds=20))
     rows.add(State.CLAIMED, "evt_2", untouched=timedelta(seconds=40))
     for budget in ("30", "540"):
@@ -111,7 +111,7 @@ def test_an_event_that_is_not_recorded_as_delivered(
 
 
 def test_an_event_whose_record_has_expired(relay: Relay, svix: Svix) -> None:
-    """It used to be "the next redelivery records it"."""
+    """It must not say that the next redelivery will record the event."""
     svix.add_message("evt_1", age=60 * DAY)
     said = inspect(relay, 0)
     assert "in Svix, without a record here" in said
@@ -130,7 +130,7 @@ def test_an_event_whose_record_has_expired(relay: Relay, svix: Svix) -> None:
 def test_an_event_that_no_endpoint_takes(
     relay: Relay, rows: Rows, svix: Svix, changes: dict[str, object] | None, why: str
 ) -> None:
-    """It used to be "on its way to the endpoints there are"."""
+    """It must not say that the event is on its way to an endpoint."""
     rows.add(State.DELIVERED, "evt_1")
     svix.add_message("evt_1")
     if changes is not None:
@@ -143,7 +143,7 @@ def test_an_event_that_no_endpoint_takes(
 
 
 def test_an_event_at_the_customers_endpoints(relay: Relay, rows: Rows, svix: Svix) -> None:
-    """Each endpoint by its host and id: for many receivers the path is the secret."""
+    """An endpoint is shown by its host and id, because a path is often a secret."""
     rows.add(State.DELIVERED, "evt_1")
     stored = svix.add_message("evt_1", age=MINUTE)
     with Customer() as good, Customer(answer=503) as bad:
@@ -160,7 +160,7 @@ def test_an_event_at_the_customers_endpoints(relay: Relay, rows: Rows, svix: Svi
         assert "Svix tries again" in said
 
 
-def test_an_event_that_svix_never_sent_on(relay: Relay, rows: Rows, svix: Svix) -> None:
+def test_an_event_that_svix_never_sent(relay: Relay, rows: Rows, svix: Svix) -> None:
     rows.add(State.DELIVERED, "evt_1", untouched=3 * HOUR, confirmed=False)
     svix.add_message("evt_1", age=3 * HOUR)
     svix.add_endpoint("https://customer.example/hook?key=1")
@@ -170,7 +170,7 @@ def test_an_event_that_svix_never_sent_on(relay: Relay, rows: Rows, svix: Svix) 
     assert "`python -m relay reconcile --since 5h --project acme --fix`" in said
 
 
-def test_svix_that_cannot_be_asked(relay: Relay, rows: Rows) -> None:
+def test_if_svix_cannot_be_asked_it_says_why(relay: Relay, rows: Rows) -> None:
     rows.add(State.DELIVERED, "evt_1")
     result = relay("inspect", "evt_1", "--project", "acme", SVIX_TOKEN="testsk_wrong")
     assert result.exit_code == 3
@@ -180,13 +180,13 @@ def test_svix_that_cannot_be_asked(relay: Relay, rows: Rows) -> None:
 
 
 @pytest.mark.parametrize("name", ["../../x", "..", "ä", "x y"])
-def test_what_svix_takes_for_no_name(relay: Relay, svix: Svix, name: str) -> None:
-    """Nothing is put into a URL that is not a name."""
+def test_an_invalid_name_is_not_sent_to_svix(relay: Relay, svix: Svix, name: str) -> None:
+    """Only a valid name may be put into a URL."""
     assert relay("inspect", name, "--project", name).exit_code == 1
     assert svix.paths == []
 
 
-def test_what_cannot_be_a_name(relay: Relay) -> None:
+def test_an_impossible_name_is_refused(relay: Relay) -> None:
     assert relay("inspect", "a\nb", "--project", "acme").exit_code == 2
     assert relay("inspect", "", "--project", "acme").exit_code == 2
 

@@ -1,4 +1,4 @@
-"""The operator's commands as processes: each once, and what SIGINT and SIGTERM do to them."""
+"""The operator's commands as processes: each command once, and the effect of SIGINT and SIGTERM."""
 
 import signal
 import subprocess
@@ -12,7 +12,7 @@ from tests.operate.conftest import SECRET, Relay, Rows, Svix, letter
 
 
 def ended(process: subprocess.Popen[str], status: int) -> tuple[str, str]:
-    """What a process has printed when it has ended so."""
+    """Wait until a process ends with this status. Returns its stdout and stderr."""
     out, err = process.communicate(timeout=60)
     assert process.returncode == status, out + err
     assert "Traceback" not in err
@@ -20,7 +20,7 @@ def ended(process: subprocess.Popen[str], status: int) -> tuple[str, str]:
 
 
 def test_each_command_once(relay: Relay, svix: Svix, rows: Rows) -> None:
-    """Through `relay/__main__.py`, with an interpreter of its own."""
+    """Each command runs through `relay/__main__.py` in its own process."""
     rows.add(State.DELIVERED, "evt_1")
     svix.add_message("evt_1")
     sent, given_up = letter("evt_2"), letter("evt_3")
@@ -70,10 +70,10 @@ def test_a_replay_that_is_interrupted_and_run_again(
 
 
 def await_messages(svix: Svix, count: int, process: subprocess.Popen[str]) -> None:
-    """Until Svix has so many."""
+    """Wait until Svix has this many messages."""
     give_up_at = time.monotonic() + 60
     while len(svix.simulator.messages) < count:
-        assert process.poll() is None, "it ended before it was interrupted"
+        assert process.poll() is None, "the process ended before it was interrupted"
         assert time.monotonic() < give_up_at
         time.sleep(0.02)
 
@@ -82,7 +82,7 @@ def await_messages(svix: Svix, count: int, process: subprocess.Popen[str]) -> No
 def test_a_reconciliation_that_is_interrupted(
     relay: Relay, svix: Svix, rows: Rows, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """It says how far it came, and leaves no file behind."""
+    """It says how far it got, and leaves no file behind."""
     rows.add(State.DELIVERED, "evt_1")
     relay.park(letter("evt_2"))
     svix.inject("hang")
@@ -91,7 +91,7 @@ def test_a_reconciliation_that_is_interrupted(
     process = relay.start("reconcile", "--since", "24h", TMPDIR=str(temporary))
     assert process.stderr is not None
     while "Dead letters" not in (line := process.stderr.readline()):
-        assert line, "it ended before it was interrupted"
+        assert line, "the process ended before it was interrupted"
     process.send_signal(number)
     out, _ = ended(process, 130)
     assert "Not finished: interrupted" in out

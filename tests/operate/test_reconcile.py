@@ -15,7 +15,7 @@ MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No patience: what fails is not what these tests are about."""
+    """Give up at the first failure, because these tests are not about failures."""
     monkeypatch.setattr("relay.operate.commands.PATIENCE", 0.0)
 
 
@@ -49,8 +49,8 @@ def test_parked_and_malformed_events_are_not_sent(relay: Relay) -> None:
     assert SECRET not in result.output
 
 
-def test_what_waits_is_not_sent_either(relay: Relay, rows: Rows) -> None:
-    """Released less than an hour ago: said each night, until it is sent."""
+def test_an_event_that_waits_is_not_sent_either(relay: Relay, rows: Rows) -> None:
+    """It was released less than an hour ago. Each run reports it until it is sent."""
     rows.add(State.RELEASED, "evt_1", untouched=10 * MINUTE)
     result = relay("reconcile", "--since", "24h")
     assert result.exit_code == 1
@@ -58,14 +58,14 @@ def test_what_waits_is_not_sent_either(relay: Relay, rows: Rows) -> None:
     assert "evt_1 of acme" in result.stdout
 
 
-def test_what_is_being_sent_is_as_it_should_be(relay: Relay, rows: Rows) -> None:
+def test_an_event_that_is_being_sent_is_no_problem(relay: Relay, rows: Rows) -> None:
     rows.add(State.CLAIMED, "evt_1")
     result = relay("reconcile", "--since", "24h")
     assert (result.exit_code, "Everything was sent." in result.stdout) == (0, True)
 
 
 def test_fix_says_what_still_waits(relay: Relay, rows: Rows, svix: Svix) -> None:
-    """It used to say "Everything was sent" of what it had released."""
+    """It must not say "Everything was sent" while a released event waits."""
     rows.add(State.DELIVERED, "missing", untouched=MINUTE)
     rows.add(State.RELEASED, "unsettled", untouched=2 * HOUR)
     svix.add_message("unsettled", age=2 * HOUR)
@@ -77,7 +77,7 @@ def test_fix_says_what_still_waits(relay: Relay, rows: Rows, svix: Svix) -> None
     assert (said["found"]["overdue"], said["found"]["unsettled"], said["without"]) == (1, 0, 1)
 
 
-def test_what_fix_mended_wholly_is_as_it_should_be(relay: Relay, rows: Rows, svix: Svix) -> None:
+def test_if_fix_mended_everything_it_exits_with_0(relay: Relay, rows: Rows, svix: Svix) -> None:
     rows.add(State.RELEASED, "evt_1", untouched=2 * HOUR)
     svix.add_message("evt_1", age=2 * HOUR)
     assert relay("reconcile", "--since", "24h", "--fix").exit_code == 0
@@ -86,8 +86,8 @@ def test_what_fix_mended_wholly_is_as_it_should_be(relay: Relay, rows: Rows, svi
     assert record.state is State.DELIVERED
 
 
-def test_svix_that_refuses(relay: Relay, rows: Rows, svix: Svix) -> None:
-    """What the ledger alone tells is told, and what was not compared is named."""
+def test_if_svix_refuses_the_report_is_incomplete(relay: Relay, rows: Rows, svix: Svix) -> None:
+    """It has what the ledger alone says, and it names the projects that were not compared."""
     rows.add(State.DELIVERED, "evt_1")
     svix.inject("status", status=429)
     result = relay("reconcile", "--since", "24h")
@@ -98,7 +98,7 @@ def test_svix_that_refuses(relay: Relay, rows: Rows, svix: Svix) -> None:
     assert (said["complete"], said["unchecked"]) == (False, 1)
 
 
-def test_what_is_known_to_be_unsent_counts_before_what_could_not_be_asked(
+def test_an_unsent_event_decides_the_exit_status_even_if_svix_was_not_asked(
     relay: Relay, rows: Rows
 ) -> None:
     rows.add(State.DELIVERED, "evt_1")
@@ -108,10 +108,10 @@ def test_what_is_known_to_be_unsent_counts_before_what_could_not_be_asked(
     assert "check SVIX_TOKEN" in result.stdout
 
 
-def test_two_calls_a_second_unless_told_otherwise(
+def test_it_makes_two_calls_a_second_by_default(
     relay: Relay, rows: Rows, svix: Svix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Svix's limit is the function's."""
+    """The command shares Svix's limit with the function."""
     rates: list[float] = []
 
     class AsTold(Pace):
@@ -153,7 +153,7 @@ def test_a_typo_in_the_ledgers_path(
     command: list[str],
     as_json: bool,  # noqa: FBT001 - a case
 ) -> None:
-    """It used to make an empty ledger, and "Everything was sent"."""
+    """It must not create an empty ledger, in which everything was sent."""
     path = f"{relay.settings['LEDGER']}x"
     result = relay(*command, *(["--json"] if as_json else []), LEDGER=path)
     assert result.exit_code == (3 if command == ["check"] else 2), result.output
@@ -163,7 +163,7 @@ def test_a_typo_in_the_ledgers_path(
 
 
 def test_without_google_credentials(relay: Relay) -> None:
-    """One sentence, where there was a traceback of 55 lines."""
+    """The error is one sentence, not a traceback."""
     for extra in ([], ["--json"]):
         result = relay(
             "dead-letters",
@@ -184,7 +184,7 @@ def test_without_google_credentials(relay: Relay) -> None:
 
 @pytest.mark.parametrize("ledger", ["firestore"], indirect=True)
 def test_on_firestore(relay: Relay, svix: Svix) -> None:
-    """Its indexes, its clock, and its records: a thousand events, and one of each kind."""
+    """It works with Firestore's indexes, clock and records: 500 events, and one of each kind."""
     names = [f"evt_{number}" for number in range(500)]
     relay.settle(State.DELIVERED, *names, "missing")
     relay.settle(State.DELIVERED, "inferred", confirmed=False)

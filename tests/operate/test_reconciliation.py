@@ -1,4 +1,4 @@
-"""Was everything sent? The ledger beside Svix, in all its states."""
+"""Was everything sent? The ledger is compared with Svix, in all states of an event."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
 @dataclass
 class Progress:
-    """Remembers what it is told."""
+    """Records the notes, and when the projects begin."""
 
     at_the_projects: asyncio.Event = field(default_factory=asyncio.Event)
     notes: list[str] = field(default_factory=list)
@@ -50,7 +50,7 @@ async def reconcile(
     mend: Mend = Mend.NOTHING,
     **more: Any,
 ) -> Report:
-    """A run over the time from `since` ago to `until` ago."""
+    """Run a reconciliation of the time from `since` ago to `until` ago."""
     now = datetime.now(UTC)
     report = Report(now - since, None if until is None else now - until)
     options = {"patience": 0.0, "look_again": False, **more}
@@ -59,7 +59,7 @@ async def reconcile(
 
 
 def found(report: Report) -> dict[Place, int]:
-    """What is not as it should be."""
+    """The number of events in each place, without those in Svix."""
     return {
         place: count
         for place, count in report.places.items()
@@ -75,7 +75,7 @@ async def test_nothing_to_compare(archive: Archive, view: SvixView) -> None:
 async def test_everything_was_sent(
     svix: Svix, rows: Rows, archive: Archive, view: SvixView
 ) -> None:
-    """Of what is as it should be nothing is asked one by one."""
+    """Svix is not asked one by one about events whose records and messages agree."""
     for number in range(600):
         svix.add_message(f"evt_{number}")
     rows.add(State.DELIVERED, *(f"evt_{number}" for number in range(600)))
@@ -86,7 +86,7 @@ async def test_everything_was_sent(
 
 
 STATES: dict[str, tuple[State | None, timedelta, timedelta | None, Place]] = {
-    # state, how long untouched, the message's age, where it is
+    # the record's state, the time since it was written, the message's age, the event's place
     "missing": (State.DELIVERED, MINUTE, None, Place.MISSING),
     "waiting": (State.RELEASED, MINUTE, None, Place.WAITING),
     "overdue": (State.RELEASED, 2 * HOUR, None, Place.OVERDUE),
@@ -104,7 +104,7 @@ STATES: dict[str, tuple[State | None, timedelta, timedelta | None, Place]] = {
 async def test_each_state_is_found(
     svix: Svix, rows: Rows, archive: Archive, view: SvixView, name: str
 ) -> None:
-    """What is undelivered is found whatever its age, and counted as it was the last time."""
+    """Undelivered events of any age are found. A second run counts the same."""
     state, untouched, accepted, place = STATES[name]
     rows.add(State.DELIVERED, "evt_1")
     svix.add_message("evt_1")
@@ -125,7 +125,7 @@ async def test_each_state_is_found(
 async def test_parked_events_are_not_sent(
     svix: Svix, rows: Rows, archive: Archive, view: SvixView
 ) -> None:
-    """Five parked events used to be "Everything was sent", and malformed ones were not counted."""
+    """Parked events count as unsent, and malformed ones among them."""
     rows.add(State.RELEASED, "evt_1")
     await archive.park(letter("evt_1"))  # refused by Svix
     await archive.park(letter("evt_2", outcome="malformed", detail="the id is not a string"))
@@ -138,7 +138,7 @@ async def test_parked_events_are_not_sent(
 
 
 async def test_two_letters_of_one_event_are_one_event(archive: Archive, view: SvixView) -> None:
-    """Published twice, it is parked twice."""
+    """An event that is published twice may be parked twice."""
     await archive.park(letter("evt_1"))
     await archive.park(replace(letter("evt_1"), id="f" * 64, reason="malformed"))
     report = await reconcile(archive, view)
@@ -146,7 +146,7 @@ async def test_two_letters_of_one_event_are_one_event(archive: Archive, view: Sv
     assert report.reasons == {"rejected": 1, "malformed": 1}
 
 
-async def test_a_letter_of_an_event_that_was_delivered_since(
+async def test_a_letter_of_an_event_delivered_meanwhile_does_not_count(
     svix: Svix, rows: Rows, archive: Archive, view: SvixView
 ) -> None:
     svix.add_message("evt_1")
@@ -158,8 +158,10 @@ async def test_a_letter_of_an_event_that_was_delivered_since(
     assert (found(report), report.everything_sent) == ({}, True)
 
 
-async def test_a_discarded_letter_is_given_up(rows: Rows, archive: Archive, view: SvixView) -> None:
-    """It does not count as unsent, unless the event came again since."""
+async def test_a_discarded_event_does_not_count_as_unsent(
+    rows: Rows, archive: Archive, view: SvixView
+) -> None:
+    """It counts again if the event came again after the discard."""
     rows.add(State.RELEASED, "evt_1", untouched=MINUTE)
     for event_id in ("evt_1", "evt_2"):
         parked = letter(event_id)
@@ -171,10 +173,10 @@ async def test_a_discarded_letter_is_given_up(rows: Rows, archive: Archive, view
     assert report.without == 0
 
 
-async def test_each_project_is_asked_for_its_own(
+async def test_each_project_is_compared_on_its_own(
     svix: Svix, rows: Rows, archive: Archive, view: SvixView
 ) -> None:
-    """Svix is asked only about projects that have a record in the time asked."""
+    """Svix is asked only about projects with a record in the time compared."""
     for project in ("acme", "globex", "initech"):
         svix.add_message("evt_1", project=project)
     rows.add(State.DELIVERED, "evt_1", project="acme")
@@ -194,7 +196,7 @@ async def test_each_project_is_asked_for_its_own(
 async def test_a_window_that_ended_before_now(
     svix: Svix, rows: Rows, archive: Archive, view: SvixView
 ) -> None:
-    """What came after it is left to the next run; what is undelivered is not."""
+    """Later deliveries are left to the next run. Undelivered events are always counted."""
     rows.add(State.DELIVERED, "within", untouched=2 * HOUR)
     svix.add_message("within", age=2 * HOUR)
     rows.add(State.DELIVERED, "later", untouched=MINUTE)
@@ -204,10 +206,10 @@ async def test_a_window_that_ended_before_now(
     assert (report.events, report.delivered, found(report)) == (2, 1, {Place.WAITING: 1})
 
 
-async def test_an_event_that_svix_has_had_for_longer_than_is_asked(
+async def test_an_event_that_svix_accepted_before_the_time_compared(
     svix: Svix, rows: Rows, archive: Archive, view: SvixView
 ) -> None:
-    """Settled lately, accepted long ago: its message is not among those listed."""
+    """It was settled lately and accepted long ago, so its message is not in the list."""
     rows.add(State.DELIVERED, "evt_1", untouched=MINUTE, age=3 * DAY)
     svix.add_message("evt_1", age=3 * DAY)
     report = await reconcile(archive, view)
@@ -217,10 +219,10 @@ async def test_an_event_that_svix_has_had_for_longer_than_is_asked(
 # -- mending
 
 
-async def test_what_fix_settles_and_releases(
+async def test_fix_settles_and_releases(
     svix: Svix, rows: Rows, archive: Archive, view: SvixView
 ) -> None:
-    """What it released is not sent yet, and the report and the next one say so."""
+    """A released event is not sent yet. This report and the next one say so."""
     rows.add(State.DELIVERED, "missing", untouched=MINUTE)
     rows.add(State.CLAIMED, "unsettled", untouched=MINUTE)
     rows.add(State.CLAIMED, "abandoned", untouched=MINUTE)
@@ -255,7 +257,7 @@ async def test_without_fix_nothing_changes(
 
 
 async def test_a_live_claim_is_left_alone(rows: Rows, archive: Archive, view: SvixView) -> None:
-    """The lease is the record's: a claim used to be released under a delivery's hands."""
+    """Its lease is in its record. A claim must not be released during a delivery."""
     rows.add(State.CLAIMED, "evt_1", untouched=timedelta(seconds=20))
     report = await reconcile(archive, view, mend=Mend.EVERYTHING)
     assert found(report) == {Place.BEING_SENT: 1}
@@ -275,10 +277,10 @@ def customer() -> Iterator[Customer]:
 
 
 @pytest.mark.parametrize("mend", Mend)
-async def test_what_svix_stored_and_never_sent_on(
+async def test_a_message_that_svix_stored_and_never_sent(
     svix: Svix, rows: Rows, archive: Archive, view: SvixView, customer: Customer, mend: Mend
 ) -> None:
-    """A Svix that died between storing a message and queueing it never sends it."""
+    """If Svix dies after storing a message and before queueing it, the message is never sent."""
     endpoint = svix.add_endpoint(customer.url)
     svix.add_endpoint(customer.url).disabled = True
     stored = svix.add_message("inferred", age=2 * HOUR)
@@ -298,7 +300,7 @@ async def test_what_svix_stored_and_never_sent_on(
     assert len(customer.arrived) == mended
 
 
-async def test_what_fix_settles_is_looked_at_too(
+async def test_the_fanout_of_an_event_that_fix_settles_is_checked_too(
     svix: Svix, rows: Rows, archive: Archive, view: SvixView, customer: Customer
 ) -> None:
     svix.add_endpoint(customer.url)
@@ -310,7 +312,7 @@ async def test_what_fix_settles_is_looked_at_too(
     assert report.everything_sent
 
 
-async def test_an_inferred_event_that_no_endpoint_takes(
+async def test_an_unconfirmed_event_that_no_endpoint_takes(
     svix: Svix, rows: Rows, archive: Archive, view: SvixView
 ) -> None:
     svix.add_message("evt_1", age=2 * HOUR)
@@ -319,10 +321,10 @@ async def test_an_inferred_event_that_no_endpoint_takes(
     assert (report.never_sent_on, report.everything_sent) == (0, True)
 
 
-async def test_every_message_where_it_is_asked_for(
+async def test_every_message_is_checked_if_asked(
     svix: Svix, rows: Rows, archive: Archive, view: SvixView
 ) -> None:
-    """For the day on which Svix lost its queue."""
+    """An operator needs it if Svix has lost its queue."""
     svix.add_endpoint("http://127.0.0.1:9/")
     svix.add_message("evt_1", age=2 * HOUR)
     rows.add(State.DELIVERED, "evt_1", untouched=2 * HOUR, age=2 * HOUR)
@@ -332,7 +334,7 @@ async def test_every_message_where_it_is_asked_for(
 
 
 @pytest.mark.parametrize("attempted", [False, True])
-async def test_a_young_message_is_looked_at_twice(
+async def test_a_young_message_is_checked_twice(
     svix: Svix,
     rows: Rows,
     archive: Archive,
@@ -340,7 +342,7 @@ async def test_a_young_message_is_looked_at_twice(
     customer: Customer,
     attempted: bool,  # noqa: FBT001 - a case
 ) -> None:
-    """Svix may be about to send it: only a second look after five minutes tells."""
+    """Svix may be about to send it. Only a second check after five minutes shows that."""
     endpoint = svix.add_endpoint(customer.url)
     stored = svix.add_message("evt_1", age=MINUTE)
     rows.add(State.DELIVERED, "evt_1", untouched=MINUTE, confirmed=False)
@@ -372,7 +374,7 @@ async def test_a_young_message_is_looked_at_twice(
 
 
 class Faulty:
-    """An archive of which some calls fail, or take so many seconds; it counts its reads."""
+    """An archive whose first reads fail, or take `delay` seconds. It counts its reads."""
 
     def __init__(self, archive: Archive, failures: int = 0, delay: float = 0.0) -> None:
         self._archive = archive
@@ -408,7 +410,7 @@ class Faulty:
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Back-offs of milliseconds."""
+    """Make the back-offs milliseconds."""
     monkeypatch.setattr(module, "_FIRST_BACK_OFF", 0.001)
 
 
@@ -421,7 +423,7 @@ async def test_a_ledger_that_fails_for_a_moment(
 
 
 async def test_a_slow_ledger(rows: Rows, archive: Archive, view: SvixView) -> None:
-    """A few events are judged at once, and never more."""
+    """At most 16 events are checked at once."""
     rows.add(State.RELEASED, *(f"evt_{n}" for n in range(100)))
     slow = Faulty(archive, delay=0.02)
     report = await reconcile(slow, view)
@@ -438,7 +440,7 @@ async def test_a_ledger_that_fails_for_long(rows: Rows, archive: Archive, view: 
 async def test_svix_that_refuses_for_long(
     svix: Svix, rows: Rows, archive: Archive, view: SvixView
 ) -> None:
-    """What could not be compared is named; what the ledger alone tells is told."""
+    """The projects that were not compared are named. The report has what the ledger says."""
     for project in ("acme", "globex"):
         rows.add(State.DELIVERED, "evt_1", project=project)
         rows.add(State.RELEASED, "evt_2", project=project)
@@ -449,13 +451,13 @@ async def test_svix_that_refuses_for_long(
     assert sorted(report.unfinished) == ["acme", "globex"]
     assert found(report) == {Place.WAITING: 2, Place.PARKED: 1}
     assert (report.unchecked, report.everything_sent) == (2, False)
-    assert len(svix.paths) == 1, "it is asked on although it refuses"
+    assert len(svix.paths) == 1, "Svix is called again although it refuses"
 
 
 async def test_svix_that_fails_at_one_project(
     svix: Svix, rows: Rows, archive: Archive, view: SvixView
 ) -> None:
-    """What was finished before stays finished."""
+    """The projects that were compared before stay complete."""
     for number in range(8):
         rows.add(State.DELIVERED, "evt_1", project=f"p{number}")
         svix.add_message("evt_1", project=f"p{number}")
@@ -466,7 +468,7 @@ async def test_svix_that_fails_at_one_project(
     assert len(report.unfinished) == report.unchecked
 
 
-async def test_a_report_is_there_at_any_time(
+async def test_an_interrupted_run_has_a_report(
     svix: Svix,
     rows: Rows,
     archive: Archive,
@@ -474,7 +476,7 @@ async def test_a_report_is_there_at_any_time(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A run that is cut off says how far it came, and leaves no file behind."""
+    """A run that is interrupted says how far it got, and leaves no file behind."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
     (tmp_path / "temp").mkdir()
     rows.add(State.DELIVERED, "evt_1")
@@ -502,7 +504,7 @@ MANY = 20_000
 async def test_a_day_of_twenty_thousand(
     svix: Svix, rows: Rows, archive: Archive, view: SvixView
 ) -> None:
-    """The reads are those of the day, and what is wrong is found among them."""
+    """It reads only the records of the day, and finds every problem among them."""
     names = [f"evt_{number}" for number in range(MANY)]
     for number, name in enumerate(names):
         project = f"p{number % 7}"
@@ -518,5 +520,5 @@ async def test_a_day_of_twenty_thousand(
     assert found(report) == {Place.MISSING: 20, Place.OVERDUE: 10}
     assert report.complete
     assert counting.reads <= 1.1 * MANY
-    # A page of 250 for the messages, and a question for each event that is not where it should be.
+    # Messages come in pages of 250. Svix is asked once about each event that is not in its list.
     assert len(svix.paths) < MANY / 250 + 7 * 2 + 30 + 1

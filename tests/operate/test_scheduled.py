@@ -1,4 +1,4 @@
-"""`POST /reconcile`: beside deliveries, within its time, and what it says."""
+"""`POST /reconcile`: it reports, stays within its time, and does not disturb deliveries."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ REFUSED = Answer(Call.SEND, Verdict.RATE_LIMITED, 429, retry_after=60)
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More calls a second than a test has time for."""
+    """Allow so many calls a second that no test has to wait."""
     monkeypatch.setattr(scheduled, "_CALLS_A_SECOND", 1000.0)
 
 
@@ -35,10 +35,10 @@ async def run(
     return await reconcile(settings, archive, pacer or Pacer(), seconds)
 
 
-async def test_what_it_finds_and_what_it_mends(
+async def test_it_finds_everything_and_mends_only_the_fanout(
     relay: Relay, svix: Svix, rows: Rows, archive: Archive
 ) -> None:
-    """It mends the fan-out alone: all else is somebody's decision."""
+    """A person must decide about everything else."""
     rows.add(State.DELIVERED, "evt_1", "missing", "inferred", untouched=2 * HOUR)
     rows.add(State.DELIVERED, "later", untouched=MINUTE)
     rows.add(State.RELEASED, "waiting", untouched=MINUTE)
@@ -71,7 +71,7 @@ async def test_what_it_finds_and_what_it_mends(
     assert (report.settled, report.released) == (0, 0)
 
 
-async def test_nothing_to_say(relay: Relay, archive: Archive) -> None:
+async def test_without_problems_the_severity_is_info(relay: Relay, archive: Archive) -> None:
     report = await run(relay, archive)
     assert (report.severity, report.complete, report.as_log()["without"]) == ("INFO", True, 0)
 
@@ -79,7 +79,7 @@ async def test_nothing_to_say(relay: Relay, archive: Archive) -> None:
 async def test_two_at_once_do_no_harm(
     relay: Relay, svix: Svix, rows: Rows, archive: Archive
 ) -> None:
-    """Both may have Svix send a message again; the receiver knows it by its id."""
+    """Both may let Svix send a message again. The receiver recognises it by its id."""
     rows.add(State.DELIVERED, "evt_1", untouched=2 * HOUR, confirmed=False)
     rows.add(State.DELIVERED, "missing", untouched=2 * HOUR)
     with Customer() as customer:
@@ -91,8 +91,10 @@ async def test_two_at_once_do_no_harm(
     assert len({arrival.message_id for arrival in customer.arrived}) == 1
 
 
-async def test_cut_off_by_its_time(relay: Relay, svix: Svix, rows: Rows, archive: Archive) -> None:
-    """What it found until then is said, and that it is not all."""
+async def test_at_its_time_limit_it_reports_what_it_has(
+    relay: Relay, svix: Svix, rows: Rows, archive: Archive
+) -> None:
+    """The report says that it is incomplete."""
     rows.add(State.RELEASED, "waiting", untouched=MINUTE)
     for number in range(4):
         rows.add(State.DELIVERED, "evt_1", project=f"p{number}", untouched=2 * HOUR)
@@ -105,7 +107,7 @@ async def test_cut_off_by_its_time(relay: Relay, svix: Svix, rows: Rows, archive
     assert report.delivered == 4 - len([each for each in report.unfinished if each != "acme"])
 
 
-async def test_svix_that_refuses_until_the_time_is_over(
+async def test_if_svix_refuses_all_the_time_the_report_is_incomplete(
     relay: Relay, svix: Svix, rows: Rows, archive: Archive
 ) -> None:
     rows.add(State.DELIVERED, "evt_1", untouched=2 * HOUR)
@@ -115,7 +117,7 @@ async def test_svix_that_refuses_until_the_time_is_over(
     assert report.unchecked == 1
 
 
-async def test_a_ledger_that_is_not_there(relay: Relay, archive: Archive) -> None:
+async def test_a_missing_ledger_is_reported(relay: Relay, archive: Archive) -> None:
     class Missing:
         def __getattr__(self, name: str) -> object:
             raise LedgerMisconfigured("no such database")
@@ -132,18 +134,18 @@ def waiter(project: str, last_turn: float = 1e9) -> Waiter:
 
 
 async def close_the_gate(pacer: Pacer) -> None:
-    """Svix refuses so often that no call may go."""
+    """Let Svix refuse so often that no call is allowed."""
     for number in range(10):
         async with pacer.turn(Waiter("acme", f"evt_{number}", 0.0, 1e9)) as turn:
             turn.begin()
             turn.report(REFUSED)
         if pacer.must_wait(waiter("acme")):
             return
-    raise AssertionError("the pacer goes on in spite of ten refusals")
+    raise AssertionError("the pacer still allows calls after ten refusals")
 
 
-async def test_its_calls_are_the_pacers() -> None:
-    """What Svix answers to them teaches the pacer as a delivery's answers do."""
+async def test_its_calls_go_through_the_pacer() -> None:
+    """The pacer learns from their answers, as it does from a delivery's."""
     pacer = Pacer()
     async with PacerTurns(pacer, time.monotonic() + 60)() as report:
         assert pacer.state().in_flight == 1
@@ -153,7 +155,7 @@ async def test_its_calls_are_the_pacers() -> None:
 
 
 async def test_deliveries_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a delivery would have to wait, it does not even stand in line."""
+    """While a delivery would have to wait, the reconciliation does not join the line."""
     monkeypatch.setattr(scheduled, "_LOOKS_SECONDS", 0.005)
     pacer = Pacer()
     await close_the_gate(pacer)
@@ -163,10 +165,10 @@ async def test_deliveries_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
     asking.cancel()
 
 
-async def test_a_backlog_of_hours_does_not_keep_it_from_its_work(
+async def test_a_long_backlog_does_not_stop_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """After five seconds it stands in line as deliveries do."""
+    """After five seconds it joins the line like a delivery."""
     monkeypatch.setattr(scheduled, "_GIVES_WAY_SECONDS", 0.02)
     monkeypatch.setattr(scheduled, "_LOOKS_SECONDS", 0.005)
     pacer = Pacer()

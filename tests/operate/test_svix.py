@@ -1,4 +1,4 @@
-"""What Svix says, and how a Svix that fails is asked again."""
+"""The operator's view of Svix: what it reads, and how it retries when Svix fails."""
 
 import asyncio
 import contextlib
@@ -21,20 +21,22 @@ HOUR = timedelta(hours=1)
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Back-offs of milliseconds."""
+    """Make the back-offs milliseconds."""
     monkeypatch.setattr(module, "_FIRST_BACK_OFF", 0.001)
     monkeypatch.setattr(module, "_LONGEST_BACK_OFF", 0.01)
 
 
 @pytest.fixture
 async def patient(svix: Svix, hurried: None) -> AsyncIterator[SvixView]:
-    """A view that waits out what fails."""
+    """A view that retries after failures."""
     async with SvixView(TOKEN, svix.url, Pace(10_000), patience=10) as view:
         yield view
 
 
-async def test_all_messages_since_a_time_newest_first(svix: Svix, view: SvixView) -> None:
-    """A real Svix shows 250 of them at a time; the first version saw no more than those."""
+async def test_all_messages_since_a_time_are_listed_newest_first(
+    svix: Svix, view: SvixView
+) -> None:
+    """Svix lists 250 messages a page, so several pages are read."""
     for number in range(601):
         svix.add_message(f"evt_{number}", age=timedelta(minutes=number))
     since = datetime.now(UTC) - timedelta(minutes=540.5)
@@ -60,15 +62,15 @@ async def test_a_message_by_its_event(svix: Svix, view: SvixView) -> None:
 
 
 @pytest.mark.parametrize("name", ["../../x", "..", "a/b", "", "a b", "ä", "x" * 257])
-async def test_what_is_no_name_is_never_asked(svix: Svix, view: SvixView, name: str) -> None:
-    """The SDK puts names into the URL as they are."""
+async def test_an_invalid_name_is_never_sent(svix: Svix, view: SvixView, name: str) -> None:
+    """The SDK puts names into the URL without escaping them."""
     assert await view.message(name, "evt_1") is None
     assert await view.message("acme", name) is None
     assert svix.paths == []
 
 
 async def test_endpoints_and_attempts(svix: Svix, view: SvixView) -> None:
-    """Of an endpoint's URL only the host is kept: the path is a secret for many receivers."""
+    """Only the host of an endpoint's URL is kept, because a path is often a secret."""
     with Customer(answer=500) as customer:
         stored = svix.add_message("evt_1")
         endpoint = svix.add_endpoint(f"{customer.url}/hush-1?key=hush-2")
@@ -83,7 +85,7 @@ async def test_endpoints_and_attempts(svix: Svix, view: SvixView) -> None:
     assert "hush" not in f"{attempt}{found}"
 
 
-async def test_a_resend_of_what_is_not_there(svix: Svix, view: SvixView) -> None:
+async def test_a_resend_of_an_unknown_message_fails(svix: Svix, view: SvixView) -> None:
     svix.add_message("evt_1")
     assert not await view.resend("acme", "msg_0", "ep_0")
 
@@ -99,17 +101,17 @@ async def test_a_resend_of_what_is_not_there(svix: Svix, view: SvixView) -> None
         {"kind": "drop"},
     ],
 )
-async def test_a_passing_fault_is_waited_out(
+async def test_a_passing_fault_is_retried(
     svix: Svix, patient: SvixView, fault: dict[str, object]
 ) -> None:
-    """Four failures in a row used to end a whole reconciliation."""
+    """Four failures in a row must not end a whole reconciliation."""
     svix.add_message("evt_1")
     svix.inject(**fault, times=4)  # type: ignore[arg-type] # the fields of a fault
     assert await patient.message("acme", "evt_1") is not None
     assert len(svix.paths) == 5
 
 
-async def test_svix_that_is_not_listening_is_waited_for(svix: Svix, patient: SvixView) -> None:
+async def test_a_svix_that_is_down_is_retried(svix: Svix, patient: SvixView) -> None:
     svix.add_message("evt_1")
     svix.run(svix.simulator.stop_listening())
     asking = asyncio.create_task(patient.message("acme", "evt_1"))
@@ -118,7 +120,7 @@ async def test_svix_that_is_not_listening_is_waited_for(svix: Svix, patient: Svi
     assert await asking is not None
 
 
-async def test_whoever_waits_is_told_why(svix: Svix, hurried: None) -> None:
+async def test_each_wait_is_reported_with_its_reason(svix: Svix, hurried: None) -> None:
     heard: list[tuple[str, float]] = []
     svix.add_message("evt_1")
     svix.inject("status", status=503, times=2)
@@ -141,7 +143,7 @@ async def test_whoever_waits_is_told_why(svix: Svix, hurried: None) -> None:
         ({"kind": "status", "status": 302, "body": "empty"}, "the URL of its API"),
     ],
 )
-async def test_what_is_wrong_for_good_is_said_at_once(
+async def test_a_permanent_fault_is_reported_at_once(
     svix: Svix, patient: SvixView, fault: dict[str, object], words: str
 ) -> None:
     svix.inject(**fault)  # type: ignore[arg-type] # the fields of a fault
@@ -159,7 +161,7 @@ async def test_patience_ends(svix: Svix, view: SvixView, status: int, words: str
         await view.message("acme", "evt_1")
 
 
-async def test_a_pace_is_kept_by_all_who_share_it() -> None:
+async def test_calls_that_share_a_pace_keep_it_together() -> None:
     pace = Pace(100)
     started_at = time.monotonic()
 
@@ -172,7 +174,7 @@ async def test_a_pace_is_kept_by_all_who_share_it() -> None:
 
 
 async def test_each_call_reports_its_answer(svix: Svix, hurried: None) -> None:
-    """The pacer of a running function learns from them what Svix bears."""
+    """The pacer of a running function learns from these answers."""
     reported: list[Answer] = []
 
     @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""Where an event is: every pair of what the record, Svix and the dead letters say."""
+"""Where an event is, for every combination of its record, Svix and its dead letters."""
 
 from datetime import datetime, timedelta
 
@@ -57,7 +57,7 @@ LETTERS: dict[str, tuple[DeadLetter, ...]] = {
 
 P = Place
 TABLE = {
-    # (record, Svix): without a letter, parked, discarded
+    # (record, Svix): the place without a letter, with a parked one, with a discarded one
     ("none", "not asked"): (P.UNKNOWN, P.PARKED, P.DISCARDED),
     ("none", "no message"): (P.NEVER_SEEN, P.PARKED, P.DISCARDED),
     ("none", "a message"): (P.UNRECORDED,) * 3,
@@ -94,23 +94,23 @@ def found(
 @pytest.mark.parametrize("letters", LETTERS)
 @pytest.mark.parametrize("svix", SVIX)
 @pytest.mark.parametrize("of", RECORDS)
-def test_every_pair(of: str, svix: str, letters: str) -> None:
-    """A letter that is still parked counts, whatever was discarded before."""
+def test_every_combination(of: str, svix: str, letters: str) -> None:
+    """A letter that is still parked counts, even if another was discarded."""
     column = {"no letter": 0, "parked": 1, "discarded": 2, "one of each": 1}[letters]
     place = found(RECORDS[of], SVIX[svix], *LETTERS[letters]).place
     assert place is TABLE[of, svix][column]
 
 
 @pytest.mark.parametrize("place", Place)
-def test_a_place_counts_in_one_way_at_most(place: Place) -> None:
-    """Every event that came is in Svix, waits, is stuck, or was given up."""
+def test_a_place_counts_in_at_most_one_way(place: Place) -> None:
+    """Every event that was seen is in Svix, waits, is stuck, or was discarded."""
     neither = {Place.NEVER_SEEN, Place.DISCARDED, Place.UNKNOWN}
     assert place.in_svix + place.waits + place.stuck == (place not in neither)
 
 
 @pytest.mark.parametrize("discarded", [HOUR, 10 * SECOND])
 def test_an_event_that_came_again_after_it_was_discarded(discarded: timedelta) -> None:
-    """Published again under the same id it is an event like any other."""
+    """An event that is published again with the same id counts like any other."""
     again = found(
         record(State.RELEASED, untouched=MINUTE), SVIX["no message"], letter(discarded=discarded)
     )
@@ -151,7 +151,7 @@ def test_since_when_it_is_parked_and_discarded() -> None:
     ],
 )
 def test_by_when_something_happens_by_itself(of: str, svix: str, by: datetime | None) -> None:
-    """Nobody brings an event again whose redelivery is overdue, or whose record has expired."""
+    """An event whose redelivery is overdue, or whose record has expired, is not redelivered."""
     assert found(RECORDS[of], SVIX[svix]).next_by == by
 
 
@@ -176,11 +176,11 @@ R = Remedy
     ],
 )
 def test_what_to_do(of: Record | None, svix: str, remedies: tuple[Remedy, ...]) -> None:
-    """Only what can still work is advised: Pub/Sub keeps an event for 7 days, and for 31 more."""
+    """The advice must still work: Pub/Sub keeps an event for 7 days, and then for 31 more."""
     assert found(of, SVIX[svix]).remedies == remedies
 
 
-def test_what_to_do_where_it_is_parked() -> None:
+def test_what_to_do_if_it_is_parked() -> None:
     assert found(RECORDS["released"], SVIX["no message"], letter()).remedies == (Remedy.REPLAY,)
 
 
@@ -221,7 +221,7 @@ SOON = NOW + 5 * MINUTE
         (endpoint(created=MINUTE), [], 2 * HOUR, Standing.CREATED_LATER),
     ],
 )
-def test_how_it_stands_at_an_endpoint(
+def test_the_standing_of_an_event_at_an_endpoint(
     at: Endpoint, attempts: list[object], accepted: timedelta, standing: Standing
 ) -> None:
     svix = SvixAnswer(message(accepted), Destinations([at], attempts))  # type: ignore[arg-type]
@@ -254,7 +254,7 @@ def test_fanout_is_the_worst_of_the_endpoints(
     assert (Remedy.FIX in where.remedies) is (fanout is Fanout.NEVER_SENT_ON)
 
 
-def test_what_was_not_looked_at_says_nothing_of_fanout() -> None:
+def test_without_endpoints_and_attempts_the_fanout_is_unknown() -> None:
     assert found(RECORDS["delivered"], SvixAnswer(message(2 * HOUR))).fanout is None
     assert found(RECORDS["delivered"], SvixAnswer(None)).fanout is None
     assert found(RECORDS["delivered"]).fanout is None
@@ -268,7 +268,7 @@ def test_what_was_not_looked_at_says_nothing_of_fanout() -> None:
         (NOW - 5 * MINUTE, Fanout.NEVER_SENT_ON),
     ],
 )
-def test_a_young_message_is_looked_at_twice(first: datetime | None, fanout: Fanout) -> None:
+def test_a_young_message_is_checked_twice(first: datetime | None, fanout: Fanout) -> None:
     svix = SvixAnswer(message(10 * MINUTE), Destinations([endpoint()], []))
     evidence = Evidence(now=NOW, record=RECORDS["delivered"], svix=svix, first_looked_at=first)
     assert locate(evidence).fanout is fanout

@@ -1,4 +1,4 @@
-"""Who is next: by arrival within a project, in turns between projects."""
+"""Which waiter is next: by arrival within a project, in turns between projects."""
 
 import itertools
 
@@ -9,24 +9,24 @@ _numbers = itertools.count()
 
 
 def waiter(project: str, arrived_at: float = 0.0, event: str | None = None) -> Waiter:
-    """Somebody of this project."""
+    """A waiter of this project."""
     return Waiter(project, event or f"{project}-{next(_numbers)}", arrived_at, last_turn=100.0)
 
 
-def nobody(project: str) -> bool:
-    """Avoids no project."""
+def avoid_none(project: str) -> bool:
+    """Avoid no project."""
     return False
 
 
 def take(lines: Lines) -> Waiter:
-    """The next one, out of the lines."""
-    project = lines.next_project(nobody)
+    """Take the next waiter out of the lines."""
+    project = lines.next_project(avoid_none)
     assert project is not None
     return lines.take(project)
 
 
 def joined(*waiters: Waiter) -> Lines:
-    """Lines with these, who came in this order."""
+    """Lines with these waiters, which joined in this order."""
     lines = Lines()
     for each in waiters:
         lines.join(each)
@@ -37,11 +37,11 @@ def test_within_a_project_the_order_is_that_of_arrival() -> None:
     late, early, middle = (waiter("a", at) for at in (3.0, 1.0, 2.0))
     lines = joined(late, early, middle)
     assert [take(lines) for _ in range(3)] == [early, middle, late]
-    assert lines.next_project(nobody) is None
+    assert lines.next_project(avoid_none) is None
 
 
-def test_whoever_comes_back_takes_the_place_it_had() -> None:
-    """Of several that arrived in the same moment too."""
+def test_a_waiter_that_comes_back_gets_its_old_place() -> None:
+    """It does so even among waiters that arrived at the same moment."""
     first, second, third = (waiter("a") for _ in range(3))
     lines = joined(first, second, third)
     assert take(lines) is first
@@ -50,7 +50,7 @@ def test_whoever_comes_back_takes_the_place_it_had() -> None:
 
 
 def test_turns_go_round_the_projects() -> None:
-    """A flood costs the others its share of the turns, and no more."""
+    """A flood takes one project's share of the turns, and no more."""
     flood = [waiter("flood", float(number)) for number in range(100)]
     quiet = waiter("quiet", 1000.0)
     lines = joined(*flood, quiet)
@@ -58,23 +58,23 @@ def test_turns_go_round_the_projects() -> None:
     assert take(lines) is flood[1]
 
 
-def test_a_project_that_comes_back_keeps_no_place_before_those_that_wait() -> None:
-    """Else one that always has just one event would be served at every second turn."""
+def test_a_project_that_comes_back_goes_behind_those_that_wait() -> None:
+    """Otherwise a project that always has just one event would get every second turn."""
     lines = joined(waiter("a"), waiter("b"), waiter("c"))
     assert take(lines).project == "a"
     lines.join(waiter("a"))
     assert [take(lines).project for _ in range(3)] == ["b", "c", "a"]
 
 
-def test_whoever_leaves_has_no_turn() -> None:
-    """And a project with nobody left has none either."""
+def test_a_waiter_that_leaves_gets_no_turn() -> None:
+    """A project without waiters gets none either."""
     first, second, other = waiter("a"), waiter("a"), waiter("b")
     lines = joined(first, second, other)
     lines.leave(first)
     assert len(lines) == 2
     assert take(lines) is second
     lines.leave(other)
-    assert lines.next_project(nobody) is None
+    assert lines.next_project(avoid_none) is None
     assert len(lines) == 0
 
 
@@ -83,20 +83,20 @@ def test_a_project_that_is_held_waits_and_the_others_go_on() -> None:
     lines = joined(held, other)
     lines.hold("a")
     assert take(lines) is other
-    assert lines.next_project(nobody) is None
+    assert lines.next_project(avoid_none) is None
     assert len(lines) == 1
     lines.release("a")
     assert take(lines) is held
 
 
-def test_a_project_that_is_held_before_anybody_came_is_held_too() -> None:
+def test_a_project_can_be_held_before_it_has_waiters() -> None:
     lines = Lines()
     lines.hold("a")
     lines.join(waiter("a"))
-    assert lines.next_project(nobody) is None
+    assert lines.next_project(avoid_none) is None
 
 
-def test_another_project_than_the_avoided_is_next_if_one_waits() -> None:
+def test_an_avoided_project_is_next_only_if_no_other_waits() -> None:
     lines = joined(waiter("a"), waiter("b"))
     assert lines.next_project(lambda project: project == "a") == "b"
     take_b = lines.take("b")
@@ -104,22 +104,22 @@ def test_another_project_than_the_avoided_is_next_if_one_waits() -> None:
     assert lines.next_project(lambda project: project == "a") == "a"
 
 
-def test_an_event_that_is_passed_over_is_next_only_where_all_are() -> None:
+def test_an_event_that_is_passed_over_is_next_only_if_all_are() -> None:
     poison, healthy = waiter("a", 0.0, "poison"), waiter("a", 1.0, "healthy")
     lines = joined(poison, healthy)
     assert lines.take("a", {"poison"}) is healthy
     assert lines.take("a", {"poison"}) is poison
 
 
-def test_one_who_left_is_not_the_choice_instead_of_those_passed_over() -> None:
+def test_a_waiter_that_left_is_not_chosen_instead_of_one_passed_over() -> None:
     poison, gone, later = waiter("a", 0.0, "poison"), waiter("a", 1.0), waiter("a", 2.0)
     lines = joined(poison, gone, later)
     lines.leave(gone)
     assert lines.take("a", {"poison"}) is later
 
 
-def test_ten_thousand_who_wait_are_served_in_no_time() -> None:
-    """Each turn looks at a few, not at all: else this would take minutes."""
+def test_ten_thousand_waiters_are_served_quickly() -> None:
+    """Each turn looks at a few waiters only. If it looked at all, this would take minutes."""
     lines = joined(*(waiter(f"p{number % 700}", float(number)) for number in range(10_000)))
     for number in range(700):
         lines.hold(f"p{number}")

@@ -1,4 +1,4 @@
-"""Nacks: spaced, in order, and at the deadline at the latest."""
+"""Nacks are spaced and in order, and happen at the deadline at the latest."""
 
 import asyncio
 import itertools
@@ -8,7 +8,7 @@ from tests.virtual_time import in_virtual_time, now, settle
 
 
 def new_nacks(acks: int = 0) -> Nacks:
-    """On the running loop's clock, after so many acks."""
+    """Nacks on the running loop's clock, after this many acks."""
     nacks = Nacks(asyncio.get_running_loop().time)
     for _ in range(acks):
         nacks.acked()
@@ -28,7 +28,7 @@ async def test_the_first_nack_waits_for_two_acks() -> None:
 
 @in_virtual_time
 async def test_the_next_nack_comes_half_a_second_later_at_the_earliest() -> None:
-    """However many acks there were."""
+    """It waits that long, however many acks there were."""
     nacks = new_nacks(acks=100)
     assert await nacks.acquire(100.0)
     for _ in range(100):
@@ -39,7 +39,7 @@ async def test_the_next_nack_comes_half_a_second_later_at_the_earliest() -> None
 
 @in_virtual_time
 async def test_acks_before_the_last_nack_do_not_count() -> None:
-    """Each nack doubles Pub/Sub's pause, and two acks after it make that good."""
+    """Each nack doubles Pub/Sub's pause, and only two acks after it undo that."""
     nacks = new_nacks(acks=100)
     assert await nacks.acquire(100.0)
     assert not await nacks.acquire(10.0)
@@ -66,8 +66,8 @@ async def test_a_deadline_that_has_passed_waits_for_nothing() -> None:
 
 
 @in_virtual_time
-async def test_twenty_who_want_to_nack_go_one_by_one_in_order() -> None:
-    """Together they would drive push back-off to its minute."""
+async def test_twenty_requests_nack_one_by_one_in_order() -> None:
+    """Together they would raise the push back-off to its maximum of a minute."""
     nacks = new_nacks()
     nacked: list[tuple[int, float]] = []
 
@@ -85,7 +85,7 @@ async def test_twenty_who_want_to_nack_go_one_by_one_in_order() -> None:
 
 
 @in_virtual_time
-async def test_whoever_is_cancelled_takes_no_nack() -> None:
+async def test_a_cancelled_request_uses_up_no_nack() -> None:
     nacks = new_nacks()
     gone = asyncio.create_task(nacks.acquire(100.0))
     stays = asyncio.create_task(nacks.acquire(100.0))

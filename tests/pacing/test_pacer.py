@@ -1,4 +1,4 @@
-"""Turns, in virtual time: in order, in time, at the rate, one probe in a pause, none lost."""
+"""Turns, in virtual time: in order, at the rate, with one probe in a pause. No turn is lost."""
 
 import asyncio
 import random
@@ -16,17 +16,17 @@ MISSING = Answer(Call.ASK, Verdict.MISSING, 404)
 
 
 def new_pacer() -> Pacer:
-    """On the running loop's clock, without jitter."""
+    """A pacer on the running loop's clock, without jitter."""
     return Pacer(asyncio.get_running_loop().time, lambda low, _: low)
 
 
 def waiter(project: str = "acme", event: str = "event", last_turn: float = 1e6) -> Waiter:
-    """Somebody who arrives now."""
+    """A waiter that arrives now."""
     return Waiter(project, event, now(), last_turn)
 
 
 async def call(pacer: Pacer, place: Waiter, answer: Answer, seconds: float = 0.0) -> Turn:
-    """One turn, used for one call that is answered after so many seconds."""
+    """Use one turn for a call that is answered after `seconds`."""
     async with pacer.turn(place) as turn:
         turn.begin()
         await asyncio.sleep(seconds)
@@ -37,7 +37,7 @@ async def call(pacer: Pacer, place: Waiter, answer: Answer, seconds: float = 0.0
 def start(
     pacer: Pacer, count: int, answer: Answer, seconds: float = 0.0, project: str = "acme"
 ) -> list[asyncio.Task[Turn]]:
-    """So many calls at once."""
+    """Start `count` calls at once."""
     return [
         asyncio.create_task(call(pacer, waiter(project, f"{project} {number}"), answer, seconds))
         for number in range(count)
@@ -45,14 +45,14 @@ def start(
 
 
 async def cancel(tasks: list[asyncio.Task[Turn]]) -> None:
-    """End them, whatever they do."""
+    """Cancel the tasks, and wait for their end."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def limited() -> Pacer:
-    """A pacer that met a limit of 40 a second, and whose silence after that is over."""
+    """A pacer that has met a limit of 40 a second, after the silence that follows."""
     pacer = new_pacer()
     await asyncio.gather(*start(pacer, 40, TAKEN))
     await call(pacer, waiter(), REFUSED)
@@ -85,7 +85,7 @@ async def test_while_no_limit_is_met_only_the_calls_in_flight_are_bounded() -> N
 
 @in_virtual_time
 async def test_one_project_fills_half_the_window_at_most_while_others_wait() -> None:
-    """Sixty hanging calls of one customer stop nobody at a cold start."""
+    """At a cold start, sixty hanging calls of one customer do not stop the others."""
     pacer = new_pacer()
     hanging = start(pacer, 60, FAILED, seconds=10.0, project="hanging")
     others = start(pacer, 60, TAKEN, seconds=0.1, project="others")
@@ -102,7 +102,7 @@ async def test_with_a_limit_known_turns_are_spaced() -> None:
 
 
 @in_virtual_time
-async def test_whoever_waits_is_served_in_order_of_arrival_and_a_retry_keeps_its_place() -> None:
+async def test_waiters_are_served_in_order_of_arrival_and_a_retry_keeps_its_place() -> None:
     pacer = await limited()
     served: list[str] = []
 
@@ -124,7 +124,7 @@ async def test_whoever_waits_is_served_in_order_of_arrival_and_a_retry_keeps_its
 
 @in_virtual_time
 async def test_a_turn_that_is_not_called_goes_to_the_next_at_once() -> None:
-    """A thousand duplicates cost nobody a turn."""
+    """A thousand duplicates use up no turn."""
     pacer = await limited()
     started = now()
     for _ in range(1000):
@@ -151,8 +151,8 @@ async def test_a_call_that_is_left_without_a_report_counts_as_failed() -> None:
 
 
 @in_virtual_time
-async def test_no_more_than_a_quarter_seconds_turns_are_given_and_not_called() -> None:
-    """A slow ledger does not turn into a burst at Svix."""
+async def test_at_most_a_quarter_of_a_seconds_turns_are_given_and_not_called() -> None:
+    """A slow ledger must not cause a burst at Svix."""
     pacer = await limited()
     claimed = asyncio.Event()
 
@@ -179,8 +179,8 @@ async def test_however_low_the_rate_one_turn_may_be_given() -> None:
 
 
 @in_virtual_time
-async def test_no_turn_in_time_says_what_held_it_back() -> None:
-    """429, 500, or 500 with the ledger's name: each for its reason, and at the last moment."""
+async def test_without_a_turn_in_time_the_reason_is_given() -> None:
+    """The outcome says what held the turn back: Svix's limit, Svix, or the ledger."""
     hung = new_pacer()
     calls = start(hung, tuning.FIRST_WINDOW, TAKEN, seconds=100.0)
     failing = new_pacer()
@@ -208,8 +208,8 @@ async def test_no_turn_in_time_says_what_held_it_back() -> None:
 
 
 @in_virtual_time
-async def test_after_its_last_moment_nobody_gets_a_turn() -> None:
-    """Even where one is free: there would be no time to use it."""
+async def test_after_its_last_turn_a_waiter_gets_none() -> None:
+    """It gets none even if one is free, because it has no time to use it."""
     pacer = new_pacer()
     await asyncio.sleep(1)
     with pytest.raises(NoTurn):
@@ -217,7 +217,7 @@ async def test_after_its_last_moment_nobody_gets_a_turn() -> None:
 
 
 @in_virtual_time
-async def test_whoever_is_cancelled_leaves_the_line() -> None:
+async def test_a_cancelled_waiter_leaves_the_line() -> None:
     pacer = await limited()
     gone, stays = start(pacer, 10, TAKEN), start(pacer, 1, TAKEN)
     await settle()
@@ -228,7 +228,7 @@ async def test_whoever_is_cancelled_leaves_the_line() -> None:
 
 
 @in_virtual_time
-async def test_a_turn_given_in_the_moment_of_a_cancellation_goes_to_the_next() -> None:
+async def test_a_turn_given_to_a_waiter_that_is_just_cancelled_goes_to_the_next() -> None:
     pacer = await out()
     first, second = start(pacer, 1, TAKEN, project="x"), start(pacer, 1, TAKEN, project="y")
     await settle()
@@ -257,8 +257,8 @@ async def test_a_probe_that_is_cancelled_before_its_call_lets_the_next_go() -> N
 
 
 @in_virtual_time
-async def test_after_an_outages_pause_one_probe_goes_and_then_everybody() -> None:
-    """No herd upon a Svix that has just come back."""
+async def test_after_an_outages_pause_one_probe_goes_and_then_all_calls() -> None:
+    """A Svix that has just recovered must not get all calls at once."""
     pacer = await out()
     calls = start(pacer, 20, TAKEN, seconds=0.1)
     await asyncio.sleep(0.55)
@@ -289,8 +289,8 @@ async def test_a_turn_given_before_an_outage_is_superseded_by_it() -> None:
 
 
 @in_virtual_time
-async def test_while_the_ledger_is_silent_one_claim_probes() -> None:
-    """The pause begins with the first failure, and ends with the first claim that is answered."""
+async def test_while_the_ledger_does_not_answer_one_claim_probes() -> None:
+    """The pause begins with the first failure and ends with the first answered claim."""
     pacer = new_pacer()
     claims: list[float] = []
 
@@ -313,7 +313,7 @@ async def test_while_the_ledger_is_silent_one_claim_probes() -> None:
 
 @in_virtual_time
 async def test_poison_of_one_project_does_not_delay_the_others() -> None:
-    """Twenty events that always fail, tried again and again, beside ten others a second."""
+    """Twenty events always fail and are tried again and again, beside ten good ones a second."""
     pacer = new_pacer()
     poison = [waiter("poison", f"poison {number}") for number in range(20)]
     waits: list[float] = []
@@ -341,7 +341,7 @@ async def test_poison_of_one_project_does_not_delay_the_others() -> None:
 
 
 @in_virtual_time
-async def test_others_taken_since_looks_at_other_projects_only() -> None:
+async def test_others_taken_since_counts_other_projects_only() -> None:
     pacer = new_pacer()
     await call(pacer, waiter("a"), TAKEN)
     await asyncio.sleep(1)
@@ -369,7 +369,7 @@ async def test_must_wait_says_whether_a_turn_is_free() -> None:
 
 
 async def attempt_anyhow(pacer: Pacer, place: Waiter, randomly: random.Random) -> None:
-    """Attempts with every end that a turn can have, until one is taken or broken off."""
+    """Make attempts that end in every possible way, until one is taken or breaks off."""
     while True:
         async with pacer.turn(place) as turn:
             await asyncio.sleep(randomly.choice([0, 0.01, 1]))
@@ -389,8 +389,8 @@ async def attempt_anyhow(pacer: Pacer, place: Waiter, randomly: random.Random) -
 
 @pytest.mark.parametrize("seed", range(10))
 @in_virtual_time
-async def test_whatever_happens_no_turn_and_no_waiter_is_lost(seed: int) -> None:
-    """Answers, cancellations and time-outs at random: at the end the pacer is as at its start."""
+async def test_no_turn_and_no_waiter_is_ever_lost(seed: int) -> None:
+    """After random answers, cancellations and timeouts, the pacer is empty again."""
     randomly = random.Random(seed)  # noqa: S311 - reproducible, not secret
     pacer = Pacer(asyncio.get_running_loop().time, randomly.uniform)
     requests = []

@@ -1,4 +1,4 @@
-"""Pauses: which failures and refusals begin one, whom it concerns, and what ends it."""
+"""Pauses: which failures and refusals begin one, which projects it affects, and what ends it."""
 
 import pytest
 
@@ -7,29 +7,29 @@ from relay.pacing.pauses import Pauses
 
 
 def new_pauses() -> Pauses:
-    """Without jitter."""
+    """Pauses without jitter."""
     return Pauses(lambda low, _: low)
 
 
 def fail(pauses: Pauses, *events: str, at: float = 10.0) -> None:
-    """Calls that fail at once; an event's name is its project's, a dash and a number."""
+    """Let a call fail for each event. An event's name is its project, a dash and a number."""
     for event in events:
         pauses.failed(event.split("-")[0], event, at, at)
 
 
 def refuse(pauses: Pauses, times: int, at: float = 10.0, retry_after: float | None = None) -> None:
-    """Fresh refusals at one moment."""
+    """Let Svix refuse calls at the same moment. The rate learns from each refusal."""
     for _ in range(times):
         pauses.refused(at, at, retry_after, fresh=True)
 
 
 def held(pauses: Pauses, project: str, at: float) -> bool:
-    """Whether the project has no turn at this time."""
+    """Whether the project gets no turn at this time."""
     return pauses.holds(project, at)
 
 
 def out() -> Pauses:
-    """An outage since 10.0."""
+    """Pauses in an outage that began at 10.0."""
     pauses = new_pauses()
     fail(pauses, "a-1", "a-2", "a-3", "a-4", "b-1")
     assert pauses.is_on
@@ -39,10 +39,13 @@ def out() -> Pauses:
 @pytest.mark.parametrize(
     ("events", "is_outage"),
     [
-        (["a-1", "a-2", "b-1", "b-2"], False),  # four
+        (["a-1", "a-2", "b-1", "b-2"], False),  # only four
         (["a-1", "a-2", "b-1", "b-2", "c-1"], True),
-        (["a-1", "b-1", "a-1", "b-1", "a-1", "b-1"], False),  # two events, again and again
-        (["a-1", "a-2", "a-3", "a-4", "a-5", "a-6"], False),  # one project's: it pauses alone
+        (["a-1", "b-1", "a-1", "b-1", "a-1", "b-1"], False),  # only two events, again and again
+        (
+            ["a-1", "a-2", "a-3", "a-4", "a-5", "a-6"],
+            False,
+        ),  # one project's events: only that project pauses
         (["a-1", "a-2", "a-3", "a-4", "a-5", "b-1"], True),
     ],
 )
@@ -54,7 +57,7 @@ def test_an_outage_is_five_different_events_of_two_projects(
     assert pauses.is_on is is_outage
 
 
-def test_an_event_taken_between_failures_makes_them_none_in_a_row() -> None:
+def test_failures_with_an_event_taken_between_them_are_not_in_a_row() -> None:
     pauses = new_pauses()
     fail(pauses, "a-1", "a-2", "b-1", "b-2")
     pauses.taken("c", 10.0)
@@ -62,7 +65,7 @@ def test_an_event_taken_between_failures_makes_them_none_in_a_row() -> None:
     assert not pauses.is_on
 
 
-def test_five_failures_of_one_project_hold_its_line_alone() -> None:
+def test_five_failures_of_one_project_hold_only_its_line() -> None:
     """One customer's poison is not an outage."""
     pauses = new_pauses()
     fail(pauses, "a-1", "a-2", "a-3", "a-4", "a-5")
@@ -72,7 +75,7 @@ def test_five_failures_of_one_project_hold_its_line_alone() -> None:
     assert not pauses.is_on
 
 
-def test_others_events_taken_do_not_hide_one_projects_failures() -> None:
+def test_events_taken_of_other_projects_do_not_hide_a_projects_failures() -> None:
     pauses = new_pauses()
     for number in range(5):
         fail(pauses, f"a-{number}")
@@ -118,7 +121,7 @@ def test_in_an_outage_one_probe_goes_after_half_a_second() -> None:
 
 
 def test_an_outages_pauses_double_up_to_five_seconds() -> None:
-    """So long may its end stay unnoticed."""
+    """The end of an outage is noticed after five seconds at the latest."""
     pauses = out()
     lengths = []
     for _ in range(6):
@@ -130,8 +133,8 @@ def test_an_outages_pauses_double_up_to_five_seconds() -> None:
     assert lengths == [1, 2, 4, 5, 5, 5]
 
 
-def test_failures_of_calls_sent_before_the_outage_say_nothing() -> None:
-    """A probe was sent later than they were."""
+def test_failures_of_calls_sent_before_the_outage_are_ignored() -> None:
+    """Probes, which are sent later, say more."""
     pauses = out()
     for number in range(20):
         pauses.failed("c", f"c-{number}", given_at=9.0, at=11.0)
@@ -139,13 +142,13 @@ def test_failures_of_calls_sent_before_the_outage_say_nothing() -> None:
 
 
 def test_any_event_taken_ends_an_outage() -> None:
-    """Its call may have been sent before: Svix answers."""
+    """Svix works again, even if the call was sent before the outage."""
     pauses = out()
     pauses.taken("c", given_at=9.0)
     assert not pauses.is_on
 
 
-def test_a_probe_that_hung_was_pause_enough() -> None:
+def test_after_a_probe_that_hung_the_next_may_go_at_once() -> None:
     pauses = out()
     pauses.give("a", 10.5)
     pauses.failed("a", "a-1", given_at=10.5, at=20.5)
@@ -154,7 +157,7 @@ def test_a_probe_that_hung_was_pause_enough() -> None:
 
 
 def test_a_probe_unanswered_for_a_second_holds_back_only_its_own_project() -> None:
-    """One customer's hanging event does not prolong the outage for the others."""
+    """One customer's hanging event must not prolong the outage for the others."""
     pauses = out()
     pauses.give("a", 10.5)
     assert pauses.next_turn_at == 11.5
@@ -184,7 +187,7 @@ def test_a_probe_is_of_an_event_that_has_not_failed_in_the_pause() -> None:
     assert not pauses.passed_over("a")
 
 
-def test_a_project_in_its_own_pause_probes_with_what_has_not_failed() -> None:
+def test_a_project_in_its_own_pause_probes_with_events_that_have_not_failed() -> None:
     pauses = new_pauses()
     fail(pauses, "a-1", "a-2", "a-3", "a-4", "a-5")
     assert set(pauses.passed_over("a")) == {"a-1", "a-2", "a-3", "a-4", "a-5"}
@@ -192,7 +195,7 @@ def test_a_project_in_its_own_pause_probes_with_what_has_not_failed() -> None:
 
 
 def test_three_fresh_refusals_in_a_row_close_the_gate() -> None:
-    """Two happen by chance."""
+    """Two in a row happen by chance."""
     pauses = new_pauses()
     refuse(pauses, 2)
     assert not pauses.is_on
@@ -203,7 +206,7 @@ def test_three_fresh_refusals_in_a_row_close_the_gate() -> None:
     assert pauses.next_turn_at == 10.5
 
 
-def test_refusals_that_teach_nothing_close_no_gate() -> None:
+def test_refusals_from_which_the_rate_learned_nothing_close_no_gate() -> None:
     pauses = new_pauses()
     for _ in range(50):
         pauses.refused(9.0, 10.0, None, fresh=False)
@@ -213,10 +216,10 @@ def test_refusals_that_teach_nothing_close_no_gate() -> None:
 @pytest.mark.parametrize(
     ("retry_after", "pause"), [(None, 0.5), (0.0, 0.0), (7.0, 7.0), (86_400.0, 60.0)]
 )
-def test_the_gate_stays_closed_for_what_retry_after_says(
+def test_the_gate_stays_closed_for_as_long_as_retry_after_says(
     retry_after: float | None, pause: float
 ) -> None:
-    """Absent: half a second; absurd: a minute."""
+    """Without Retry-After it is half a second. It is never more than a minute."""
     pauses = new_pauses()
     refuse(pauses, 3, retry_after=retry_after)
     assert pauses.next_turn_at == 10.0 + pause
@@ -237,7 +240,7 @@ def test_a_refused_probe_closes_the_gate_for_longer_each_time() -> None:
 
 
 def test_only_a_probe_opens_the_gate() -> None:
-    """What was taken of the calls sent before says nothing: Svix refused after it."""
+    """Calls sent before say nothing, because Svix refused later ones."""
     pauses = new_pauses()
     refuse(pauses, 3)
     pauses.taken("a", given_at=9.0)
@@ -262,14 +265,14 @@ def test_claims_pause_by_themselves_and_go_on_when_one_is_answered() -> None:
     assert not pauses.is_on
 
 
-def test_claims_asked_for_before_the_pause_prolong_nothing() -> None:
+def test_failed_claims_from_before_the_pause_do_not_prolong_it() -> None:
     pauses = new_pauses()
     for _ in range(20):
         pauses.claim_failed(given_at=5.0, at=10.0)
     assert pauses.next_turn_at == pytest.approx(10.2)
 
 
-def test_a_turn_is_superseded_by_a_pause_that_concerns_it() -> None:
+def test_a_turn_is_superseded_by_a_pause_of_its_project() -> None:
     pauses = new_pauses()
     fail(pauses, "a-1", "a-2", "a-3", "a-4", "a-5")
     assert pauses.superseded("a", 9.0)
@@ -279,7 +282,7 @@ def test_a_turn_is_superseded_by_a_pause_that_concerns_it() -> None:
     assert pauses.superseded("b", 9.0)
 
 
-def test_what_held_a_turn_back_is_told_in_the_words_of_the_outcome() -> None:
+def test_the_reason_for_no_turn_has_the_matching_outcome() -> None:
     pauses = new_pauses()
     assert pauses.reason("a") is None
     fail(pauses, "a-1", "a-2", "a-3", "a-4", "a-5")
@@ -297,7 +300,7 @@ def test_what_held_a_turn_back_is_told_in_the_words_of_the_outcome() -> None:
 
 
 def test_a_project_that_failed_long_ago_is_forgotten() -> None:
-    """What is remembered does not grow with the customers there ever were."""
+    """The memory must not grow with the number of customers."""
     pauses = new_pauses()
     fail(pauses, "a-1", "a-2", "a-3", "a-4", "a-5")
     list(pauses.changes(10.0))

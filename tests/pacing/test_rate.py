@@ -1,4 +1,4 @@
-"""The rate: what a refusal teaches, and how fast it climbs again. Times are given, none passes."""
+"""The rate: how a refusal lowers it, and how fast it climbs again. The tests pass in all times."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from relay.pacing.rate import Rate
 
 
 def limited(taken: int = 40, at: float = 10.0) -> Rate:
-    """A rate that met its first refusal at this time, after so many events taken."""
+    """A rate that met its first refusal at this time, after `taken` events."""
     rate = Rate()
     for _ in range(taken):
         rate.taken(at - 0.1)
@@ -16,7 +16,7 @@ def limited(taken: int = 40, at: float = 10.0) -> Rate:
 
 
 def refuse(rate: Rate, at: float) -> bool:
-    """A refusal of a turn given now, a moment ago."""
+    """Let Svix refuse a turn that was given a moment ago."""
     return rate.refused(given_at=at - 0.05, interval=rate.give(at), at=at)
 
 
@@ -48,10 +48,10 @@ def test_the_first_refusal_sets_the_rate_to_what_was_taken_in_a_second() -> None
 
 
 @pytest.mark.parametrize(("before", "running", "level"), [(40, 5, 40), (5, 40, 40), (0, 7, 7)])
-def test_of_the_running_and_the_last_second_the_larger_counts(
+def test_the_larger_of_the_current_and_the_last_second_counts(
     before: int, running: int, level: int
 ) -> None:
-    """A second that has just begun says little."""
+    """A second that has just begun has few events."""
     rate = Rate()
     for _ in range(before):
         rate.taken(8.5)
@@ -61,7 +61,7 @@ def test_of_the_running_and_the_last_second_the_larger_counts(
     assert rate.now == level
 
 
-def test_what_was_taken_long_ago_does_not_count() -> None:
+def test_events_taken_long_ago_do_not_count() -> None:
     rate = Rate()
     for _ in range(40):
         rate.taken(1.5)
@@ -70,7 +70,7 @@ def test_what_was_taken_long_ago_does_not_count() -> None:
 
 
 def test_after_the_first_refusal_nothing_goes_for_half_a_second() -> None:
-    """So that the calls under way do not end the search."""
+    """Otherwise the calls in flight would end the search."""
     rate = limited(at=10.0)
     assert rate.next_at == 10.5
 
@@ -81,16 +81,16 @@ def test_the_search_doubles_with_two_seconds_of_use() -> None:
     assert rate.now == pytest.approx(80)
 
 
-def test_time_that_nobody_used_raises_no_rate() -> None:
-    """The limit is not tested by what is not sent."""
+def test_unused_time_does_not_raise_the_rate() -> None:
+    """Only calls that are sent can test the limit."""
     rate = climbing()
     before = rate.now
     rate.give(100.0)
     assert rate.now == before
 
 
-def test_a_refusal_of_a_call_given_before_the_last_refusal_teaches_nothing() -> None:
-    """A burst is refused many times for one reason."""
+def test_a_refusal_of_a_call_given_before_the_last_refusal_is_ignored() -> None:
+    """Many calls of a burst are refused for the same reason."""
     rate = limited(at=10.0)
     before = rate.now
     assert not rate.refused(given_at=9.95, interval=1 / 40, at=10.2)
@@ -106,8 +106,8 @@ def test_the_search_ends_between_what_was_taken_and_what_was_tried() -> None:
     assert rate.now == pytest.approx((50 + 80) / 2)
 
 
-def test_the_search_ends_with_a_cut_at_least() -> None:
-    """However much was taken: the refusal says that it was too much."""
+def test_the_search_ends_with_at_least_a_cut() -> None:
+    """The refusal says that the rate is too high, however many events were taken."""
     rate = limited(taken=40, at=10.0)
     for _ in range(1000):
         rate.taken(11.0)
@@ -123,8 +123,8 @@ def test_each_refusal_then_cuts_a_tenth() -> None:
     assert rate.now == pytest.approx(0.9 * before)
 
 
-def test_what_is_cut_is_the_rate_when_the_refused_turn_was_given() -> None:
-    """The answer of a slow Svix comes late, and the rate has climbed on meanwhile."""
+def test_the_cut_is_from_the_rate_when_the_refused_turn_was_given() -> None:
+    """A slow Svix answers late, and meanwhile the rate has climbed."""
     rate = climbing(at=10.0)
     interval = rate.give(10.5)
     rate.use(30.0)
@@ -150,7 +150,7 @@ def test_the_rate_never_falls_so_low_that_it_could_not_recover() -> None:
 
 
 def test_turns_are_spaced_and_unused_ones_are_made_up_for_a_tenth_of_a_second() -> None:
-    """A late timer costs nothing, and an idle minute makes no burst."""
+    """A late timer costs no turn, and an idle minute causes no burst."""
     rate = limited(taken=40, at=10.0)
     rate.give(100.0)
     assert rate.next_at == pytest.approx(99.9 + 1 / 40)

@@ -1,4 +1,4 @@
-"""The turns under way: how many at once, of whom, and what their answers change."""
+"""The turns that are not over: how many there may be, and what their answers change."""
 
 import math
 
@@ -19,18 +19,18 @@ REFUSED = Answer(Call.SEND, Verdict.RATE_LIMITED, 429)
 
 
 def new_traffic() -> Traffic:
-    """Without jitter."""
+    """Traffic without jitter."""
     return Traffic(lambda low, _: low)
 
 
 def give(traffic: Traffic, count: int, project: str = "acme", at: float = 10.0) -> list[GivenTurn]:
-    """So many turns, each for an event of its own."""
+    """Give `count` turns, each for an event of its own."""
     events = [f"{project} {number} {at}" for number in range(count)]
     return [traffic.give(project, event, at, waited=True) for event in events]
 
 
 def answer(traffic: Traffic, answered: Answer, project: str = "acme", at: float = 10.0) -> None:
-    """A call that is answered at once."""
+    """Make a call that is answered at once."""
     (turn,) = give(traffic, 1, project, at)
     traffic.begin(turn)
     traffic.answered(turn, answered, at)
@@ -49,8 +49,8 @@ def test_a_project_that_is_alone_fills_the_window() -> None:
     assert not has_room(traffic, "acme")
 
 
-def test_what_one_project_took_beyond_its_share_is_no_loss_to_the_others() -> None:
-    """Thirty hanging calls of one customer, and the others have their half all the same."""
+def test_calls_beyond_a_projects_share_take_no_room_from_the_others() -> None:
+    """One customer has thirty hanging calls, and the others still have their half."""
     traffic = new_traffic()
     give(traffic, tuning.FIRST_WINDOW, "hanging")
     half = tuning.FIRST_WINDOW // 2
@@ -69,7 +69,7 @@ def test_a_project_with_its_share_lets_others_go_first() -> None:
 
 
 def test_with_a_limit_known_turns_that_are_not_called_are_bounded() -> None:
-    """A quarter of a second of them, and one at least."""
+    """The bound is a quarter of a second's turns, and at least one."""
     traffic = new_traffic()
     answer(traffic, REFUSED)  # the level is the lowest
     (turn,) = give(traffic, 1, at=20.0)
@@ -80,7 +80,7 @@ def test_with_a_limit_known_turns_that_are_not_called_are_bounded() -> None:
 
 @pytest.mark.parametrize("claimed", [True, False])
 def test_only_a_claim_that_was_answered_ends_the_claims_pause(*, claimed: bool) -> None:
-    """A reconciliation calls Svix without a claim: it says nothing about the ledger."""
+    """A reconciliation calls Svix without a claim, which says nothing about the ledger."""
     traffic = new_traffic()
     (failed,) = give(traffic, 1)
     traffic.claim_failed(failed, 10.0)
@@ -90,8 +90,8 @@ def test_only_a_claim_that_was_answered_ends_the_claims_pause(*, claimed: bool) 
 
 
 @pytest.mark.parametrize("taken", [TAKEN, CONFLICT, REJECTED, UNKNOWN])
-def test_what_svix_worked_on_ends_an_outage(taken: Answer) -> None:
-    """Whatever it made of the event."""
+def test_every_answer_that_shows_svix_working_ends_an_outage(taken: Answer) -> None:
+    """It does so even if Svix did not accept the event."""
     traffic = new_traffic()
     for project in "aabbc":
         answer(traffic, FAILED, project)
@@ -102,17 +102,17 @@ def test_what_svix_worked_on_ends_an_outage(taken: Answer) -> None:
 
 
 @pytest.mark.parametrize("failed", [FAILED, MISCONFIGURED])
-def test_what_svix_did_not_work_on_makes_an_outage(failed: Answer) -> None:
+def test_five_failures_begin_an_outage(failed: Answer) -> None:
     traffic = new_traffic()
     for number in range(5):
         answer(traffic, failed, f"project {number}")
     assert traffic.pauses.is_on
-    answer(traffic, FOUND, "d", at=11.0)  # asking shows no send that works
+    answer(traffic, FOUND, "d", at=11.0)  # a found message does not show that sending works
     assert traffic.pauses.is_on
 
 
 def test_after_an_outage_the_window_is_small_again() -> None:
-    """A Svix that has just come back is not met by all that waited."""
+    """A Svix that has just recovered must not get all waiting calls at once."""
     traffic = new_traffic()
     for _ in range(100):
         answer(traffic, TAKEN)
@@ -135,14 +135,14 @@ def test_the_refusal_of_a_probe_does_not_lower_the_rate_again() -> None:
     assert traffic.pauses.next_turn_at == 21.0
 
 
-def test_the_reason_is_the_limit_where_one_is_known() -> None:
+def test_the_reason_is_the_limit_if_one_is_known() -> None:
     traffic = new_traffic()
     assert traffic.reason("acme")[0] is Outcome.UNAVAILABLE
     answer(traffic, REFUSED)
     assert traffic.reason("acme")[0] is Outcome.RATE_LIMITED
 
 
-def test_taken_of_others_is_not_hidden_by_ones_own() -> None:
+def test_events_taken_of_others_are_not_hidden_by_a_projects_own() -> None:
     traffic = new_traffic()
     assert not traffic.others_taken_since("a", 0.0)
     answer(traffic, TAKEN, "b", at=1.0)

@@ -1,4 +1,4 @@
-"""What comes in stays in its bounds: one project's Svix path, one log line, two MiB."""
+"""Input stays within its bounds: its own project's path in Svix, one log line, 2 MiB."""
 
 import asyncio
 import functools
@@ -35,7 +35,7 @@ CONTROLS = ["a\nb", "a\r\n{}", 'a"b', "a\x1b[2J", "a\x00b", "a\u2028b", "a\x7f"]
 
 @pytest.fixture(scope="module")
 def svix() -> Iterator[Svix]:
-    """The simulator, whose call log is what counts."""
+    """The simulator, whose calls the tests check."""
     with simulator() as started:
         yield started
 
@@ -61,8 +61,10 @@ async def post(client: httpx.AsyncClient, body: bytes, **headers: str) -> httpx.
 
 
 @pytest.mark.parametrize("field", ["project", "id", "type"])
-async def test_no_name_leads_elsewhere(client: httpx.AsyncClient, svix: Svix, field: str) -> None:
-    """A hostile name is refused without a call; a call goes to the event's own project alone."""
+async def test_no_name_leads_to_another_project(
+    client: httpx.AsyncClient, svix: Svix, field: str
+) -> None:
+    """A hostile name is refused without a call. A good event goes only to its own project."""
     svix.control.reset()
     for number, name in enumerate(HOSTILE):
         if field != "project" and name == "app_globex":
@@ -78,7 +80,7 @@ async def test_no_name_leads_elsewhere(client: httpx.AsyncClient, svix: Svix, fi
     assert paths == {"/api/v1/app/acme.-_9/msg"}
 
 
-async def test_what_is_around_an_event_does_not_lead_elsewhere(
+async def test_nothing_around_an_event_leads_to_another_project(
     client: httpx.AsyncClient, svix: Svix
 ) -> None:
     """Attributes, query and headers that name another project change nothing."""
@@ -99,7 +101,7 @@ async def test_what_is_around_an_event_does_not_lead_elsewhere(
 async def test_no_input_makes_a_log_line(
     client: httpx.AsyncClient, relay: Function, text: str
 ) -> None:
-    """Control characters in names and metadata: one line of JSON for each request, without them."""
+    """Control characters in names and metadata are not logged: each request has one JSON line."""
     before = len(relay.server.output().splitlines())
     bodies: list[bytes] = [
         json.dumps({**event("evt_log"), "id": text}).encode(),
@@ -118,7 +120,7 @@ async def test_no_input_makes_a_log_line(
 
 
 async def test_no_header_injection_reaches_svix(client: httpx.AsyncClient, svix: Svix) -> None:
-    """The idempotency key is a hash and the token our own: nothing of the event is a header."""
+    """No part of the event becomes a header: the idempotency key is a hash, the token our own."""
     svix.control.reset()
     sent: dict[str, Any] = event("evt_header", data={"k": "v\r\nAuthorization: Bearer stolen"})
     assert (await post(client, json.dumps(sent).encode())).status_code == 200
@@ -129,16 +131,16 @@ async def test_no_header_injection_reaches_svix(client: httpx.AsyncClient, svix:
 
 @functools.cache
 def packed(size: int, wbits: int) -> bytes:
-    """So many zeros, as gzip (31) or zlib (15) packs them."""
+    """`size` zero bytes, compressed with gzip (`wbits` 31) or zlib (15)."""
     packer = zlib.compressobj(9, wbits=wbits)
     return b"".join(packer.compress(bytes(MIB)) for _ in range(size // MIB)) + packer.flush()
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "GZIP", "identity, gzip"])
-async def test_a_compressed_bomb_is_refused_unopened(
+async def test_a_decompression_bomb_is_refused_without_being_expanded(
     client: httpx.AsyncClient, relay: Function, encoding: str
 ) -> None:
-    """200 MiB in less than one: 415, and the worker has not grown by what it holds."""
+    """200 MiB in less than 1 MiB are answered 415, and the worker's memory hardly grows."""
     [worker] = psutil.Process(relay.server.pid).children()
     bomb = packed(200 * MIB, wbits=31 if "zip" in encoding.lower() else 15)
     assert len(bomb) < MIB
@@ -148,8 +150,8 @@ async def test_a_compressed_bomb_is_refused_unopened(
     assert worker.memory_info().rss - before < 20 * MIB
 
 
-async def test_a_compressed_push_is_parked_unopened(client: httpx.AsyncClient, svix: Svix) -> None:
-    """What only looks like JSON once it is expanded is no event, in `message.data` either."""
+async def test_a_push_with_compressed_data_is_parked(client: httpx.AsyncClient, svix: Svix) -> None:
+    """Compressed bytes in `message.data` are not an event, and are not expanded."""
     svix.control.reset()
     data = gzip.compress(json.dumps(event("evt_gzip")).encode())
     answer = await post(client, wrapped(data, "1"))
@@ -158,7 +160,7 @@ async def test_a_compressed_push_is_parked_unopened(client: httpx.AsyncClient, s
 
 
 async def test_many_oversized_bodies_at_once_are_refused_as_they_come(relay: Function) -> None:
-    """Thirty endless uploads: 413 each, and what is over 2 MiB is never held."""
+    """Thirty endless uploads are answered 413, and more than 2 MiB of each is never held."""
     [worker] = psutil.Process(relay.server.pid).children()
     before = worker.memory_info().rss
     port = int(relay.url.rpartition(":")[2])

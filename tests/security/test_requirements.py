@@ -1,7 +1,7 @@
-"""What is installed is what was reviewed: every requirement exact, hashed, and from the index.
+"""Only reviewed packages are installed: every requirement is exact, hashed, and from the index.
 
-This needs no network. Known vulnerabilities are another question, which only a database answers:
-`pip-audit --require-hashes --disable-pip -r requirements.txt` asks it, where there is a network.
+These tests need no network. Only a database knows about vulnerabilities: with a network, run
+`pip-audit --require-hashes --disable-pip -r requirements.txt`.
 """
 
 import re
@@ -17,7 +17,7 @@ HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 
 
 def locked(name: str) -> dict[str, tuple[Requirement, int]]:
-    """The requirements of a lock file, and how many hashes each has."""
+    """The requirements of a lock file, each with its number of hashes."""
     text = (ROOT / name).read_text().replace("\\\n", " ")
     found = {}
     for line in text.splitlines():
@@ -31,7 +31,7 @@ def locked(name: str) -> dict[str, tuple[Requirement, int]]:
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
 def test_every_requirement_is_exact_and_hashed(name: str) -> None:
-    """One version, by `==`, with at least one hash; no URL, no path, no other index."""
+    """Each has one version, by `==`, and a hash. There is no URL, no path and no other index."""
     requirements = locked(name)
     assert len(requirements) > 10
     for requirement, hashes in requirements.values():
@@ -43,15 +43,15 @@ def test_every_requirement_is_exact_and_hashed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
-def test_what_is_asked_for_is_locked(name: str) -> None:
-    """Each line of the `.in` file has its version in the lock."""
+def test_every_direct_requirement_is_locked(name: str) -> None:
+    """Each line of the `.in` file has a version in the lock file."""
     lines = (ROOT / f"{name}.in").read_text().splitlines()
     asked = {line.partition("#")[0].strip() for line in lines if not line.startswith(("#", "-"))}
     assert asked - {""} <= locked(f"{name}.txt").keys()
 
 
-def test_what_runs_here_is_what_is_locked() -> None:
-    """The versions these suites have seen are those that are deployed."""
+def test_the_installed_versions_are_the_locked_ones() -> None:
+    """These suites run on the versions that are deployed."""
     for requirement, _ in locked("requirements.txt").values():
         if requirement.marker is None or requirement.marker.evaluate():
             assert requirement.specifier.contains(version(requirement.name)), (

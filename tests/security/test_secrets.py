@@ -1,8 +1,9 @@
-"""No payload, personal datum or token gets out: not in an answer, not in a log, at any level.
+"""No answer and no log line holds a payload, personal data or the token, at any log level.
 
-The function runs as a process, at either level; everything it printed and answered is searched for
-marks that were put into the events and the token, after every outcome has been seen. What has to
-wait for its outcome waits side by side, each in a project of its own.
+The function runs as a process, at the lowest and the highest level, until every outcome has
+occurred. The events and the token contain marks, and everything that the function printed and
+answered is searched for them. Outcomes that take time are made at the same time, each in a project
+of its own.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from local.control import Control
 from tests.function import JSON, TOKEN, Function, event, function, simulator, wrapped
 
 MARK = "ada.lovelace.1815"
-"""Stands for a person: it is in every event's data, key and value, and in attributes."""
+"""Personal data. It is in every event's data, as a key and as a value, and in attributes."""
 
 SECRETS = [MARK, TOKEN, base64.b64encode(MARK.encode()).decode()[:16], "Traceback", "Bearer"]
 
@@ -32,11 +33,11 @@ def marked(event_id: str, **more: Any) -> dict[str, Any]:
 
 
 ECHO = {"X-Echo": MARK, "Location": f"/{MARK}"}
-"""Headers of Svix's answers: it may repeat what it was told."""
+"""Headers of Svix's answers, which may repeat parts of the request."""
 
 
 class Gathered:
-    """What the function answered, and which outcomes it was made to show."""
+    """All answers of the function, and the outcomes in them."""
 
     def __init__(self, url: str) -> None:
         self.client = httpx.AsyncClient(base_url=url, timeout=60)
@@ -44,7 +45,7 @@ class Gathered:
         self.outcomes: set[str] = set()
 
     async def post(self, body: Any, **headers: str) -> httpx.Response:
-        """Post a body and keep the answer, head and all."""
+        """Post a body, and keep the answer with its headers."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         answer = await self.client.post(
             "/notifications", content=content, headers={**JSON, **headers}
@@ -71,28 +72,28 @@ NOT_EVENTS: list[bytes] = [
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One function with its Svix, made to show what it has."""
+    """One function with its Svix, which is led through every outcome."""
 
     svix: Control
     relay: Function
     gathered: Gathered
 
     async def every_outcome(self) -> None:
-        """All of it; the rate limit comes last, because it holds back every project."""
+        """Make every outcome occur. The rate limit comes last, because it affects every project."""
         await self.plain()
         async with asyncio.TaskGroup() as together:
             together.create_task(self.held())
             together.create_task(self.dropped())
             for status in (400, 422, 413, 401):
                 together.create_task(self.answered(status, pushed=True))
-            # By hand alone: a second nack would be spaced from that of the 401, by half a minute.
+            # Only by hand: a second nack would be spaced from the 401's by half a minute.
             together.create_task(self.answered(302, pushed=False))
         self.svix.inject("status", status=429, headers={"Retry-After": "3600", **ECHO})
         await self.gathered.post(marked("evt_limited"))
         await self.gathered.client.aclose()
 
     async def plain(self) -> None:
-        """What Svix has no say in."""
+        """Make the outcomes that do not depend on Svix's answers."""
         await self.gathered.post(marked("evt_ok"))
         await self.gathered.post(marked("evt_ok"))
         await self.gathered.post({**marked("evt_ok"), "changed": MARK})
@@ -102,7 +103,7 @@ class Trial:
             await self.gathered.post(body, **{"x-goog-pubsub-message-id": "2"})
 
     async def answered(self, status: int, *, pushed: bool) -> None:
-        """Svix answers with this, and repeats what it was told."""
+        """Let Svix answer with this status, and repeat parts of the request."""
         project = f"answered-{status}"
         self.svix.inject("status", status=status, body="json", headers=ECHO, app=project)
         await self.gathered.post(marked("evt_by_hand", project=project))
@@ -111,13 +112,13 @@ class Trial:
             await self.gathered.post(wrapped(body, str(status)))
 
     async def held(self) -> None:
-        """Svix answers nothing, and the event is posted again meanwhile."""
+        """Let Svix hang, and post the event again meanwhile."""
         self.svix.inject("hang", app="held", times=1)
         held = marked("evt_held", project="held")
         await asyncio.gather(self.gathered.post(held), self.gathered.post(held))
 
     async def dropped(self) -> None:
-        """Svix breaks the connection off, for longer than a request waits."""
+        """Let Svix break off its connections for longer than a request waits."""
         self.svix.inject("drop", app="dropped")
         await self.gathered.post(marked("evt_dropped", project="dropped"))
 
@@ -135,8 +136,8 @@ def trial(folder: Path, level: str) -> Iterator[Trial]:
         yield Trial(svix.control, relay, Gathered(relay.url))
 
 
-async def test_nothing_personal_and_no_token_gets_out(tmp_path: Path) -> None:
-    """Every outcome, at the chattiest and the quietest level: none of the marks is anywhere."""
+async def test_no_personal_data_and_no_token_leaks(tmp_path: Path) -> None:
+    """After every outcome, at both log levels, none of the marks is anywhere."""
     with trial(tmp_path, "DEBUG") as loud, trial(tmp_path, "CRITICAL") as quiet:
         await asyncio.gather(loud.every_outcome(), quiet.every_outcome())
         shown = {"delivered", "duplicate", "rate_limited", "unavailable"}

@@ -1,7 +1,7 @@
 """Tries every schedule: which delivery goes next, what goes wrong, and when.
 
-A run is fixed by its choices. The explorer takes the first option at each new choice and comes
-back for the others; a state that was reached before is not gone through again.
+A run is determined by its choices. At each new choice the explorer takes the first option, and
+returns later for the others. It does not go on from a state that it has already explored.
 """
 
 import asyncio
@@ -34,30 +34,31 @@ from tests.simulation.model import (
 
 HOUR = 3600.0
 LATER = (0.0, LEASE + 10, 13 * HOUR, 72 * HOUR)
-"""How long Pub/Sub may take to redeliver."""
+"""The times that Pub/Sub may take to redeliver."""
 BUDGET = 60.0  # seconds, of a request
 PAUSES_LENGTHENED = 8.0
-"""Every pause of a delivery is so much longer: fewer looks and tries, and as many kinds."""
+"""Every pause of a delivery is lengthened by this factor. So there are fewer polls and retries, and
+fewer schedules, but all kinds of schedules."""
 HEALING = 6  # redeliveries without faults after which an event must be acknowledged
 
 
 class Violation(AssertionError):
-    """An invariant does not hold; its text is the schedule that leads there."""
+    """An invariant does not hold. The message is the schedule that leads there."""
 
 
 class Known(Exception):
-    """This state was gone through before."""
+    """This state was explored before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """So many deliveries of each event, so many faults and turns; and what the adapters are."""
+    """The deliveries of events, the number of faults and turns, and the adapters."""
 
     deliveries: tuple[str, ...]
     faults: int
     turns: int = 4
     waits: bool = False
-    """Whether a request has to wait for its first turn, and so looks first."""
+    """Whether a request must wait for its first turn, and so reads the record first."""
     world: Callable[[], World] = World
     ledger: Callable[[World], ModelLedger] = ModelLedger
     sender: Callable[[], ModelSender] = ModelSender
@@ -65,12 +66,12 @@ class Scenario:
 
 @dataclass(slots=True)
 class Worker:
-    """One delivery of an event on its way."""
+    """One delivery of an event."""
 
     event: str
     coroutine: Coroutine[Any, Any, Result]
     clock: list[float]
-    """One number: the seconds that this request has slept."""
+    """A single number: the seconds that this request has slept."""
     waits_for: Op | None = None
     history: list[str] = field(default_factory=list)
     acked: bool | None = None
@@ -79,14 +80,14 @@ class Worker:
 
 @dataclass(slots=True)
 class Explorer:
-    """Counts what it has tried."""
+    """Explores a scenario. It counts the schedules and states that it has tried."""
 
     scenario: Scenario
     schedules: int = 0
     states: set[object] = field(default_factory=set)
 
     def explore(self, limit: float = math.inf) -> None:
-        """Try everything, or the first `limit` schedules. Raises `Violation`."""
+        """Try all schedules, or the first `limit`. Raises `Violation`."""
         prefixes: list[list[int]] = [[]]
         while prefixes and self.schedules < limit:
             run = Run(self, prefixes.pop())
@@ -116,7 +117,7 @@ class Run:
         self._acked: set[str] = set()
 
     def execute(self) -> None:
-        """The faulty part, then the healing, then the verdict."""
+        """Run with faults, then redeliver without faults, then check the invariants."""
         while options := self._options():
             self._do(*options[self._choose(len(options), options)])
         for event in sorted(set(self._scenario.deliveries)):
@@ -145,7 +146,7 @@ class Run:
         return hash((self._world.state(), workers, late, acked, self._faults, repr(options)))
 
     def _options(self) -> list[tuple[str, int, str]]:
-        """What may happen next: (what, whose, how)."""
+        """What may happen next, each as (what, whose, how)."""
         active = [n for n, worker in enumerate(self._workers) if worker.acked is None]
         for number in active:
             op = self._workers[number].waits_for
@@ -158,14 +159,14 @@ class Run:
             options.extend(self._steps(number))
         options.extend(("land", number, "") for number in range(len(self._late)))
         if options and self._faults and self._workers:
-            # While somebody is at work only a lease can pass: a request is over long before hours.
+            # While a delivery runs, only a lease can pass: no request takes hours.
             options.extend(
                 ("wait", int(seconds), "") for seconds in (LATER[1:2] if active else LATER[1:])
             )
         return options
 
     def _steps(self, number: int) -> list[tuple[str, int, str]]:
-        """What may happen to this worker's call."""
+        """What may happen to the call of this worker."""
         worker = self._workers[number]
         assert worker.waits_for is not None
         faults = worker.waits_for.faults if self._faults else ()
@@ -249,24 +250,24 @@ class Run:
                 if fault in LANDING:
                     landed = self._world.send(op.event, queued=fault != "unqueued")
                     if fault == "broken off" and landed != OK:
-                        answer = landed  # only a 2xx can break off after it was a 2xx
+                        answer = landed  # only a 2xx can break off
                 self._resume(worker, answer)
 
     def _perform(self, worker: Worker, op: Op) -> None:
         try:
             result = self._world.perform(op)
-        except Exception as refusal:  # noqa: BLE001 - whatever it is, it is the worker's
+        except Exception as refusal:  # noqa: BLE001 - every exception is passed to the worker
             self._resume(worker, None, refusal)
         else:
             self._resume(worker, result)
 
     def _land(self, op: Op) -> None:
-        """The operation takes effect or is refused, and nobody hears of it."""
+        """The operation takes effect or is refused, and the worker does not learn which."""
         with contextlib.suppress(Exception):
             self._world.perform(op)
 
     def _crash(self, worker: Worker) -> None:
-        # Not closed: a dead process runs no handler. Its coroutine is told once all is checked.
+        # Its coroutine is closed only after all checks, because a dead process runs no handler.
         worker.acked = False
         worker.history.append("crashed")
 
@@ -295,10 +296,10 @@ class Run:
     # -- the end
 
     def _heal(self, event: str) -> None:
-        """Redeliver without faults until it is acknowledged; and once more, for Pub/Sub may."""
+        """Redeliver without faults until the event is acknowledged, and once more."""
         for number in range(HEALING):
             is_over = event in self._acked
-            # The first and the last may come at any time; between, leases run out.
+            # The first and the last redelivery may come at any time. Between them, leases end.
             is_free = number == 0 or is_over
             wait = LATER[self._choose(len(LATER), ("heal", event))] if is_free else LEASE + 10
             self._world.now += wait
@@ -319,13 +320,13 @@ class Run:
             worker.coroutine.close()
 
     def _check_records(self) -> None:
-        """What was acknowledged stays recorded: nobody reopens what another has completed."""
+        """An acknowledged event stays recorded as delivered: no other delivery changes that."""
         for event in self._acked - self._world.parked:
             row = self._world.rows[event]
             if row.state != "delivered":
                 self._violated(f"{event} was acknowledged, and its record says {row.state}")
             if self._world.is_confirmed_wrongly(event):
-                self._violated(f"{event} is recorded as sent on, and Svix never will")
+                self._violated(f"{event} is recorded as queued, and Svix will never send it")
         if self._world.parked_as_conflict and not self._world.ids_are_taken:
             self._violated("an event was parked for a conflict that would have passed")
 

@@ -1,7 +1,8 @@
-"""The world around `relay/delivery.py`, small enough to try everything that can happen in it.
+"""A model of the world around `relay/delivery.py`, small enough to try everything in it.
 
-A model of the ledger and of Svix, each call one step, and what may go wrong in each. Times are
-seconds. Svix forgets an idempotency key after 12 h and an event id after 24 h, but not a message.
+It models the ledger and Svix. Each call is one step, and each step has its possible faults. Times
+are in seconds. Svix forgets an idempotency key after 12 h and an event id after 24 h, but never a
+message.
 """
 
 import contextlib
@@ -33,8 +34,8 @@ CONFLICT = Answer(Call.SEND, Verdict.CONFLICT, 409, code="conflict")
 FOUND = Answer(Call.ASK, Verdict.ACCEPTED, 200, message_id="msg")
 MISSING = Answer(Call.ASK, Verdict.MISSING, 404, code="not_found")
 
-# What a call to Svix may be answered instead of what it should be. The first three come after
-# Svix has stored the message; after `unqueued` it never sends the message on.
+# The faulty answers of Svix. Before those in `LANDING`, Svix has stored the message. After
+# `unqueued` it never sends the message.
 LANDING = {
     "lost": Answer(Call.SEND, Verdict.UNAVAILABLE, failure="ReadError"),
     "broken off": Answer(Call.SEND, Verdict.BROKEN_OFF, 202),
@@ -49,7 +50,7 @@ SEND_FAULTS = LANDING | {
 }
 ASK_FAULTS = {name: replace(SEND_FAULTS[name], call=Call.ASK) for name in ("500", "429", "401")}
 RACE_SECONDS = 5.0
-"""For so long two first events may race for an application, or one holds Svix's lock on a key."""
+"""For so long two first events may race for an application, or a call may lock its key in Svix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,24 +63,24 @@ class Op:
 
     @property
     def writes(self) -> bool:
-        """Whether the ledger may have done it although it did not say so."""
+        """Whether it may take effect in the ledger even if it is not answered."""
         return self.name in {"claim", "complete", "release", "park"}
 
     @property
     def is_private(self) -> bool:
-        """Whether nobody else can notice when it happens: such calls may go in any order."""
+        """Whether no other delivery can notice when it happens, so that its order is irrelevant."""
         return self.name in {"turn", "sleep"}
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """All that may go wrong with it."""
+        """Everything that may go wrong with it."""
         crashes = ("crash before", "crash after", "cancelled")
         match self.name:
             case "claim" | "complete" | "release" | "park":
                 return (*crashes, "fails", "times out but lands", "lands later")
             case "look":
                 return ("fails",)
-            case "turn":  # to crash here is to crash before the claim
+            case "turn":  # a crash here is the same as a crash before the claim
                 return ("turned away", "superseded")
             case "sleep":
                 return ("crash before", "cancelled")
@@ -91,7 +92,7 @@ class Op:
 
 @types.coroutine
 def call(op: Op) -> Generator[Op, Any, Any]:
-    """Hand an operation to the scheduler and wait for what it makes of it."""
+    """Pass an operation to the scheduler, and wait for its result."""
     return (yield op)
 
 
@@ -111,26 +112,26 @@ class Row:
 
 @dataclass(slots=True)
 class World:
-    """All that outlives a worker, and the clock."""
+    """Everything that outlives a worker, and the clock."""
 
     now: float = 0.0
     rows: dict[str, Row] = field(default_factory=dict)
     parked: set[str] = field(default_factory=set)
     parked_as_conflict: set[str] = field(default_factory=set)
     messages: list[tuple[str, float, bool]] = field(default_factory=list)
-    """What Svix has stored: the event, when, and whether it will send it on."""
+    """Svix's messages: the event, the time, and whether Svix has queued it."""
     tokens: int = 0
     ids_are_taken: bool = False
     """Whether something that we can't see has the events' ids at Svix."""
 
     def state(self) -> tuple[object, ...]:
-        """What two worlds must share to go on alike."""
+        """The state. Two worlds with the same state behave the same from here on."""
         rows = tuple(sorted((event, row) for event, row in self.rows.items()))
         shown = tuple((event, repr(row)) for event, row in rows)
         return (self.now, shown, tuple(sorted(self.parked)), tuple(self.messages))
 
     def perform(self, op: Op) -> Any:
-        """Do what the operation asks; returns its result or raises."""
+        """Perform an operation. Returns its result, or raises."""
         return getattr(self, f"_{op.name}")(op)
 
     def _claim(self, op: Op) -> Claim | Duplicate | InProgress:
@@ -156,7 +157,7 @@ class World:
         return Claim(op.event, token, row.version, row.attempts, age)
 
     def refusal(self, row: Row) -> Duplicate | InProgress | None:
-        """Why the event cannot be claimed now, by the record alone."""
+        """Why the event can't be claimed now, by its record."""
         if row.state == "delivered":
             return Duplicate("msg", payload_changed=False, attempts=row.attempts)
         if row.state == "claimed" and self.now - row.updated_at < self.lease(row):
@@ -164,7 +165,7 @@ class World:
         return None
 
     def lease(self, row: Row) -> float:
-        """How long a claim holds: as its record says."""
+        """The lease of a claim: the one in its record."""
         return row.lease
 
     def _look(self, op: Op) -> "Look | None":
@@ -196,7 +197,7 @@ class World:
         )
 
     def may_settle(self, row: Row, claim: Claim) -> bool:
-        """Fencing: the record is as our own claim left it."""
+        """Fencing: whether the record has not changed since our own claim."""
         return row.version == claim.version
 
     def _park(self, op: Op) -> None:
@@ -211,7 +212,7 @@ class World:
         return self.send(op.event)
 
     def send(self, event: str, *, queued: bool = True) -> Answer:
-        """Store the event's message, unless Svix knows it or its id; send it on if `queued`."""
+        """Store the event's message, unless Svix knows its key or its id. Queue it if `queued`."""
         sent = [at for known, at, _ in self.messages if known == event]
         if any(self.now - at < KEY_LIFETIME for at in sent) and queued:
             return OK if self._queued(event) else CONFLICT  # only a 2xx is replayed
@@ -224,7 +225,7 @@ class World:
         return any(known == event and queued for known, _, queued in self.messages)
 
     def is_confirmed_wrongly(self, event: str) -> bool:
-        """Whether the record says that Svix sends the message on, and it never will."""
+        """Whether the record says that Svix has queued the message, although it has not."""
         row = self.rows.get(event)
         is_sent_on = self._queued(event)
         return row is not None and row.fanout_confirmed and not is_sent_on
@@ -235,7 +236,7 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A record as a delivery looks at it."""
+    """A record as a delivery reads it."""
 
     answer: Duplicate | InProgress | None
 
@@ -290,7 +291,7 @@ class ModelSender:
 
 @dataclass(slots=True)
 class ModelTurn:
-    """A turn; `superseded` as the schedule says."""
+    """A turn. The schedule decides whether it is superseded."""
 
     superseded: bool
 
@@ -305,7 +306,7 @@ class ModelTurn:
 
 
 class ModelNacks:
-    """A nack is always free: how nacks are spaced changes nothing that is promised."""
+    """Always allows a nack, because the spacing of nacks does not matter for the promise."""
 
     async def acquire(self, _until: float) -> bool:
         return True
@@ -316,7 +317,7 @@ class ModelNacks:
 
 @dataclass(slots=True)
 class ModelPacer:
-    """A few turns, then none in time."""
+    """Gives a few turns, then raises NoTurn."""
 
     turns: int
     waits: bool = False
@@ -337,5 +338,5 @@ class ModelPacer:
 
 
 def failed() -> LedgerUnavailable:
-    """What the ledger raises where it does not answer."""
+    """The ledger's error when it does not answer."""
     return LedgerUnavailable("the model says so")

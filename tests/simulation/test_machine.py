@@ -1,4 +1,4 @@
-"""Beyond what can be enumerated: many deliveries, many faults, at random, by hypothesis."""
+"""Random schedules by Hypothesis, with more deliveries and faults than can be enumerated."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -10,13 +10,13 @@ MANY = Scenario(("a", "a", "b", "a", "b", "a"), 8)
 
 
 class Wandering(Run):
-    """A schedule whose choices are handed in; where none is, time passes least."""
+    """A schedule whose choices come from outside. Otherwise it takes the first option."""
 
     def _choose(self, count: int, options: object) -> int:
         return 0
 
     def act(self, choice: int) -> None:
-        """One of the things that may happen next, if there is any."""
+        """Do one of the things that may happen next, if there are any."""
         if options := self._options():
             self._do(*options[choice % len(options)])
 
@@ -30,11 +30,11 @@ class Deliveries(RuleBasedStateMachine):
 
     @rule(choice=st.integers(0, 10_000))
     def act(self, choice: int) -> None:
-        """Something happens."""
+        """Let something happen."""
         self._run.act(choice)
 
     def teardown(self) -> None:
-        """The rest goes well, and the promise must hold."""
+        """Finish without faults. Then the invariants must hold."""
         self._run.execute()
 
 

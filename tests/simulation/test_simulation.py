@@ -1,4 +1,4 @@
-"""Every schedule of a few deliveries and faults: nothing lost, nothing twice; and mutants fail."""
+"""Every schedule of a few deliveries and faults loses and doubles nothing, and mutants fail."""
 
 import math
 import os
@@ -27,12 +27,12 @@ SCENARIOS = {
 
 
 SHARE = 50_000 if os.environ.get("SOAK") == "1" else 3_000
-"""How many schedules of each scenario are tried at most: at full length, and in every run."""
+"""The most schedules of each scenario: at full length, and in every other run."""
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_every_schedule_keeps_the_promise(name: str, figures: Callable[[str], None]) -> None:
-    """Acknowledged means in Svix or parked, in Svix is at most once, and all ends delivered."""
+    """An acknowledged event is in Svix or parked. No event is in Svix twice. All are delivered."""
     explorer = Explorer(SCENARIOS[name])
     explorer.explore(SHARE)
     assert explorer.schedules > 50
@@ -41,14 +41,14 @@ def test_every_schedule_keeps_the_promise(name: str, figures: Callable[[str], No
 
 
 class Unfenced(World):
-    """Settles whoever's claim it is."""
+    """Settles any claim, even one that was taken over."""
 
     def may_settle(self, row: Row, claim: Claim) -> bool:
         return True
 
 
 class LeaseOfItsOwn(World):
-    """Judges a claim by a setting of its own, and not by what its record says."""
+    """Takes a claim's lease from its own setting, not from the record."""
 
     def lease(self, row: Row) -> float:
         return 100 * row.lease
@@ -56,7 +56,7 @@ class LeaseOfItsOwn(World):
 
 @dataclass(slots=True)
 class ConfirmsAll(ModelLedger):
-    """Takes a message that was found for one that Svix sends on."""
+    """Takes a message that was found for one that Svix has queued."""
 
     async def complete(
         self, claim: Claim, svix_message_id: str | None, *, fanout_confirmed: bool
@@ -79,7 +79,7 @@ class SettlesFirst(ModelLedger):
 
 @dataclass(slots=True)
 class NeverRefuses(ModelLedger):
-    """Claims nothing: everybody may send."""
+    """Lets every delivery send, whoever has the claim."""
 
     async def claim(
         self, event: Event, *, previous: Claim | None = None
@@ -104,7 +104,7 @@ class NeverRefuses(ModelLedger):
 
 
 class TakesConflictsForDelivered(ModelSender):
-    """Does not ask what a 409 is about."""
+    """Takes a 409 for a delivery, and does not ask for the message."""
 
     async def send(self, event: Event, idempotency_key: str) -> Answer:
         answer = await ModelSender.send(self, event, idempotency_key)
@@ -124,30 +124,30 @@ MUTANTS: dict[str, Scenario] = {
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_a_protocol_without_one_of_its_parts_is_found_out(name: str) -> None:
-    """Each part is there for a schedule that breaks the promise without it."""
+def test_a_protocol_without_one_of_its_parts_fails(name: str) -> None:
+    """Without each part, some schedule breaks the promise."""
     with pytest.raises(Violation):
         Explorer(MUTANTS[name]).explore()
 
 
-def test_a_protocol_that_never_asks_first_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lost answer, and a redelivery after days: Svix has forgotten key and id."""
+def test_a_protocol_that_never_asks_first_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer is lost, and the redelivery comes days later: Svix has forgotten key and id."""
     monkeypatch.setattr(delivery, "ASK_FIRST_SECONDS", math.inf)
     with pytest.raises(Violation, match="in Svix 2 times"):
         Explorer(TWO).explore()
 
 
-def test_a_second_conflict_that_is_parked_at_once_is_found_out(
+def test_a_protocol_that_parks_a_second_conflict_at_once_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Two first events race for an application, and race again."""
+    """Two first events may race for an application twice."""
     monkeypatch.setattr(delivery, "UNEXPLAINED_AFTER_SECONDS", 0.0)
     with pytest.raises(Violation, match="a conflict that would have passed"):
         Explorer(ONE).explore()
 
 
-def test_a_protocol_that_asks_for_ever_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An id that something else has taken would circle until the dead-letter topic takes it."""
+def test_a_protocol_that_asks_for_ever_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event whose id is taken would be redelivered until it is in the dead-letter topic."""
     monkeypatch.setattr(delivery, "UNEXPLAINED_CONFLICTS", 1_000_000)
     with pytest.raises(Violation, match="not delivered although nothing fails"):
         Explorer(SCENARIOS["an id that something else has taken, one fault"]).explore()

@@ -1,12 +1,13 @@
-"""The conformance suite: all that the relay and its commands rely on Svix for.
+"""The conformance suite: every behaviour of Svix on which the relay and its commands rely.
 
-`make test` runs it on the simulator, as the hosted Svix and as the open-source one; `make
-conformance` on the Svix of `SVIX_SERVER_URL` and `SVIX_TOKEN` (`SVIX_SECOND_TOKEN`: another token
-of the same environment). Everything it makes there has a name of its own and is removed at the end.
-Where the two kinds of Svix differ, the test names what is expected of each.
+`make test` runs it on the simulator, as the hosted Svix and as the open-source one. `make
+conformance` runs it on the Svix of `SVIX_SERVER_URL` and `SVIX_TOKEN`. `SVIX_SECOND_TOKEN` is
+another token of the same environment. Everything that the suite creates there has a name with its
+own prefix, and is removed at the end. Where the two kinds of Svix differ, the test names what it
+expects of each.
 
-What only time shows is left to the simulator's own tests: that a key is kept for twelve hours, that
-the hosted Svix knows an event id for a day, that a listing reaches ninety days back.
+Three behaviours would take too long: a key is kept for twelve hours, the hosted Svix knows an event
+id for a day, and a listing reaches ninety days back. Only the simulator's own tests check them.
 """
 
 import asyncio
@@ -26,18 +27,18 @@ _WANTED = ("SVIX_SERVER_URL", "SVIX_TOKEN")
 
 
 def pytest_configure() -> None:
-    """Say at once what is missing."""
+    """Exit at once if a setting is missing."""
     missing = [name for name in _WANTED if not os.environ.get(name)]
     if _REAL and missing:
         pytest.exit(
-            f"make conformance runs on a real Svix and wants {' and '.join(missing)}: the API's "
+            f"make conformance runs on a real Svix and needs {' and '.join(missing)}: the API's "
             "URL (https://api.eu.svix.com, or your own server's) and a token of a test environment",
             returncode=2,
         )
 
 
 def pytest_report_header() -> list[str]:
-    """Which Svix it is."""
+    """Name the Svix."""
     if not _REAL:
         return []
     kind = "hosted" if Target.from_environment().is_hosted else "open-source"
@@ -46,7 +47,7 @@ def pytest_report_header() -> list[str]:
 
 @pytest.fixture(scope="session", params=_KINDS)
 def target(request: pytest.FixtureRequest) -> Iterator[Target]:
-    """The Svix that is looked at."""
+    """The Svix under test."""
     if request.param == "real":
         real = Target.from_environment()
         yield replace(real, reaches_us=asyncio.run(reaches_us(real)))
@@ -58,7 +59,7 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
 
 @pytest.fixture(scope="session")
 def made(target: Target) -> Iterator[tuple[set[str], set[str]]]:
-    """The applications and event types that tests made there; removed at the end."""
+    """The applications and event types that the tests created. They are removed at the end."""
     applications, event_types = set[str](), set[str]()
     yield applications, event_types
     asyncio.run(_remove(target, applications, event_types))
@@ -76,7 +77,7 @@ async def _remove(target: Target, applications: set[str], event_types: set[str])
 
 @pytest.fixture
 async def svix(target: Target, made: tuple[set[str], set[str]]) -> AsyncIterator[Environment]:
-    """The test's part of it."""
+    """The test's part of the Svix."""
     environment = Environment.open(target, *made)
     yield environment
     await environment.close()

@@ -1,4 +1,4 @@
-"""What the conformance suite runs on, and how its tests call it."""
+"""The Svix on which the conformance suite runs, and the calls of its tests."""
 
 import asyncio
 import hashlib
@@ -20,9 +20,9 @@ from relay.outcome import Answer, Verdict
 from relay.sender import SvixSender
 
 PREFIX = f"webhook-relay-conformance-{uuid.uuid4().hex[:8]}"
-"""How all that one run makes is called: nothing else is touched."""
+"""The prefix of the names of everything that one run creates. The run changes nothing else."""
 
-_AT_ONCE = 8  # calls; what is refused besides is sent again more slowly
+_AT_ONCE = 8  # calls; a refused one is sent again later
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0  # seconds after a 429 that names no time
 _LOOK_AGAIN = 0.1  # seconds
 _CALL_LIMIT = timedelta(seconds=30)
@@ -33,18 +33,18 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A Svix to be held to what the relay relies on."""
+    """A Svix under test."""
 
     url: str
     token: str
     second_token: str | None
     """Another token of the same environment."""
     is_hosted: bool
-    """What is expected of it, where the hosted Svix and the open-source one differ."""
+    """Which behaviour is expected where the hosted Svix and the open-source one differ."""
 
     @classmethod
     def from_environment(cls) -> Self:
-        """The real one. Raises KeyError where its address or its token is missing."""
+        """The real Svix. Raises KeyError if its URL or its token is missing."""
         url = os.environ["SVIX_SERVER_URL"].rstrip("/")
         host = urlsplit(url).hostname or ""
         second = os.environ.get("SVIX_SECOND_TOKEN")
@@ -56,7 +56,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer of the API, whole."""
+    """A whole answer of the API."""
 
     status: int
     body: bytes
@@ -64,7 +64,7 @@ class Reply:
     """Seconds."""
 
     def json(self) -> Any:
-        """The body's value."""
+        """The parsed body."""
         return json_text.loads(self.body)
 
 
@@ -72,7 +72,7 @@ class Reply:
 class Environment:
     """A test's part of a Svix: applications of its own, our sender and view, and plain HTTP.
 
-    Each call waits out a 429 and is made again.
+    A call that is answered 429 waits, and is made again.
     """
 
     target: Target
@@ -80,13 +80,13 @@ class Environment:
     view: SvixView
     http: Client
     applications: set[str]
-    """Everything that was made, by this test and others: to be removed at the end."""
+    """Everything that this test and others created, to be removed at the end."""
     event_types: set[str]
     _at_once: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     @classmethod
     def open(cls, target: Target, applications: set[str], event_types: set[str]) -> Self:
-        """To be called in the running loop, and closed."""
+        """Open one. Call it in the running loop, and close it at the end."""
         builder = ClientBuilder().base_url(f"{target.url}/api/v1/").timeout(_CALL_LIMIT)
         return cls(
             target,
@@ -104,13 +104,13 @@ class Environment:
         await self.http.close()
 
     def new_application(self) -> str:
-        """A uid that nobody has; the application is there with its first message."""
+        """A new uid. Its application is created with its first message."""
         uid = f"{PREFIX}-{uuid.uuid4().hex[:8]}"
         self.applications.add(uid)
         return uid
 
     async def made_application(self) -> str:
-        """The uid of an application that is there."""
+        """Create an application, and return its uid."""
         uid = self.new_application()
         answer = await self.call("POST", "app", json={"name": uid, "uid": uid})
         assert answer.status == 201, answer.body
@@ -119,7 +119,7 @@ class Environment:
     async def send(
         self, event: Event, key: str | None = None, sender: SvixSender | None = None
     ) -> Answer:
-        """Through the relay's sender; without a key, under one of its own."""
+        """Send an event through the relay's sender, with this key or a new one."""
         used = key or uuid.uuid4().hex
         return await self._patiently(
             lambda: (sender or self.sender).send(event, used),
@@ -137,7 +137,7 @@ class Environment:
         query: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
-        """Plain HTTP, under `/api/v1/`."""
+        """Make a plain HTTP call, under `/api/v1/`."""
         content = json_text.dumps(json).encode() if json is not None else body
 
         async def once() -> Reply:
@@ -168,7 +168,7 @@ class Environment:
 
 
 def event(project: str, event_id: str | None = None, **more: Any) -> Event:
-    """An event as the relay's envelope reads it; `more` holds its `type`, `text` and `tags`."""
+    """An event as the relay reads it. `more` may hold its `type`, `text` and `tags`."""
     name = event_id or f"evt_{uuid.uuid4().hex}"
     kind = more.get("type", "user.created")
     value = {"id": name, "type": kind, "project": project, "data": {}}
@@ -178,7 +178,7 @@ def event(project: str, event_id: str | None = None, **more: Any) -> Event:
 
 
 async def reaches_us(target: Target) -> bool:
-    """Whether it sends to this machine: it may be elsewhere, or forbid private addresses."""
+    """Whether it can send to this machine. It may be elsewhere, or forbid private addresses."""
     if urlsplit(target.url).hostname not in {"127.0.0.1", "localhost", "::1"}:
         return False
     environment = Environment.open(target, set(), set())
@@ -197,9 +197,9 @@ async def until(
     enough: Callable[[_Result], bool],
     seconds: float = 20.0,
 ) -> _Result:
-    """What is asked, once it is enough: for what Svix does after it has answered."""
+    """Repeat a question until the answer is enough. For what Svix does after it has answered."""
     async with asyncio.timeout(seconds):
-        while not enough(answer := await asked()):  # noqa: ASYNC110 - another's event
+        while not enough(answer := await asked()):  # noqa: ASYNC110 - Svix has no event for it
             await asyncio.sleep(_LOOK_AGAIN)
     return answer
 

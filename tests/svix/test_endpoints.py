@@ -1,6 +1,6 @@
-"""Who gets a message, what was attempted, and sending it again.
+"""Which endpoints get a message, the attempts there, and sending a message again.
 
-Not every Svix can reach an endpoint on this machine. Where it can't, the same tests look at the
+Not every Svix can reach an endpoint on this machine. If it can't, the same tests check the
 attempts, which fail.
 """
 
@@ -22,7 +22,7 @@ MINIFIED = '{"n":1.000000000000000000001,"big":12345678901234567890123,"s":"ü//
 
 
 async def endpoint(svix: Environment, app: str, customer: Customer, **more: Any) -> str:
-    """An endpoint of the application's; its id."""
+    """Create an endpoint of the application. Returns its id."""
     url = customer.url if svix.target.reaches_us else "https://nobody.invalid"
     answer = await svix.call("POST", f"app/{app}/endpoint", json={"url": f"{url}/hook"} | more)
     assert answer.status == 201, answer.body
@@ -33,7 +33,7 @@ async def endpoint(svix: Environment, app: str, customer: Customer, **more: Any)
 async def attempts(
     svix: Environment, app: str, message_id: str | None, count: int
 ) -> list[Attempt]:
-    """A message's attempts, as the relay's commands see them, once there are so many."""
+    """Wait for this many attempts of a message. Returns them as the relay's commands see them."""
     assert message_id is not None
     return await until(
         lambda: svix.view.attempts(app, message_id), lambda listed: len(listed) >= count
@@ -41,7 +41,7 @@ async def attempts(
 
 
 async def event_type(svix: Environment) -> str:
-    """A type that stands in the catalogue."""
+    """Add an event type to the catalogue. Returns its name."""
     name = f"{PREFIX}-{uuid.uuid4().hex[:8]}"
     svix.event_types.add(name)
     answer = await svix.call("POST", "event-type", json={"name": name, "description": "made up"})
@@ -50,7 +50,7 @@ async def event_type(svix: Environment) -> str:
 
 
 async def test_a_message_arrives_signed(svix: Environment, customer: Customer) -> None:
-    """Its text as it was sent, by the open-source Svix; the hosted one takes out the spaces."""
+    """The open-source Svix passes the text on unchanged. The hosted one removes the spaces."""
     app = await svix.made_application()
     name = await endpoint(svix, app, customer)
     secret = (await svix.call("GET", f"app/{app}/endpoint/{name}/secret")).json()["key"]
@@ -71,7 +71,7 @@ async def test_a_message_arrives_signed(svix: Environment, customer: Customer) -
 async def test_an_endpoint_wants_only_types_that_are_in_the_catalogue(
     svix: Environment, customer: Customer
 ) -> None:
-    """So that customers can't choose a type that nobody registered."""
+    """So a customer can't choose a type that does not exist."""
     app = await svix.made_application()
     body = {"url": f"{customer.url}/hook", "filterTypes": [f"{PREFIX}-unheard.of"]}
     refused = await svix.call("POST", f"app/{app}/endpoint", json=body)
@@ -80,7 +80,7 @@ async def test_an_endpoint_wants_only_types_that_are_in_the_catalogue(
 
 
 async def test_an_endpoint_gets_what_it_wants(svix: Environment, customer: Customer) -> None:
-    """By type and channel; a message of a type that nobody registered goes to those that want all.
+    """Types and channels decide. A type outside the catalogue goes to endpoints that want all.
 
     The relay gives messages no channels, so an endpoint with channels gets none of them.
     """
@@ -102,10 +102,10 @@ async def test_an_endpoint_gets_what_it_wants(svix: Environment, customer: Custo
     assert only.endpoint_id == everything
 
 
-async def test_nobody_is_attempted_where_nobody_takes_it(
+async def test_without_an_endpoint_there_is_no_attempt(
     svix: Environment, customer: Customer
 ) -> None:
-    """Without an endpoint, or with one that is disabled: ever."""
+    """There is none without an endpoint, and none if the only endpoint is disabled."""
     without, disabled = await svix.made_application(), await svix.made_application()
     there = await svix.made_application()
     await endpoint(svix, disabled, customer, disabled=True)
@@ -118,7 +118,7 @@ async def test_nobody_is_attempted_where_nobody_takes_it(
 
 
 async def test_a_failed_attempt_is_made_again_later(svix: Environment, customer: Customer) -> None:
-    """It counts as failed meanwhile, and `nextAttempt` says when the next is."""
+    """Until then it counts as failed, and `nextAttempt` says when the next attempt is."""
     app = await svix.made_application()
     customer.answer = 500
     name = await endpoint(svix, app, customer)
@@ -135,7 +135,7 @@ async def test_a_failed_attempt_is_made_again_later(svix: Environment, customer:
 async def test_a_message_can_be_sent_to_an_endpoint_again(
     svix: Environment, customer: Customer
 ) -> None:
-    """Under the same id, by which the receiver recognises it; for fan-out that never was."""
+    """It has the same id, so that the receiver recognises it. This repairs a lost fan-out."""
     app = await svix.made_application()
     created = await svix.send(event(app))
     assert created.message_id is not None
@@ -150,10 +150,10 @@ async def test_a_message_can_be_sent_to_an_endpoint_again(
 
 
 @pytest.mark.parametrize(("message", "name"), [("evt_none", None), (None, "ep_none")])
-async def test_what_is_not_there_is_not_resent(
+async def test_an_unknown_message_or_endpoint_is_not_resent(
     svix: Environment, customer: Customer, message: str | None, name: str | None
 ) -> None:
-    """404 for either of them."""
+    """Svix answers 404 for both."""
     app = await svix.made_application()
     created = await svix.send(event(app))
     there = await endpoint(svix, app, customer)
@@ -162,7 +162,7 @@ async def test_what_is_not_there_is_not_resent(
 
 
 async def test_tags_find_a_message_on_the_hosted_svix(svix: Environment) -> None:
-    """The open-source one takes them and ignores them."""
+    """The open-source one accepts tags and ignores them."""
     app = await svix.made_application()
     tagged = await svix.send(event(app, tags=("usr_1", "usr_2")))
     assert (await svix.send(event(app))).verdict is Verdict.ACCEPTED

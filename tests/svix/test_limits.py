@@ -1,4 +1,4 @@
-"""What Svix refuses, in which words, and what the relay makes of it."""
+"""What Svix refuses, the form of its errors, and how the relay classifies them."""
 
 import json
 import string
@@ -17,7 +17,7 @@ MIB = 1024 * 1024
 
 @pytest.mark.parametrize("name", ["x", LONGEST, "...", "-", "_"])
 async def test_every_name_that_we_let_through_is_taken(svix: Environment, name: str) -> None:
-    """Of each kind, and it is found by it: the relay's rule is no wider than Svix's."""
+    """The relay's rule for names is not wider than Svix's, and each name finds its message."""
     app = svix.new_application()
     sent = event(app, name, type=name)
     assert (await svix.send(sent)).verdict is Verdict.ACCEPTED
@@ -25,7 +25,7 @@ async def test_every_name_that_we_let_through_is_taken(svix: Environment, name: 
 
 
 async def test_an_application_may_have_the_longest_name(svix: Environment) -> None:
-    """256 characters of all that are allowed."""
+    """It has 256 characters, with every character that is allowed."""
     app = svix.new_application()
     app += LONGEST[len(app) :]
     svix.applications.add(app)
@@ -50,10 +50,10 @@ WRONG: dict[str, tuple[dict[str, Any], list[str] | None]] = {
 
 
 @pytest.mark.parametrize(("change", "loc"), WRONG.values(), ids=WRONG.keys())
-async def test_what_is_wrong_in_a_message_is_named(
+async def test_svix_names_the_wrong_field_of_a_message(
     svix: Environment, change: dict[str, Any], loc: list[str] | None
 ) -> None:
-    """422, with a list of details that each say where: the relay parks such an event."""
+    """The answer is 422, and each of its details names a place. The relay parks such an event."""
     body = {"eventId": "evt_1", "eventType": "user.created", "payload": {}} | change
     body = {name: value for name, value in body.items() if value is not ...}
     answer = await svix.call("POST", f"app/{await svix.made_application()}/msg", json=body)
@@ -68,27 +68,29 @@ async def test_what_is_wrong_in_a_message_is_named(
     [b"", b'{"eventType": "a"', b"[]", b'{"eventType":"a","payload":{"n":NaN}}', b"\xff"],
     ids=["empty", "broken off", "a list", "NaN", "not UTF-8"],
 )
-async def test_what_is_not_json_is_refused_in_the_same_form(svix: Environment, body: bytes) -> None:
-    """422, with details."""
+async def test_a_body_that_is_not_json_is_refused_in_the_same_form(
+    svix: Environment, body: bytes
+) -> None:
+    """The answer is 422 with details as well."""
     answer = await svix.call("POST", f"app/{await svix.made_application()}/msg", body=body)
     assert (answer.status, answer.json()["detail"][0]["loc"][0]) == (422, "body")
 
 
 async def test_our_sender_reads_a_refusal(svix: Environment) -> None:
-    """As rejected, with the place that Svix minds and nothing of the event."""
+    """It classifies it as rejected, and keeps the place but nothing of the event."""
     answer = await svix.send(event(svix.new_application(), "a b"))
     assert (answer.verdict, answer.status) == (Verdict.REJECTED, 422)
     assert answer.locs == ("body.uid.__all__",)
 
 
 def padded(size: int) -> str:
-    """An event's text of so many bytes, without a space to be taken out."""
+    """An event's text of `size` bytes, without spaces that Svix could remove."""
     around = len('{"data":""}')
     return json.dumps({"data": "x" * (size - around)}, separators=(",", ":"))
 
 
 async def test_how_large_an_event_may_be(svix: Environment) -> None:
-    """A mebibyte on the hosted Svix; the open-source one takes requests of two."""
+    """The hosted Svix takes events of 1 MiB, and the open-source one requests of 2 MiB."""
     over_one = Verdict.REJECTED if svix.target.is_hosted else Verdict.ACCEPTED
     expected = {MIB: Verdict.ACCEPTED, MIB + 1: over_one, 2 * MIB: Verdict.REJECTED}
     for size, verdict in expected.items():
@@ -99,8 +101,8 @@ async def test_how_large_an_event_may_be(svix: Environment) -> None:
             assert (answer.status, answer.code) == (413, "payload_too_large")
 
 
-async def test_a_wrong_token_is_no_fault_of_the_event(svix: Environment) -> None:
-    """401 `authentication_failed`: misconfigured."""
+async def test_a_wrong_token_does_not_reject_the_event(svix: Environment) -> None:
+    """Svix answers 401 `authentication_failed`, and the verdict is misconfigured."""
     sender = SvixSender("testsk_wrong", svix.target.url, create_applications=True)
     answer = await svix.send(event(svix.new_application()), sender=sender)
     await sender.close()
@@ -108,8 +110,8 @@ async def test_a_wrong_token_is_no_fault_of_the_event(svix: Environment) -> None
     assert answer.code == "authentication_failed"
 
 
-async def test_a_path_that_is_not_there_is_not_a_missing_message(svix: Environment) -> None:
-    """Its 404 does not say `not_found`: it is not the API that was reached."""
+async def test_an_unknown_path_is_not_a_missing_message(svix: Environment) -> None:
+    """Its 404 has no code `not_found`, so the relay knows that it is not the API's."""
     sender = SvixSender(svix.target.token, f"{svix.target.url}/nowhere", create_applications=True)
     sent = event(svix.new_application())
     answers = [await svix.send(sent, sender=sender), await sender.find(sent)]
@@ -118,12 +120,11 @@ async def test_a_path_that_is_not_there_is_not_a_missing_message(svix: Environme
 
 
 async def test_a_wrong_method_is_405(svix: Environment) -> None:
-    """And nothing else."""
     answer = await svix.call("PUT", f"app/{await svix.made_application()}/msg")
     assert answer.status == 405
 
 
 async def test_a_slash_at_the_end_of_a_path_changes_nothing(svix: Environment) -> None:
-    """So that SVIX_SERVER_URL may have one."""
+    """So SVIX_SERVER_URL may end with a slash."""
     answer = await svix.call("GET", f"app/{await svix.made_application()}/")
     assert answer.status == 200

@@ -1,4 +1,4 @@
-"""Listings: their pages, their order, and what their iterators lead to."""
+"""Listings: their pages, their order, and where their iterators lead."""
 
 import asyncio
 import itertools
@@ -41,7 +41,7 @@ async def page(svix: Environment, app: str, **query: Any) -> dict[str, Any]:
 
 
 def ids(shown: dict[str, Any]) -> list[str]:
-    """Of a page."""
+    """The ids of a page's messages."""
     return [message["id"] for message in shown["data"]]
 
 
@@ -53,8 +53,8 @@ async def pages(svix: Environment, app: str) -> list[dict[str, Any]]:
     return walked
 
 
-async def test_messages_are_walked_newest_first(svix: Environment, listed: str) -> None:
-    """Page after page, each message once; ids sort as their messages were taken."""
+async def test_messages_are_listed_newest_first(svix: Environment, listed: str) -> None:
+    """The pages have each message once. The ids are in the order in which Svix took them."""
     walked = await pages(svix, listed)
     assert [len(each["data"]) for each in walked] == [PAGE, PAGE, MESSAGES - 2 * PAGE]
     everything = [message for each in walked for message in each["data"]]
@@ -67,7 +67,7 @@ async def test_messages_are_walked_newest_first(svix: Environment, listed: str) 
 
 
 async def test_our_view_sees_every_message(svix: Environment, listed: str) -> None:
-    """Back to the time that is asked, and from there on nothing."""
+    """It lists the messages back to the given time, and none before that."""
     long_ago = datetime.fromisoformat("2020-01-01T00:00:00Z")
     seen = [message async for message in svix.view.messages(listed, long_ago)]
     assert {message.event_id for message in seen} == {f"evt_{n}" for n in range(MESSAGES)}
@@ -79,7 +79,7 @@ async def test_our_view_sees_every_message(svix: Environment, listed: str) -> No
 
 
 async def test_a_previous_iterator_leads_back(svix: Environment, listed: str) -> None:
-    """To the page before, in its order; from the first page to nothing."""
+    """It leads to the previous page, in the same order. Before the first page there is nothing."""
     first, second, third = await pages(svix, listed)
     assert ids(await page(svix, listed, iterator=third["prevIterator"])) == ids(second)
     assert ids(await page(svix, listed, iterator=second["prevIterator"])) == ids(first)
@@ -87,7 +87,7 @@ async def test_a_previous_iterator_leads_back(svix: Environment, listed: str) ->
 
 
 async def test_before_leaves_out_what_is_newer(svix: Environment, listed: str) -> None:
-    """With an iterator too."""
+    """It does so together with an iterator too."""
     first, *_ = await pages(svix, listed)
     before = datetime.fromisoformat(first["data"][100]["timestamp"])
     older = await page(svix, listed, before=before.isoformat())
@@ -99,7 +99,7 @@ async def test_before_leaves_out_what_is_newer(svix: Environment, listed: str) -
 async def test_after_begins_at_the_oldest_page_and_leads_away(
     svix: Environment, listed: str
 ) -> None:
-    """Which is why the relay's commands never pass it."""
+    """This is why the relay's commands never use `after`."""
     walked = await pages(svix, listed)
     everything = [message for each in walked for message in each["data"]]
     after = datetime.fromisoformat(everything[-100]["timestamp"])
@@ -114,7 +114,7 @@ async def test_after_begins_at_the_oldest_page_and_leads_away(
 
 
 async def test_an_application_without_messages_has_an_empty_page(svix: Environment) -> None:
-    """Which is the last one, and has no iterator."""
+    """The page is the last one and has no iterator."""
     shown = await page(svix, await svix.made_application())
     assert (shown["data"], shown["iterator"], shown["done"]) == ([], None, True)
 
@@ -129,14 +129,14 @@ async def test_an_application_without_messages_has_an_empty_page(svix: Environme
 async def test_a_wrong_page_is_refused(
     svix: Environment, query: dict[str, Any], loc: list[str]
 ) -> None:
-    """422, with the place."""
+    """The answer is 422 and names the parameter."""
     app = await svix.made_application()
     answer = await svix.call("GET", f"app/{app}/msg", query=query)
     assert (answer.status, answer.json()["detail"][0]["loc"]) == (422, loc)
 
 
 async def test_applications_are_listed_once_each(svix: Environment) -> None:
-    """Over several pages, among whatever else the environment has."""
+    """The list has several pages, and may contain other applications."""
     await asyncio.gather(*(svix.made_application() for _ in range(APPLICATIONS)))
     seen: list[str] = []
     query: dict[str, Any] = {"limit": PAGE}

@@ -1,4 +1,4 @@
-"""Creating messages and applications, and asking for them: what makes an event one message."""
+"""Creating and finding messages and applications: why each event becomes one message."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from tests.svix.target import Environment, event
 
 
 async def test_a_message_is_found_by_either_id(svix: Environment) -> None:
-    """And its application was made with it."""
+    """Its application is created with it."""
     app = svix.new_application()
     text = '{"n": 1e2, "s": "ü", "list": [1, null]}'
     sent = event(app, text=text)
@@ -28,7 +28,7 @@ async def test_a_message_is_found_by_either_id(svix: Environment) -> None:
 
 
 async def test_the_same_key_is_answered_as_before(svix: Environment) -> None:
-    """Whatever the body says: it is not compared."""
+    """Svix does not compare the bodies."""
     first = event(svix.new_application())
     created = await svix.send(first, "one key")
     again = await svix.send(first, "one key")
@@ -38,7 +38,7 @@ async def test_the_same_key_is_answered_as_before(svix: Environment) -> None:
 
 
 async def test_two_calls_of_one_key_at_once_make_one_message(svix: Environment) -> None:
-    """The second waits for the first, and is answered as it was."""
+    """The second call waits for the first and gets the same answer."""
     first = event(svix.new_application())
     answers = await asyncio.gather(*(svix.send(first, "one key") for _ in range(4)))
     assert [answer.verdict for answer in answers] == [Verdict.ACCEPTED] * 4
@@ -46,7 +46,7 @@ async def test_two_calls_of_one_key_at_once_make_one_message(svix: Environment) 
 
 
 async def test_a_key_counts_for_one_token_only(svix: Environment) -> None:
-    """With another token of the same environment the event id decides."""
+    """With another token of the same environment, only the event id counts."""
     if svix.target.second_token is None:
         pytest.skip("NOT TESTED: SVIX_SECOND_TOKEN is not set")
     sent = event(svix.new_application())
@@ -58,7 +58,7 @@ async def test_a_key_counts_for_one_token_only(svix: Environment) -> None:
 
 
 async def test_a_key_counts_for_one_url_only(svix: Environment) -> None:
-    """Its query included: there too the event id decides."""
+    """The query is a part of the URL. With another URL, only the event id counts."""
     app = await svix.made_application()
     body = {"eventId": "evt_1", "eventType": "user.created", "payload": {}}
     path, headers = f"app/{app}/msg", {"idempotency-key": "one key"}
@@ -70,7 +70,7 @@ async def test_a_key_counts_for_one_url_only(svix: Environment) -> None:
 
 
 async def test_only_a_good_answer_is_kept_under_a_key(svix: Environment) -> None:
-    """What was refused may be sent again under its key."""
+    """A refused call may be repeated with the same key."""
     app = svix.new_application()
     path, headers = f"app/{app}/msg", {"idempotency-key": "one key"}
     body = {"eventId": "evt_1", "eventType": "user.created", "payload": {}}
@@ -80,8 +80,8 @@ async def test_only_a_good_answer_is_kept_under_a_key(svix: Environment) -> None
     assert (refused.status, taken.status) == (404, 202)
 
 
-async def test_an_event_id_is_taken_once(svix: Environment) -> None:
-    """The second message that has it is a conflict, and asking finds the first."""
+async def test_an_event_id_is_accepted_once(svix: Environment) -> None:
+    """A second message with the same id is a conflict, and asking finds the first."""
     sent = event(svix.new_application())
     created = await svix.send(sent)
     again = await svix.send(sent)
@@ -90,7 +90,7 @@ async def test_an_event_id_is_taken_once(svix: Environment) -> None:
 
 
 async def test_of_two_messages_with_one_event_id_at_once_one_is_taken(svix: Environment) -> None:
-    """Under different keys, in an application that is there."""
+    """They have different keys, and their application exists."""
     app = await svix.made_application()
     answers = await asyncio.gather(*(svix.send(event(app, "evt_1")) for _ in range(4)))
     verdicts = Counter(answer.verdict for answer in answers)
@@ -98,22 +98,22 @@ async def test_of_two_messages_with_one_event_id_at_once_one_is_taken(svix: Envi
 
 
 async def test_an_event_id_belongs_to_its_application(svix: Environment) -> None:
-    """Two projects may use the same one. Svix's own description is of two minds."""
+    """Two projects may use the same id. Svix's own documentation is contradictory about this."""
     for app in (svix.new_application(), svix.new_application()):
         assert (await svix.send(event(app, "evt_1"))).verdict is Verdict.ACCEPTED
 
 
-async def test_what_was_never_sent_is_missing(svix: Environment) -> None:
-    """In an application that is there, and in one that is not: the API's own `not_found`."""
+async def test_an_event_that_was_never_sent_is_missing(svix: Environment) -> None:
+    """The API answers `not_found`, whether or not the application exists."""
     for app in (await svix.made_application(), svix.new_application()):
         answer = await svix.sender.find(event(app))
         assert (answer.verdict, answer.status, answer.code) == (Verdict.MISSING, 404, "not_found")
 
 
 async def test_first_messages_race_for_their_application(svix: Environment) -> None:
-    """One makes it; others may be refused with a conflict that asking shows to be none of theirs.
+    """One creates it. Others may get a conflict, although asking finds no message of theirs.
 
-    Sent again under the same key, each is one message.
+    When they are sent again with the same key, each becomes one message.
     """
     app = svix.new_application()
     sent = {uuid.uuid4().hex: event(app) for _ in range(20)}
@@ -132,7 +132,7 @@ async def test_first_messages_race_for_their_application(svix: Environment) -> N
 
 
 async def test_a_message_needs_its_application(svix: Environment) -> None:
-    """Where none is created the relay refuses an unknown project for good."""
+    """If applications are not created, the relay rejects an event of an unknown project."""
     sender = SvixSender(svix.target.token, svix.target.url, create_applications=False)
     answer = await svix.send(event(svix.new_application()), sender=sender)
     taken = await svix.send(event(await svix.made_application()), sender=sender)
@@ -142,8 +142,10 @@ async def test_a_message_needs_its_application(svix: Environment) -> None:
     assert taken.verdict is Verdict.ACCEPTED
 
 
-async def test_an_application_is_made_under_its_paths_name_only(svix: Environment) -> None:
-    """Where the application is there already, what the message says of it is ignored."""
+async def test_a_message_creates_an_application_only_with_the_uid_in_the_path(
+    svix: Environment,
+) -> None:
+    """If the application exists, the one in the message is ignored."""
     there, missing = await svix.made_application(), svix.new_application()
     body = {"eventType": "user.created", "payload": {}, "application": {"name": "x", "uid": "x"}}
     taken = await svix.call("POST", f"app/{there}/msg", json=body)
@@ -152,8 +154,8 @@ async def test_an_application_is_made_under_its_paths_name_only(svix: Environmen
     assert refused.json()["detail"][0]["loc"] == ["body", "application", "uid"]
 
 
-async def test_a_deleted_application_is_made_anew(svix: Environment) -> None:
-    """And what it held is gone, so that its event ids are free."""
+async def test_a_deleted_application_is_created_again(svix: Environment) -> None:
+    """Its messages are gone, so its event ids are free."""
     sent = event(svix.new_application())
     first = await svix.send(sent)
     assert (await svix.call("DELETE", f"app/{sent.project}")).status == 204

@@ -1,4 +1,4 @@
-"""The book of one stack: counts, fates, the chart, and the life of an event."""
+"""The journal of one stack: counts, fates, the chart, and the life of an event."""
 
 import time
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ KEY = ("acme", "evt_1")
 
 
 class Book:
-    """A journal over a stack that was never started: what happens to it is written by hand."""
+    """A journal of a stack that never starts. The test writes what happens in it."""
 
     def __init__(self, directory: Path) -> None:
         self.stack = Stack(RELAY.program, directory)
@@ -58,7 +58,7 @@ def book(tmp_path: Path) -> Book:
     return Book(tmp_path)
 
 
-def test_an_event_on_its_way_and_there(book: Book) -> None:
+def test_an_event_is_on_its_way_until_its_customer_has_it(book: Book) -> None:
     message = book.publish()
     assert book.judge() is Fate.ON_ITS_WAY
     book.svix_accepts("msg_1")
@@ -70,9 +70,7 @@ def test_an_event_on_its_way_and_there(book: Book) -> None:
     book.customer_gets("msg_1")
     assert book.judge() is Fate.ONCE
     book.customer_gets("msg_1")
-    assert book.judge() is Fate.ONCE, (
-        "a webhook that is repeated has the same id, and is known by it"
-    )
+    assert book.judge() is Fate.ONCE, "a repeated webhook has the same id and does not count"
     assert book.journal.verdict()["once"] == 1
     assert book.journal.received == 1
 
@@ -100,18 +98,18 @@ def test_two_messages_in_svix_are_twice(book: Book) -> None:
     assert book.judge() is Fate.TWICE
 
 
-def test_acknowledged_and_nowhere_is_lost_once_the_letters_were_read(book: Book) -> None:
+def test_an_event_is_lost_if_it_is_acknowledged_and_nowhere_to_be_found(book: Book) -> None:
     message = book.publish()
     book.push(message, 200)
-    assert book.judge() is Fate.ON_ITS_WAY, "nobody has looked among the dead letters yet"
+    assert book.judge() is Fate.ON_ITS_WAY, "the dead letters were not read yet"
     assert KEY in book.journal.unexplained
     book.letters = Letters(time.time())
     assert book.judge() is Fate.LOST
 
 
 @pytest.mark.parametrize("found", ["event", "message"])
-def test_a_dead_letter_is_parked(book: Book, found: str) -> None:
-    """An event is found by its names, a body that is none by its message's id."""
+def test_an_event_among_the_dead_letters_is_parked(book: Book, found: str) -> None:
+    """An event is found by its names, a malformed body by its message's id."""
     message = book.publish()
     book.push(message, 200)
     events = frozenset({KEY}) if found == "event" else frozenset()
@@ -121,14 +119,14 @@ def test_a_dead_letter_is_parked(book: Book, found: str) -> None:
     assert not book.journal.unexplained
 
 
-def test_the_dead_letter_topic_keeps_too(book: Book) -> None:
+def test_an_event_in_the_dead_letter_topic_is_parked(book: Book) -> None:
     message = book.publish()
     book.push(message, 500)
     message.is_dead_letter = True
     assert book.judge() is Fate.PARKED
 
 
-def test_a_duplicate_that_is_still_to_come_does_not_make_it_lost(book: Book) -> None:
+def test_an_event_with_a_message_still_to_push_is_not_lost(book: Book) -> None:
     first, _second = book.publish(), book.publish()
     book.push(first, 200)
     book.letters = Letters(time.time())
@@ -155,7 +153,7 @@ def test_the_chart_has_a_row_a_second(book: Book) -> None:
     chart = book.journal.chart()
     assert len(chart) == CHART_SECONDS
     published = [row[SERIES.index("published")] for row in chart]
-    assert sum(published) == 1, "the second that is not over is not shown"
+    assert sum(published) == 1, "the current second is not shown"
 
 
 def test_the_life_of_an_event_in_the_order_of_time(book: Book) -> None:
@@ -183,7 +181,7 @@ def test_the_life_of_an_event_in_the_order_of_time(book: Book) -> None:
     assert book.journal.life(("acme", "another")) is None
 
 
-def test_what_was_not_published_here_is_counted_apart(book: Book) -> None:
+def test_messages_that_were_not_published_here_are_counted_apart(book: Book) -> None:
     book.svix_accepts("msg_1")
     book.journal.poll(book.stack, book.letters)
     assert book.journal.verdict()["by_hand"] == 1

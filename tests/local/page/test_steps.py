@@ -42,6 +42,6 @@ def test_the_pacer_as_the_relay_writes_it(
         b'{"severity": "DEBUG", "message": "step", "step": "claimed", "at": 1.0}',
     ],
 )
-def test_all_else_is_left_out(line: bytes) -> None:
-    """What other programs print, other levels, and the half line of one that was killed."""
+def test_all_other_lines_are_ignored(line: bytes) -> None:
+    """They are lines of other programs or levels, or half a line of a killed process."""
     assert read(line) is None

@@ -1,4 +1,4 @@
-"""What became of an event: each row of the judgement, and which goes first."""
+"""The fate of an event: each row of the table, and their order."""
 
 import pytest
 
