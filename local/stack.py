@@ -129,7 +129,7 @@ class Stack:
         self._conduct = dict(conduct or {})
         self._environment = dict(environment or {})
         self._port = port
-        self._wanted = instances
+        self._instances_at_first = self._wanted = instances
         self._starting = asyncio.Lock()
         self._is_svix_there = True
         self._numbers = 0
@@ -178,8 +178,11 @@ class Stack:
         self.subscription.publish(message.number)
         return message
 
-    async def restart(self) -> None:
-        """Start over: nothing published, an empty ledger, an empty Svix, new instances."""
+    async def restart(self, emptied: Callable[[], None] = lambda: None) -> None:
+        """Start over: no messages, an empty ledger, an empty Svix, as many instances as at first.
+
+        `emptied` is called when everything is empty. From then on messages may be published.
+        """
         async with self._starting:
             await self._stop()
             for file in self.ledger.parent.glob(f"{self.ledger.name}*"):
@@ -193,6 +196,8 @@ class Stack:
             self.messages, self.answered = [], []
             self.subscription = Subscription(self._push, self.policy)
             self._numbers = 0
+            self._wanted = self._instances_at_first
+            emptied()
         await self._start()
 
     async def take_svix_away(self) -> None:

@@ -175,6 +175,8 @@ class Page:
         options = await request.json()
         if self.teller.is_playing:
             return JSONResponse({"detail": "A story is playing. End it first."}, 409, _HEADERS)
+        if options.get("action") == "restart":
+            self.teller.forget()
         try:
             work = ACTIONS[options["action"]](self.lanes[options["lane"]], options)
         except KeyError as missing:

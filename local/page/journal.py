@@ -209,15 +209,15 @@ class Journal:
     def verdict(self) -> dict[str, Any]:
         """The numbers of the page's first table."""
         delays = self._delays
-        waiting = self.fates[Fate.ON_ITS_WAY]
-        half = (len(delays) + waiting) // 2
+        missing = self.fates[Fate.ON_ITS_WAY] + self.fates[Fate.LOST]
+        half = (len(delays) + missing - 1) // 2
         return {
             "published": len(self.events),
             **{found.name.lower(): self.fates[found] for found in Fate},
             "by_hand": self.by_hand,
-            # None until half of them, or all, have reached their customer.
-            "typical": delays[half] if half < len(delays) else None,
-            "slowest": delays[-1] if delays and not waiting else None,
+            # None until half of them, or all, have reached their customer. A lost one never does.
+            "typical": delays[half] if 0 <= half < len(delays) else None,
+            "slowest": delays[-1] if delays and not missing else None,
         }
 
     def pacer(self, instance: Instance) -> Pacer | None:

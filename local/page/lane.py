@@ -132,6 +132,8 @@ class Lane:
         self._letters = Letters()
         self._posts: list[Post] = []
         self._entered = contextlib.AsyncExitStack()
+        self._watching: asyncio.Task[None] | None = None
+        self._is_restarting = False
         stack.observe = self._logged
 
     @classmethod
@@ -143,8 +145,8 @@ class Lane:
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self.stack)
-            watching = asyncio.create_task(self._watch())
-            stack.push_async_callback(_end, watching)
+            self._watching = asyncio.create_task(self._watch())
+            stack.push_async_callback(_end, self._watching)
             self._entered = stack.pop_all()
         return self
 
@@ -231,7 +233,13 @@ class Lane:
 
     async def restart(self) -> None:
         """Start over."""
-        await self.stack.restart()
+        self._is_restarting = True
+        try:
+            await self.stack.restart(self._empty)
+        finally:
+            self._is_restarting = False
+
+    def _empty(self) -> None:
         self.trouble = Trouble.NONE
         self._letters = Letters()
         self._posts = []
@@ -254,12 +262,16 @@ class Lane:
         return subscription.outstanding > subscription.backlog
 
     def snapshot(self) -> dict[str, Any]:
-        """All the numbers of this lane."""
+        """All the numbers of this lane. Raises what the watching of the stack failed with."""
+        if self._watching is not None and self._watching.done():
+            self._watching.result()
         stack, journal = self.stack, self.journal
         subscription, conduct = stack.subscription, stack.simulator.conduct
         return {
             "title": self.title,
             "does": self.does,
+            "is_restarting": self._is_restarting,
+            "most_instances": _MOST_INSTANCES,
             "verdict": journal.verdict(),
             "topic": {
                 "published": len(stack.messages),

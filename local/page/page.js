@@ -12,6 +12,7 @@ const LOST = "No connection. Trying again …";
 let state = null; // the last snapshot
 let lane = location.hash.slice(1) || "relay";
 let opened = null; // the event whose life is shown
+let startedByButton = false; // whether the keyboard's focus is to be moved when the story begins
 let spokenAt = 0;
 let actedAt = 0; // a snapshot from before the last action must not change the controls
 
@@ -257,7 +258,10 @@ function makeStories(stories) {
     const button = make("button", {type: "button", id: `story-${name}`},
       make("b", {}, title), make("span", {}, about));
     button.setAttribute("aria-pressed", "false");
-    button.addEventListener("click", () => post("story", {name}));
+    button.addEventListener("click", () => {
+      startedByButton = true;
+      post("story", {name});
+    });
     return button;
   }));
 }
@@ -269,6 +273,10 @@ function showStory(story) {
     if (button.disabled !== state.is_playing) button.disabled = state.is_playing;
   }
   $("end-story").hidden = !state.is_playing;
+  if (state.is_playing && startedByButton) { // the story's own button is disabled now
+    startedByButton = false;
+    $("end-story").focus();
+  }
   if (!story) return;
   const key = `${story.name} ${story.state} ${story.step}`;
   const telling = $("telling");
@@ -289,16 +297,22 @@ function tell({title, sentences, step, state: is, outcomes, failure}) {
       return [head(`${title}: the outcome`),
         ...Object.values(outcomes).map(({sentence}) => make("p", {className: "outcome"}, sentence))];
     default:
-      return [head(`${title}: broken off`), make("p", {}, failure ?? "It was ended.")];
+      return [head(`${title}: broken off`), make("p", {}, failure ?? "You ended it.")];
   }
 }
 
 // -- actions
 
-function showControls({title, svix, endpoints}) {
+function showControls({title, svix, endpoints, instances, is_restarting: isRestarting, most_instances: most}) {
   set($("acts-on"), title[0].toLowerCase() + title.slice(1));
   const controls = $("controls");
-  if (controls.disabled !== state.is_playing) controls.disabled = state.is_playing;
+  const disabled = state.is_playing || isRestarting;
+  if (controls.disabled !== disabled) controls.disabled = disabled;
+  const running = instances.filter(({state: is}) => is !== "ending" && is !== "ended").length;
+  for (const [change, is] of [[1, running >= most], [-1, running <= 1]]) {
+    const button = document.querySelector(`[data-change="${change}"]`);
+    if (button.disabled !== is) button.disabled = is;
+  }
   if (state.at * 1000 < actedAt) return;
   $("limit").value = LIMITS.indexOf(svix.limit);
   showLimit();

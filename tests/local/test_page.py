@@ -135,7 +135,7 @@ def test_each_story_ends_with_its_verdict(page: Page, story: str) -> None:
         numbers = verdict(page, lane)
         assert numbers["published"] > 0
         assert numbers["published"] == sum(numbers[fate] for fate in FATES)
-        assert f" of {numbers['published']:,} events delivered once" in outcome
+        assert f" of {numbers['published']:,} delivered once" in outcome
     relays = verdict(page, "relay")
     assert relays["lost"] == relays["twice"] == 0
     if story == "crashes":
@@ -253,7 +253,7 @@ def test_a_story_can_be_ended(page: Page) -> None:
     page.locator("#story-outage").click()
     expect(page.locator("#telling")).to_have_attribute("data-state", "playing", timeout=PATIENCE)
     page.get_by_role("button", name="End the story").click()
-    expect(page.locator("#telling")).to_contain_text("It was ended.")
+    expect(page.locator("#telling")).to_contain_text("You ended it.")
     assert button(page, "kill -9").is_enabled()
 
 

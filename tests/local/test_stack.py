@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from local.page.lane import RELAY
+from local.page.lane import RELAY, Kind, Lane, make_events
 from local.processes import ServerFailed
 from local.push import Policy
 from local.stack import ROOT, Instance, Program, Stack, State
@@ -152,6 +152,21 @@ async def test_a_restart_forgets_everything(tmp_path: Path) -> None:
         await until(lambda: echo.subscription.is_done)
         async with httpx.AsyncClient() as client:
             assert (await client.get(f"{echo.simulator.url}/control/summary")).status_code == 200
+
+
+async def test_what_is_published_while_a_lane_starts_over_is_counted(tmp_path: Path) -> None:
+    """The journal begins anew in the same moment as the stack. Instances take seconds to start."""
+    kind = Kind("echo", "The echo", "answers", ECHO, has_letters=False)
+    async with Lane(kind, stack(tmp_path, instances=2)) as lane:
+        await lane.scale(-1)
+        restarting = asyncio.create_task(lane.restart())
+        while not restarting.done():
+            lane.publish(make_events(1, ["acme"]))
+            await asyncio.sleep(0.02)
+        assert len(lane.stack.instances) == 2, "as many as at first"
+        published = lane.journal.verdict()["published"]
+        assert published == len(lane.stack.messages)
+        assert published > 1
 
 
 async def test_a_function_that_does_not_start_is_an_error_and_leaves_nothing(
