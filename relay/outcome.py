@@ -1,6 +1,6 @@
 """The values for Svix's answers and for the results of deliveries.
 
-`sender.py` classifies what came over the wire into an `Answer`. `delivery.py` turns answers into a
+`sender.py` classifies what Svix answered as an `Answer`. `delivery.py` turns answers into a
 `Result`. `main.py` and `logs.py` show the result.
 """
 

@@ -24,7 +24,7 @@ _NO_LONE_SURROGATE = re.compile(
 class UnsafeJson(ValueError):
     """The bytes are not JSON, or are JSON that parsers read differently.
 
-    The text quotes nothing of them.
+    The message quotes nothing of the bytes.
     """
 
 
@@ -64,7 +64,7 @@ def repeated_names(value: object) -> frozenset[str]:
 
 
 def first_members(data: bytes) -> dict[str, Any]:
-    """The members of an invalid object, up to its first fault. Repeated ones become None."""
+    """The members of an invalid object, up to its first fault. A repeated member becomes None."""
     text = data.decode(json.detect_encoding(data), "replace").lstrip(_BOM).lstrip()
     members: dict[str, Any] = {}
     separator, at = "{", 0
