@@ -154,7 +154,7 @@ async def test_its_calls_are_the_pacers() -> None:
 
 async def test_deliveries_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """While a delivery would have to wait, it does not even stand in line."""
-    monkeypatch.setattr(scheduled, "_LOOKS_SECONDS", 0.005)
+    monkeypatch.setattr(scheduled, "_POLL_SECONDS", 0.005)
     pacer = Pacer()
     await close_the_gate(pacer)
     asking = asyncio.create_task(PacerTurns(pacer, time.monotonic() + 60)().__aenter__())
@@ -168,7 +168,7 @@ async def test_a_backlog_of_hours_does_not_keep_it_from_its_work(
 ) -> None:
     """After five seconds it stands in line as deliveries do."""
     monkeypatch.setattr(scheduled, "_GIVES_WAY_SECONDS", 0.02)
-    monkeypatch.setattr(scheduled, "_LOOKS_SECONDS", 0.005)
+    monkeypatch.setattr(scheduled, "_POLL_SECONDS", 0.005)
     pacer = Pacer()
     await close_the_gate(pacer)
     turns = PacerTurns(pacer, time.monotonic() + 0.3)
