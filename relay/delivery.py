@@ -313,9 +313,9 @@ class _Request:
         """
         with contextlib.suppress(LedgerUnavailable):
             record = await self._delivery.ledger.record(self.key)
-            refusal = record.refusal(self._event) if record else None
-            if isinstance(refusal, Duplicate):
-                return results.duplicate(refusal)
+            denial = record.denial(self._event) if record else None
+            if isinstance(denial, Duplicate):
+                return results.duplicate(denial)
         return None
 
     async def _attempt(self) -> Result | Retry | InProgress:
@@ -398,7 +398,7 @@ class _Request:
         if taken_over := await self._release(claim):
             return taken_over
         if isinstance(step, GiveUp):
-            return results.refused(step.outcome, answer)
+            return results.not_accepted(step.outcome, answer)
         self._next_call = step.call
         return step
 
@@ -449,7 +449,7 @@ class _Request:
             except LedgerUnavailable:
                 claimed = InProgress(_LONGEST_POLL, claimed.attempts)
                 continue
-            match record.refusal(self._event) if record else None:
+            match record.denial(self._event) if record else None:
                 case None:
                     return None
                 case Duplicate() as duplicate:

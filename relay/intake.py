@@ -40,7 +40,7 @@ class NotAdmitted(Exception):
     """There was no room for the body in time. None of it was read."""
 
     def __init__(self) -> None:
-        super().__init__("too many large bodies at once: this one was not read in time")
+        super().__init__("too many large bodies are waiting: this one was not read in time")
 
 
 @dataclass(eq=False, slots=True)

@@ -49,8 +49,8 @@ def in_progress(claimed: InProgress) -> Result:
     return Result(outcome=Outcome.IN_PROGRESS, detail=detail)
 
 
-def refused(outcome: Outcome, answer: Answer, retry_after: float | None = None) -> Result:
-    """Svix has not accepted the event. `retry_after` is in seconds."""
+def not_accepted(outcome: Outcome, answer: Answer, retry_after: float | None = None) -> Result:
+    """Svix did not accept the event. `retry_after` is in seconds."""
     return Result(
         outcome=outcome,
         detail=f"Svix: {answer}",
@@ -66,7 +66,7 @@ def unsent(failure: Answer | LedgerUnavailable | None, no_turn: NoTurn | None = 
     retry_after = no_turn.retry_after if no_turn else None
     match failure:
         case Answer(verdict=verdict):
-            return refused(_UNSENT.get(verdict, Outcome.UNAVAILABLE), failure, retry_after)
+            return not_accepted(_UNSENT.get(verdict, Outcome.UNAVAILABLE), failure, retry_after)
         case LedgerMisconfigured():
             outcome, detail = Outcome.MISCONFIGURED, f"the ledger: {failure}"
         case LedgerUnavailable():

@@ -37,8 +37,8 @@ class _ObjectWithRepeats(dict[str, Any]):
 def parse(data: bytes) -> tuple[bytes, Any]:
     """The text in UTF-8, and its value. Raises `UnsafeJson`.
 
-    The text is `data` itself. Only a BOM is dropped, and UTF-16 and UTF-32 are recoded. Escapes of
-    lone surrogates pass: `has_lone_surrogate` finds them.
+    The text is `data` itself, except that a BOM is dropped, and UTF-16 and UTF-32 are recoded.
+    Escapes of lone surrogates pass: `has_lone_surrogate` finds them.
     """
     encoding = json.detect_encoding(data)
     try:

@@ -166,8 +166,8 @@ class Record:
             return 0.0
         return self.lease - (self.read_at - self.touched_at).total_seconds()
 
-    def refusal(self, event: Event) -> Duplicate | InProgress | None:
-        """Why `event` cannot be claimed now; None if it can."""
+    def denial(self, event: Event) -> Duplicate | InProgress | None:
+        """Why a claim of `event` is denied now; None if it is not."""
         if self.state is State.DELIVERED:
             changed = event.payload_sha256 != self.payload_sha256
             return Duplicate(self.svix_message_id, changed, self.attempts)

@@ -244,7 +244,7 @@ class _Group(Generic[_Req, _Res]):
             task.add_done_callback(partial(self._finished, slow=slow))
 
     def _bound(self) -> int:
-        """The most batches that may be under way now."""
+        """The maximum of batches under way now."""
         if len(self._waiting) >= LARGEST_BATCH:
             return MANY
         return min(FEW + len(self._slow), MANY)

@@ -118,9 +118,9 @@ class FirestoreLedger:
                     return as_read
                 is_ours = previous is not None and previous.token == record.claim
                 if not (is_ours and record.state is State.CLAIMED) and (
-                    refusal := record.refusal(event)
+                    denial := record.denial(event)
                 ):
-                    return refusal
+                    return denial
                 with contextlib.suppress(*_CONTESTED):
                     return await self._take_over(as_read, claimed)
 

@@ -313,10 +313,10 @@ def _claim(
     token = secrets.token_hex(16)
     now = _now()
     record = _read(database, key, now)
-    if record is not None and (refusal := record.refusal(event)):
+    if record is not None and (denial := record.denial(event)):
         is_ours = previous is not None and previous.token == record.claim
-        if isinstance(refusal, Duplicate) or not is_ours:
-            return refusal
+        if isinstance(denial, Duplicate) or not is_ours:
+            return denial
     row = {
         "key": key,
         "project": event.project,

@@ -112,7 +112,7 @@ async def reconcile(
             rate=rate,
             patience=PATIENCE,
             waiting=lambda reason, seconds: progress.note(
-                f"Svix: {reason}; asking again in {seconds:.0f} s"
+                f"Svix: {reason}; retrying in {seconds:.0f} s"
             ),
         ) as svix,
     ):

@@ -341,7 +341,7 @@ class Reconciliation:
         again_at = max(each.evidence.now for each in unattempted) + LOOKED_AT_TWICE
         wait = (again_at - self._now()).total_seconds()
         self._progress.note(
-            f"{len(unattempted)} message(s) without an attempt yet: looking again in {wait:.0f} s"
+            f"{len(unattempted)} message(s) without an attempt yet: rechecking in {wait:.0f} s"
         )
         await self._sleep(max(0.0, wait))
         self._progress.begin("Recheck", len(unattempted))
@@ -365,6 +365,6 @@ class Reconciliation:
             except LedgerUnavailable as failure:
                 if time.monotonic() + back_off > give_up_at:
                     raise
-                self._progress.note(f"the ledger: {failure}; asking again in {back_off:.0f} s")
+                self._progress.note(f"the ledger: {failure}; retrying in {back_off:.0f} s")
                 await asyncio.sleep(back_off)
                 back_off = min(2 * back_off, _LONGEST_BACK_OFF)

@@ -1,4 +1,4 @@
-"""Decides when the next call to Svix may go.
+"""Decides when the next call to Svix may be made.
 
 pacer.py     lets requests wait for turns
 turn.py      one turn, as a request uses it

@@ -34,7 +34,7 @@ class Pauses:
         self._due: list[tuple[float, str]] = []
         """When each project's own pause allows a probe, as a heap; entries may be outdated."""
         self._changed: set[str] = set()
-        """The projects that the next call of `changes` yields."""
+        """The projects whose hold may have changed since the last call of `changes`."""
         self._cause = Outcome.UNAVAILABLE
         """RATE_LIMITED while the gate is closed, UNAVAILABLE in an outage."""
         self._refusals = 0
@@ -58,10 +58,7 @@ class Pauses:
         return self._due[0][0] if self._due else math.inf
 
     def changes(self, at: float) -> Iterator[tuple[str, bool]]:
-        """Yield the projects to hold or to release since the last call, each with whether to hold.
-
-        A project may already be held or released as it should be.
-        """
+        """Yield each project that may have to be held or released, and whether to hold it."""
         while self._due and self._due[0][0] <= at:
             self._changed.add(heapq.heappop(self._due)[1])
         while self._changed:
@@ -116,7 +113,7 @@ class Pauses:
                 self._changed.add(project)
 
     def taken(self, project: str, given_at: float) -> None:
-        """Svix processed a send. That always ends an outage. A closed gate opens only for a probe.
+        """Svix processed a send. That ends an outage. It opens the gate only if it was a probe.
 
         An earlier send says nothing about whether Svix still refuses calls.
         """

@@ -24,7 +24,7 @@ class GivenTurn:
     interval: float
     """Seconds to the next turn, at the rate when this one was given; 0 if no limit had been met."""
     waited: bool
-    """Whether a request had to wait for it."""
+    """Whether a request had to wait for the turn."""
 
 
 class Traffic:

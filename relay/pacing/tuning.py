@@ -8,7 +8,7 @@ ARGS=drain`; docs/measurements.md has the figures). All times are in seconds.
 # While no limit has been met, only the calls in flight are bounded.
 
 FIRST_WINDOW = 30
-"""The first maximum of calls in flight. Simulated: with 30, at most 0.9 % of the calls are refused;
+"""The window at the start, in calls. Simulated: with 30, at most 0.9 % of the calls are refused;
 with 50, 1.1 %."""
 
 LARGEST_WINDOW = 200
