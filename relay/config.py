@@ -29,8 +29,7 @@ _BUDGET_BOUNDS = (30.0, 540.0)
 
 _BODIES_MIB = 48
 _BODIES_BOUNDS = (32.0, 32_768.0)
-# 32 MiB have room for two wrapped pushes of Pub/Sub's largest message, of 14 MB each, and for some
-# smaller bodies.
+# 32 MiB hold two wrapped pushes of Pub/Sub's largest message, 14 MB each, and some smaller bodies.
 
 _EVENT_TAGS = "data.id"
 _MOST_TAGS = 5  # Svix's maximum for a message: https://api.svix.com/docs

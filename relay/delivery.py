@@ -65,7 +65,7 @@ hour between the two covers waiting and clock differences."""
 UNEXPLAINED_CONFLICTS = 2
 UNEXPLAINED_AFTER_SECONDS = 5.0
 """After this many answers of 409 to sends, and this long after the first ask, the conflict counts
-as unexplained. Two conflicts pass by themselves. If two events of a new project race to create its
+as unexplained. Two kinds pass by themselves. If two events of a new project race to create its
 application, Svix answers one of them with 409. Svix also answers 409 while it holds an idempotency
 lock, for 5 s. A conflict that does not pass means that a message we cannot find has the event's
 id."""

@@ -5,9 +5,8 @@ total size of admitted bodies never exceeds the limit. A body counts from its ad
 request is answered.
 
 A waiting body stays unread. So its sender must stop sending (back-pressure), and the server buffers
-little of the body. The projects with a waiting body are admitted round-robin. A body's project is
-known before the body is read only if the event's attributes are headers; all other bodies share one
-line.
+little of it. Projects are admitted round-robin. A body's project is known before the body is read
+only if the event's attributes are headers; all other bodies share one line.
 
 Large bodies are parsed one at a time, in at most half of the event loop's time. So they do not
 delay small events.
@@ -29,8 +28,7 @@ _SMALL = 16 * 1024
 usually has about 1 KiB."""
 
 _QUICKLY_PARSED = 64 * 1024
-"""Bytes of the largest body that is parsed immediately. Parsing a larger body takes more than a
-millisecond."""
+"""Bytes of the largest body that is parsed immediately. A larger one takes over a millisecond."""
 
 ARRIVAL_SECONDS = 20.0
 """The longest a body may take to arrive after its admission: 14 MB at 6 Mbit/s."""

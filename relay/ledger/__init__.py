@@ -34,15 +34,13 @@ PARK_SECONDS = 20.0
 
 RECORD_LIFETIME = timedelta(days=45)
 """Longer than Pub/Sub can keep a message: 7 days in the subscription and 31 in the dead-letter
-subscription. While a message can be redelivered, its event's record is needed to recognise a
-duplicate."""
+subscription. While a message can be redelivered, the record is needed to recognise it."""
 
 DEAD_LETTER_LIFETIME = timedelta(days=90)
 
 SHARDS = 4
 """The number of parts that the records' index is split into. The index is ordered by time, so all
-new entries go to its end, where Firestore writes at most 500 a second. Each shard has its own end.
-"""
+new entries go to its end, where Firestore takes 500 a second. Each shard has an end of its own."""
 
 _LONGEST_NAME = 1024  # characters of a dead letter's id, type or project
 
@@ -64,8 +62,7 @@ class LedgerUnavailable(Exception):
 class LedgerMisconfigured(LedgerUnavailable):
     """The credentials, the project, the database or the file are wrong.
 
-    Every call fails until a person corrects that. The message is a sentence that says what to
-    check.
+    Every call fails until a person corrects that. The message is one sentence on what to check.
     """
 
 
@@ -85,8 +82,7 @@ class Claim:
     token: str
     """A random string that identifies this claim."""
     version: object
-    """The record's version, which must be unchanged when the claim is settled. Its type is the
-    ledger's choice."""
+    """The record's version, of a type of the ledger's own. A settle requires it to be unchanged."""
     attempts: int
     """How many claims the event has had, including this one."""
     age: float

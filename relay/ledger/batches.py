@@ -46,16 +46,14 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError
 
 LARGEST_BATCH = 20
-"""The maximum of documents in a batch, as in Google's own bulk writers. Larger batches would save
-little more: in a batch of sixteen, a write already takes a ninth of the processor time of a single
-write."""
+"""The maximum of documents in a batch, as in Google's bulk writers. Larger batches would save
+little: in a batch of sixteen, a write already takes a ninth of a single write's processor time."""
 
 FEW, MANY = 4, 16
 """The maximum of batches under way: usually `FEW`, and up to `MANY` while answers are slow or
-batches are full. With four, one of them ends every quarter of an answer's time on average, and the
-waiting writes are sent. With more, batches would be smaller and take more processor time. Sixteen
-batches and sixteen single documents, each for writes and for reads, are 64 calls. HTTP/2's usual
-limit is a hundred per connection."""
+batches are full. With four, one ends every quarter of an answer's time on average. With more,
+batches would be smaller and take more processor time. Sixteen batches and sixteen single documents,
+each for writes and for reads, stay below HTTP/2's usual limit of a hundred calls per connection."""
 
 SLOW_SECONDS = 0.1
 """A batch that takes longer than this no longer counts towards `FEW`, so that a hanging call does
@@ -94,13 +92,12 @@ class Closed(Exception):
 class Batches:
     """Writes and reads through a gRPC channel of Google's library.
 
-    They use the channel directly, because the library's client takes a fifth of a call's processor
-    time. `database` is the full name of the database. `metadata` is what the library sends with
-    each call.
+    Both use the channel directly, because the library's client takes a fifth of a call's processor
+    time. `database` is the full name of the database, `metadata` what the library sends with each
+    call.
 
-    `write` and `read` raise Google's exceptions, and `Closed`. They retry for ever if no answer
-    comes, so the caller must set a timeout. If the caller is cancelled before its write is sent,
-    the write is not sent.
+    Both raise Google's exceptions, and `Closed`. They retry for ever if no answer comes, so the
+    caller must set a timeout. If it is cancelled before its write is sent, the write is not sent.
     """
 
     def __init__(self, channel: Any, database: str, metadata: Sequence[tuple[str, str]]) -> None:
@@ -211,8 +208,7 @@ class _Group(Generic[_Req, _Res]):
             raise Closed
         self._waiting[pending] = None
         if not self._dispatch_scheduled:
-            # Wait for the next iteration of the event loop, so that all requests of this iteration
-            # are sent together.
+            # In the next iteration of the event loop: all requests of this one are sent together.
             self._dispatch_scheduled = True
             asyncio.get_running_loop().call_soon(self._dispatch)
         try:

@@ -26,7 +26,6 @@ def unpack(letter_id: str, content: bytes) -> tuple[str, bytes]:
     try:
         whole = memoryview(zlib.decompress(content))
     except zlib.error:
-        fault = f"the payload of dead letter {letter_id} can't be decompressed"
-        raise LetterDamaged(fault) from None
+        raise LetterDamaged(f"the payload of {letter_id} can't be decompressed") from None
     begin = _LENGTH_BYTES + int.from_bytes(whole[:_LENGTH_BYTES], "big")
     return bytes(whole[_LENGTH_BYTES:begin]).decode(), bytes(whole[begin:])

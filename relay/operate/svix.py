@@ -40,8 +40,7 @@ from relay.svix_http import SvixCall, SvixHttp
 _PAGE = 250  # Svix's largest
 _CALL_SECONDS = 30.0
 _ORDERED_WITHIN = timedelta(seconds=1)
-"""Svix sorts by message id. In that order, the times of two messages may be reversed by up to this.
-"""
+"""Svix sorts by message id. Two messages' times may be in the opposite order by up to this."""
 _FIRST_BACK_OFF = 1.0  # seconds, doubled each time
 _LONGEST_BACK_OFF = 30.0
 _NAME = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9_.-]{1,256}")
@@ -274,8 +273,8 @@ def _verdict(status: int, code: str | None) -> Verdict:
 def _advice(answer: Answer) -> str:
     if answer.status in {401, 403}:
         return (
-            f"Svix does not accept the token ({answer.status}): check SVIX_TOKEN and"
-            " SVIX_SERVER_URL"
+            f"Svix does not accept the token ({answer.status}): "
+            "check SVIX_TOKEN and SVIX_SERVER_URL"
         )
     if answer.verdict is Verdict.MISCONFIGURED:
         return f"Svix answered {answer.status}: is SVIX_SERVER_URL the URL of its API?"

@@ -58,8 +58,7 @@ class Pause:
     def back_off(self, given_at: float, at: float, first: float = tuning.FIRST_PAUSE) -> None:
         """A turn failed: begin the pause, or extend it by twice as much as last time.
 
-        An extension counts from when the probe's turn was given, so a probe that hangs adds no time
-        of its own.
+        An extension begins when the probe's turn was given, so a hanging probe adds no time to it.
         """
         self.extend(given_at if self.is_on else at, self.doubled(first, tuning.LONGEST_OUTAGE))
 

@@ -29,8 +29,7 @@ class Pauses:
         """The closed gate or an outage; `_cause` says which."""
         self._claims = Pause(uniform)
         self._own: OrderedDict[str, Pause] = OrderedDict()
-        """Each project's own pause, kept from the project's first failure until Svix processes a
-        send of the project."""
+        """Each project's own pause, kept from its first failure to its next processed send."""
         self._due: list[tuple[float, str]] = []
         """When each project's own pause allows a probe, as a heap; entries may be outdated."""
         self._changed: set[str] = set()
@@ -113,10 +112,7 @@ class Pauses:
                 self._changed.add(project)
 
     def taken(self, project: str, given_at: float) -> None:
-        """Svix processed a send. That ends an outage. It opens the gate only if it was a probe.
-
-        An earlier send says nothing about whether Svix still refuses calls.
-        """
+        """Svix processed a send. That ends an outage, and opens the gate if it was a probe."""
         self._refusals = 0
         self._svix.failed.clear()
         if self._cause is Outcome.UNAVAILABLE or not self._svix.began_after(given_at):
@@ -180,8 +176,8 @@ class Pauses:
             why = "the ledger does not answer claims"
             return Outcome.LEDGER_UNAVAILABLE, self._claims.until, why
         if self._svix.is_on:
-            is_refusing = self._cause is Outcome.RATE_LIMITED
-            why = "Svix answers all calls with 429" if is_refusing else "all calls to Svix fail"
+            refuses = self._cause is Outcome.RATE_LIMITED
+            why = "Svix answers all calls with 429" if refuses else "all calls to Svix fail"
             return self._cause, self._svix.until, why
         if own is not None and own.is_on:
             why = "all calls for this project fail"

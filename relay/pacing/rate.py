@@ -4,8 +4,7 @@
     searching      after the first refusal the rate doubles with use, until the next refusal
     climbing       each refusal cuts the rate by a tenth; with use it grows again, slowly at first
 
-The rate is in use while requests wait for turns. An unused rate does not grow, because nothing
-tests it.
+The rate is in use while requests wait for turns. Without use it is not tested, so it does not grow.
 
 Uses no clock and no event loop: the time is passed to each method. Times are seconds, rates are
 calls a second.

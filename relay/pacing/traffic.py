@@ -60,8 +60,8 @@ class Traffic:
 
     def avoids(self, project: str) -> bool:
         """Whether the next turn should go to another project, if one waits."""
-        has_no_limit = self.rate.current is None
-        return self.pauses.avoids(project) or (has_no_limit and self._has_share(project))
+        fills_share = self.rate.current is None and self._has_share(project)
+        return fills_share or self.pauses.avoids(project)
 
     def _has_share(self, project: str) -> bool:
         """Whether the project's open turns fill its share of the window, or more."""

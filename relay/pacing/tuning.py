@@ -69,8 +69,7 @@ LONGEST_GATE = 60.0
 probe a minute is no load for Svix."""
 
 LONGEST_OUTAGE = 5.0
-"""The maximum time between two probes in an outage or a project's pause. So the end of an outage is
-noticed within about this time."""
+"""The maximum time between two probes in an outage. Its end is noticed within about this time."""
 
 FIRST_CLAIMS_PAUSE = 0.2
 """The time to the first probe after a failed claim. It is shorter than `FIRST_PAUSE`, because a
