@@ -1,4 +1,4 @@
-"""The Cloud Function: takes HTTP requests and answers them. `relay/` decides the answers."""
+"""The Cloud Function: receives HTTP requests and answers them. `relay/` decides the answers."""
 
 import math
 import os
@@ -14,9 +14,9 @@ from relay.outcome import Result
 from relay.worker import Worker, collect_less_garbage, ledger_opener
 
 # The framework passes Cloud Run's request timeout to gunicorn as a worker timeout. Cloud Run
-# freezes an idle instance. If it thaws one after that timeout, gunicorn kills the worker together
-# with the request that woke it. 0 turns the worker timeout off; Cloud Run still ends requests that
-# take too long. The framework reads this variable after it has imported this module.
+# freezes idle instances. If an instance is thawed after that timeout, gunicorn kills the worker
+# together with the request that woke the instance. 0 turns the worker timeout off; Cloud Run still
+# ends requests that take too long. The framework reads this variable after importing this module.
 os.environ["CLOUD_RUN_TIMEOUT_SECONDS"] = "0"
 
 try:

@@ -5,9 +5,9 @@ One event passes through these modules, in this order:
     main.py        an HTTP request comes in
     worker.py      runs one worker process: its clients, its requests and its shutdown
     intake.py      decides which body is read when
-    envelope.py    makes an Event of body and headers, or refuses them
+    envelope.py    reads the body and the headers into an Event, or refuses them
     delivery.py    runs the protocol; a table says what follows each answer of Svix
-      pacing/        gives turns to call Svix, so that requests wait instead of being refused
+      pacing/        gives turns to call Svix, so that requests wait instead of exceeding its limit
       ledger/        records claims, so that one worker at a time sends an event
       sender.py      makes one call to Svix and classifies the answer
     parking.py     stores, as a dead letter, a push that can never succeed

@@ -1,6 +1,6 @@
 """CloudEvents' binary mode: the event's attributes are sent beside its data, not in one object.
 
-In a Pub/Sub message they are the message's attributes. In an unwrapped push they are headers.
+A wrapped push has these as the message's attributes, an unwrapped push as headers.
 
 Sources: https://github.com/google/knative-gcp/blob/main/docs/spec/pubsub-protocol-binding.md,
 https://github.com/cloudevents/spec/blob/main/cloudevents/bindings/http-protocol-binding.md and
@@ -23,7 +23,7 @@ _MOST, _LONGEST_NAME, _LONGEST_VALUE = 100, 256, 1024
 
 
 class InvalidAttribute(ValueError):
-    """An attribute of the event cannot go to Svix unchanged. The text never quotes its value."""
+    """An attribute of the event cannot go to Svix unchanged. The message never quotes its value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,9 @@ class Attributes:
     """A message's attributes, or the headers that an unwrapped push sends them as."""
 
     valid: Mapping[str, str]
-    """Those that Pub/Sub can carry: strings within its quotas, each name once."""
+    """The attributes that Pub/Sub can carry: strings within its quotas, each name once."""
     invalid: frozenset[str] = frozenset()
-    """The names of the others."""
+    """The names of all other attributes."""
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[str, object]], repeated: Iterable[str] = ()) -> "Attributes":
@@ -63,7 +63,7 @@ class Attributes:
 
     @property
     def for_replay(self) -> dict[str, str | None]:
-        """What a replay needs: the valid ones, and None for each invalid one that matters.
+        """The valid attributes, and None for each invalid `ce-...` and `content-encoding`.
 
         A replay reads None as invalid again. Otherwise it would send an event without an attribute
         that the publisher gave it.
@@ -89,7 +89,7 @@ class Attributes:
         return "content-encoding" in self.invalid or encoding.lower() not in {"", "identity"}
 
     def context(self) -> dict[str, Any]:
-        """CloudEvents' context attributes, sorted, so that each delivery has the same text."""
+        """CloudEvents' context attributes, sorted, so that each delivery makes the same text."""
         found = {
             name.removeprefix(_PREFIX): value
             for name, value in self.valid.items()
@@ -138,7 +138,7 @@ def _is_valid(name: str, value: object) -> bool:
 
 
 def _utf8(header: str) -> str:
-    """The header decoded as UTF-8, as CloudEvents may send it; HTTP servers decode Latin-1."""
+    """Decode a header as UTF-8, which CloudEvents allows. HTTP servers decode it as Latin-1."""
     try:
         return header.encode("latin-1").decode()
     except UnicodeError:

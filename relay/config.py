@@ -1,7 +1,6 @@
-"""The settings: read once from the environment, and then frozen. All faults are reported at once.
+"""The settings: read once from the environment, then frozen. One message reports all faults.
 
-Google's libraries also read variables by themselves, such as `FIRESTORE_EMULATOR_HOST`. This module
-reads only those that the relay uses.
+Google's libraries read further variables by themselves, such as `FIRESTORE_EMULATOR_HOST`.
 """
 
 import math
@@ -20,13 +19,13 @@ SETTLE_SECONDS = 5.0
 """The longest the ledger may take to record Svix's answer, including its retries."""
 
 ATTEMPT_SECONDS = CLAIM_SECONDS + SVIX_CALL_SECONDS + SETTLE_SECONDS
-"""What one attempt may take. A request gets its last turn this long before its budget ends. Only
-recording that an event was delivered may go on until the budget ends."""
+"""The longest one attempt may take. A request gets its last turn this long before its budget ends.
+Only the retries of recording a delivery may go on until the budget ends."""
 
 _BUDGET = 240.0  # seconds
 _BUDGET_BOUNDS = (30.0, 540.0)
-# With less than 30 s, an attempt (20 s) leaves hardly any time to wait. With more than 540 s, the
-# ack deadline (the budget plus 60 s) would exceed Pub/Sub's maximum of 600 s.
+# Below 30 s, an attempt (20 s) leaves hardly any time to wait. Above 540 s, the ack deadline (the
+# budget plus 60 s) would exceed Pub/Sub's maximum of 600 s.
 
 _BODIES_MIB = 48
 _BODIES_BOUNDS = (32.0, 32_768.0)
@@ -39,7 +38,7 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 class ConfigurationError(Exception):
-    """Variables of the environment are missing or wrong. The text names every fault."""
+    """Environment variables are missing or wrong. The message names every fault."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__(
@@ -56,7 +55,7 @@ class Settings:
 
     svix_token: str = field(repr=False)
     svix_server_url: str | None = None
-    """None: the SDK takes the URL of the token's region."""
+    """None: the SDK uses the URL of the token's region."""
     ledger_path: Path | None = None
     """The file of the SQLite ledger; None: Firestore."""
     google_cloud_project: str | None = None
@@ -64,21 +63,22 @@ class Settings:
     firestore_database: str = "(default)"
     create_applications: bool = True
     request_budget: float = _BUDGET
-    """The longest a request may take, from its arrival to its answer."""
+    """The longest a request may take, from its arrival to its answer. Only the last call to the
+    ledger may end later, by at most 20 s."""
     bodies_mib: int = _BODIES_MIB
-    """How many MiB of large bodies may be held at one moment."""
+    """The maximum total size of the large bodies in memory, in MiB."""
     event_tags: tuple[str, ...] = (_EVENT_TAGS,)
     """Paths into the event. Their values become the Svix message's tags."""
     log_level: str = "INFO"
 
     @property
     def function_timeout(self) -> float:
-        """After how long Cloud Run ends a request; the relay has answered before."""
+        """When Cloud Run ends a request. By then the relay has answered."""
         return self.request_budget + 30
 
     @property
     def ack_deadline(self) -> float:
-        """How long Pub/Sub waits for an answer; Cloud Run has ended the request before."""
+        """How long Pub/Sub waits for an answer. By then Cloud Run has ended the request."""
         return self.request_budget + 60
 
     @classmethod
@@ -110,7 +110,7 @@ def _token(values: Mapping[str, str], faults: list[str]) -> str:
     if not token:
         faults.append("SVIX_TOKEN is missing: set it to an API token of the Svix environment")
     elif not (token.isascii() and token.isprintable()) or " " in token:
-        faults.append("SVIX_TOKEN has a character that no token has: was it copied completely?")
+        faults.append("SVIX_TOKEN has a character that no token has: copy the token again")
     return token
 
 
@@ -126,7 +126,7 @@ def _url(values: Mapping[str, str], faults: list[str]) -> str | None:
             and parts.port != 0
             and not (parts.query or parts.fragment or parts.username)
         )
-    except ValueError:  # brackets that don't match, a port beyond 65535
+    except ValueError:  # unbalanced brackets, or a port above 65535
         is_usable = False
     if not is_usable:
         faults.append("SVIX_SERVER_URL is not an http or https URL such as https://api.eu.svix.com")

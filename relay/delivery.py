@@ -1,4 +1,4 @@
-"""The protocol that puts an event into Svix once and acknowledges it only after recording that.
+"""The protocol: puts an event into Svix once, records that, and only then acknowledges it.
 
 A delivery is a loop of attempts. It ends when an attempt decides the event's outcome. An attempt is
 one turn, one claim, one call to Svix and one settle:
@@ -8,15 +8,15 @@ one turn, one claim, one call to Svix and one settle:
 `what_next` is the table of what follows each answer of Svix. Before the call:
 
     the claim's result             next
-    claimed                        call Svix; if a pause began since the turn, release and wait
+    claimed                        call Svix; if a pause began after the turn was given, release
     delivered before               give the turn back; the outcome is `duplicate`
     in progress elsewhere          give the turn back; poll its record until it is delivered or free
-    the ledger does not answer     the turn is used up; the pacer pauses all claims for a while
+    the ledger does not answer     the turn is used up; the pacer pauses all claims
 
 After a crash, Pub/Sub's redelivery continues:
 
     the function dies                            the redelivery
-    while it waits                               claims at once, because nothing was claimed
+    while it waits                               claims immediately: nothing was claimed
     between claim and send                       waits until the lease ends (30 s), then sends
     between Svix's acceptance and settle         sends again with the same idempotency key
     the same, over 11 h after the first claim    asks Svix before it sends
@@ -58,32 +58,33 @@ from relay.parking import Parking
 from relay.waits import REAL_TIME, Waits
 
 ASK_FIRST_SECONDS = 11 * 3600.0
-"""An event that was first claimed longer ago than this may be in Svix already, and Svix forgets an
-idempotency key after 12 h. So the delivery asks Svix before it sends. The hour between the two
-covers waiting and clock differences."""
+"""If the first claim of an event is older than this, the delivery asks Svix for the message before
+it sends: an earlier delivery may have sent it, and Svix forgets an idempotency key after 12 h. The
+hour between the two covers waiting and clock differences."""
 
 UNEXPLAINED_CONFLICTS = 2
 UNEXPLAINED_AFTER_SECONDS = 5.0
-"""A conflict counts as unexplained after this many of them, and this long after the first ask.
-Two kinds of conflict are harmless. If two events of a new project race to create its application,
-Svix answers one of them with 409. Svix also answers 409 while it holds an idempotency lock, for
-5 s. A conflict that outlasts both means that something we cannot find has the event's id."""
+"""After this many answers of 409 to sends, and this long after the first ask, the conflict counts
+as unexplained. Two kinds pass by themselves. If two events of a new project race to create its
+application, Svix answers one of them with 409. Svix also answers 409 while it holds an idempotency
+lock, for 5 s. A conflict that does not pass means that a message we cannot find has the event's
+id."""
 
 _FIRST_BACK_OFF, _LONGEST_BACK_OFF = 0.2, 20.0
-"""Seconds between the attempts of one event, doubled with each. Waiting costs no other event
-anything, but for each nack Pub/Sub slows down the whole subscription."""
+"""Seconds before each retry of an event, doubled each time. The request waits instead of nacking,
+because for each nack Pub/Sub slows down the whole subscription."""
 
-_FIRST_LOOK, _LONGEST_LOOK = 0.2, 5.0
-"""Seconds between looks at an event that another delivery holds, doubled with each. The same pauses
-separate the tries to record an event as delivered."""
+_FIRST_POLL, _LONGEST_POLL = 0.2, 5.0
+"""Seconds before each poll of a record that another delivery has claimed, doubled each time. The
+same pauses come before each retry of recording an event as delivered."""
 
 _HOPELESS_FAILURES = 3
-"""After so many failures of one event, while Svix took other projects' events, the event itself is
-the likely cause."""
+"""If an event fails this often while Svix processes other projects' sends, the event itself is
+probably the cause."""
 
 
 class Sender(Protocol):
-    """Makes one call to Svix and classifies the answer. No method raises for what Svix does."""
+    """Makes one call to Svix and classifies the answer. A failure of Svix is an answer too."""
 
     async def send(self, event: Event, idempotency_key: str) -> Answer:
         """Create the event's message."""
@@ -105,7 +106,7 @@ class Settle:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Release the claim. The next attempt makes this call, at once or after a back-off."""
+    """Release the claim. The next attempt makes this call, immediately or after a back-off."""
 
     call: Call
     back_off: bool = False
@@ -124,7 +125,7 @@ class History:
 
     has_sent: bool = False
     saw_acceptance: bool = False
-    """Whether Svix answered 2xx with a body that broke off."""
+    """Whether Svix answered a send with 2xx and a body that broke off."""
     conflicts: int = 0
     first_asked_at: float | None = None
 
@@ -159,14 +160,14 @@ def what_next(  # noqa: PLR0911 - a return for each row
         case Call.SEND, Verdict.ACCEPTED:
             return Settle(fanout_confirmed=True)
         case Call.SEND, Verdict.BROKEN_OFF | Verdict.CONFLICT:
-            # Svix probably has the message. Sending again would not tell: after a 2xx that broke
-            # off, another answer may break off; a conflict stays one.
+            # Svix probably has the message. Another send would not show that: its answer may break
+            # off too, or be a conflict again.
             return Retry(Call.ASK)
         case Call.SEND, Verdict.REJECTED:
             return GiveUp(Outcome.REJECTED)
         case Call.ASK, Verdict.ACCEPTED:
-            # Svix may have stored the message and died before it queued it for the endpoints. Only
-            # a 2xx that we saw rules that out.
+            # Svix may have stored the message and crashed before queueing it for the endpoints.
+            # Only a 2xx to a send rules that out.
             return Settle(fanout_confirmed=history.saw_acceptance)
         case Call.ASK, Verdict.MISSING if history.has_unexplained_conflict(now):
             return GiveUp(Outcome.CONFLICT)
@@ -179,8 +180,8 @@ def what_next(  # noqa: PLR0911 - a return for each row
         case call, Verdict.RATE_LIMITED:
             return Retry(call)  # the pacer delays the next turn
         case call, _:
-            # UNAVAILABLE, or MISCONFIGURED for a push: it may pass, and waiting costs no other
-            # event anything. A send may be repeated, because Svix recognises its idempotency key.
+            # UNAVAILABLE, or MISCONFIGURED for a push: the fault may pass. A send may be repeated,
+            # because Svix recognises its idempotency key.
             return Retry(call, back_off=True)
 
 
@@ -188,7 +189,7 @@ def what_next(  # noqa: PLR0911 - a return for each row
 
 
 class Delivery:
-    """Delivers events, one call of `deliver` each. Any number of calls may run at once.
+    """Delivers events, one call of `deliver` each. Any number of calls may run concurrently.
 
     With `ask_first`, each delivery asks Svix for the message before it sends anything. `observe` is
     called with the name of each step of an event, for the debug log.
@@ -241,7 +242,7 @@ class Delivery:
     async def _wait_for_others(self, request: "_Request") -> Result | None:
         """Wait until no other request of this process works on the event.
 
-        Returns a result if the event was delivered meanwhile or the time is over, else None.
+        Returns a result if the event was delivered meanwhile or the deadline has passed, else None.
         """
         while (other := self._under_way.get(request.key)) is not None:
             try:
@@ -287,6 +288,8 @@ class _Request:
 
     async def _run(self) -> Result:
         delivery = self._delivery
+        # A duplicate needs no turn, so it is answered even while Svix accepts nothing. If a turn is
+        # free, the claim recognises the duplicate, and no extra read is needed.
         if delivery.pacer.must_wait(self._waiter) and (duplicate := await self.delivered_before()):
             return duplicate
         while not delivery.closing:
@@ -306,13 +309,13 @@ class _Request:
     async def delivered_before(self) -> Result | None:
         """`duplicate` if the ledger says that the event was delivered, else None.
 
-        None too if the ledger does not answer: a later claim asks it again.
+        Also None if the ledger does not answer, because a later claim asks it again.
         """
         with contextlib.suppress(LedgerUnavailable):
             record = await self._delivery.ledger.record(self.key)
-            refusal = record.refusal(self._event) if record else None
-            if isinstance(refusal, Duplicate):
-                return results.duplicate(refusal)
+            denial = record.denial(self._event) if record else None
+            if isinstance(denial, Duplicate):
+                return results.duplicate(denial)
         return None
 
     async def _attempt(self) -> Result | Retry | InProgress:
@@ -337,8 +340,8 @@ class _Request:
             return results.unsent(self._last_failure, no_turn)
         except asyncio.CancelledError:
             if held is not None:
-                # The process is about to end. After a release, a redelivery need not wait for the
-                # lease.
+                # The process is about to end. Without the release, a redelivery would have to wait
+                # until the lease ends.
                 with contextlib.suppress(ClaimLost, LedgerUnavailable):
                     await delivery.ledger.release(held)
             raise
@@ -395,18 +398,18 @@ class _Request:
         if taken_over := await self._release(claim):
             return taken_over
         if isinstance(step, GiveUp):
-            return results.refused(step.outcome, answer)
+            return results.not_accepted(step.outcome, answer)
         self._next_call = step.call
         return step
 
     async def _complete(self, claim: Claim, answer: Answer, step: Settle) -> Result | InProgress:
-        """Record the event as delivered, trying until the deadline.
+        """Record the event as delivered. Retries until the deadline.
 
-        Each try is conditional on our claim, so it is safe even after the lease has ended.
+        Each write is conditional on our claim, so it is safe even after the lease has ended.
         """
         delivery = self._delivery
         confirmed = step.fanout_confirmed
-        for pause in delivery.waits.pauses(_FIRST_LOOK, _LONGEST_LOOK):
+        for pause in delivery.waits.pauses(_FIRST_POLL, _LONGEST_POLL):
             try:
                 await delivery.ledger.complete(claim, answer.message_id, fanout_confirmed=confirmed)
             except ClaimLost:
@@ -421,22 +424,22 @@ class _Request:
         raise AssertionError  # there is always another pause
 
     async def _release(self, claim: Claim) -> InProgress | None:
-        """Let the next delivery claim the event. `InProgress` if another has taken the claim."""
+        """Let the next delivery claim the event. `InProgress` if another has claimed it already."""
         try:
             self._claim = await self._delivery.ledger.release(claim)
         except ClaimLost:
             return InProgress(0.0, claim.attempts)
         except LedgerUnavailable:
-            # Our next claim finds our token in the record and takes the claim over
-            # immediately. Other deliveries can do so when the lease ends.
+            # If our token is still in the record, our next claim takes the claim over immediately.
+            # Other deliveries can do so when the lease ends.
             return None
         self._delivery.observe("released", self._event)
         return None
 
     async def _wait_until_free(self, claimed: InProgress) -> Result | None:
-        """Poll until the event is delivered, or free (None), or the budget is over."""
+        """Poll the record until the event is free (None) or delivered, or the budget ends."""
         delivery = self._delivery
-        for pause in delivery.waits.pauses(_FIRST_LOOK, _LONGEST_LOOK):
+        for pause in delivery.waits.pauses(_FIRST_POLL, _LONGEST_POLL):
             budget = self.deadline - delivery.waits.clock()
             if budget <= 0 or delivery.closing:
                 break
@@ -444,9 +447,9 @@ class _Request:
             try:
                 record = await delivery.ledger.record(self.key)
             except LedgerUnavailable:
-                claimed = InProgress(_LONGEST_LOOK, claimed.attempts)
+                claimed = InProgress(_LONGEST_POLL, claimed.attempts)
                 continue
-            match record.refusal(self._event) if record else None:
+            match record.denial(self._event) if record else None:
                 case None:
                     return None
                 case Duplicate() as duplicate:
@@ -458,8 +461,8 @@ class _Request:
     async def _back_off(self) -> None:
         """Wait before the next attempt.
 
-        If the event is hopeless and half its budget is over, stop waiting as soon as the pacer
-        permits a nack.
+        If the event is hopeless and half its budget has passed, the wait ends as soon as the pacer
+        permits a nack, so that the request does not occupy a place in vain.
         """
         delivery, now = self._delivery, self._delivery.waits.clock()
         pause = min(next(self._back_offs), max(0.0, self._waiter.last_turn - now))

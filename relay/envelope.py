@@ -1,9 +1,9 @@
 """Reads a request's body and headers into an `Event`, or refuses them. Does no I/O.
 
 A body has one of three forms: Pub/Sub's wrapped push, its unwrapped push, or a bare event posted by
-hand. The structure and the headers say which. The event is a CloudEvents object, or is in
-CloudEvents' binary mode (`binary_mode.py`). An event that is JSON goes to Svix as it came, or is
-refused; it is never edited.
+hand. Its structure and the headers show which. The event is a CloudEvents object, or is in
+CloudEvents' binary mode (`binary_mode.py`). An event's JSON is never edited: it goes to Svix
+unchanged, or is refused.
 
 Sources: https://cloud.google.com/pubsub/docs/push and
 https://cloud.google.com/pubsub/docs/payload-unwrapping
@@ -44,7 +44,7 @@ _MOST_TAGS = 5
 _METADATA_LIMIT = 1024  # characters; Pub/Sub's own message ids and subscription names are shorter
 
 _PUSHED_BY = "APIs-Google"
-"""The beginning of the User-Agent of each Pub/Sub push."""
+"""The beginning of the User-Agent of every Pub/Sub push."""
 _DATA = re.compile(rb'"data"\s*:\s*("(?:[^"\\]++|\\.)*+")', re.DOTALL)
 _MESSAGE_FIELDS = {"data", "messageId", "message_id", "attributes"}
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -83,9 +83,9 @@ class Source:
     published_at: datetime | None = None
     delivery_attempt: int | None = None
     attributes: Mapping[str, str | None] = field(default_factory=dict, repr=False)
-    """The message's attributes; None for one that occurs twice, or that Pub/Sub could not carry. An
-    unwrapped push has them as headers. Of those, only the ones that a replay needs are kept:
-    `ce-...`, `content-type` and `content-encoding`."""
+    """The message's attributes. The value is None for an attribute that occurs twice, or that
+    Pub/Sub could not carry. An unwrapped push has its attributes as headers. Of these, only the
+    ones that a replay needs are kept: `ce-...`, `content-type` and `content-encoding`."""
     traceparent: str | None = None
     """The publisher's trace, or the request's (https://www.w3.org/TR/trace-context/)."""
 
@@ -116,7 +116,7 @@ class Event:
 
 
 class Refused(Exception):
-    """No event can be read from the request. The text quotes nothing of the body.
+    """No event can be read from the request. The message quotes nothing of the body.
 
     `outcome` is MALFORMED, REJECTED (the event is too large for Svix) or INCOMPLETE. `code` is
     TOO_LARGE or MEDIA_TYPE if HTTP has a status for that reason.
@@ -141,8 +141,8 @@ class Refused(Exception):
 def read(body: bytes, headers: Mapping[str, str], tag_paths: Sequence[str]) -> Event:
     """The event in a request's body.
 
-    `headers` has lower-case names. Starlette's headers also yield repeated ones. `tag_paths` lead
-    to strings in the event, such as `data.id`. Raises `Refused`.
+    `headers` has lower-case names, and yields a repeated name each time, as Starlette's headers do.
+    `tag_paths` lead to strings in the event, such as `data.id`. Raises `Refused`.
     """
     attributes = Attributes.of_headers(headers)
     source = _source(headers, attributes, body)
@@ -166,7 +166,7 @@ def read(body: bytes, headers: Mapping[str, str], tag_paths: Sequence[str]) -> E
 def read_again(
     data: bytes, form: str, attributes: Mapping[str, str | None], tag_paths: Sequence[str]
 ) -> Event:
-    """The event in a dead letter's data and attributes, read as it was the first time.
+    """The event in a dead letter's data and attributes, read in the same way as from its push.
 
     The event's source is not a push, so the event is not parked again. Raises `Refused`.
     """
@@ -198,7 +198,7 @@ def _source(headers: Mapping[str, str], attributes: Attributes, body: bytes) -> 
 
 
 class _Parsed(NamedTuple):
-    """What came of parsing bytes as JSON."""
+    """The result of parsing bytes as JSON."""
 
     text: bytes
     """The JSON in UTF-8."""
@@ -297,6 +297,8 @@ def _read_event(
     text, value, fault = parsed
     if fault is None and strict_json.has_lone_surrogate(text):
         fault = "a lone surrogate"
+    # A body that has the three names is a whole event, in structured mode. Wrapping it as the data
+    # of a second event would change what the customer gets.
     if attributes.binary and not _has_names(value):
         try:
             text, value = attributes.structured(source.data, None if fault else text, value)

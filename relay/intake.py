@@ -1,15 +1,15 @@
 """Decides which request's body is read when, so that large bodies do not fill the memory.
 
-A small body is read at once. A large one must be admitted before its first byte is read. The total
-size of admitted bodies never exceeds the limit. A body counts from its admission until its request
-is answered.
+A small body is read immediately. A large one must be admitted before its first byte is read. The
+total size of admitted bodies never exceeds the limit. A body counts from its admission until its
+request is answered.
 
-A body that waits stays unread. So its sender must stop sending (back-pressure), and the server
-buffers little of it. Waiting projects take turns. A project is known before its body is read only
-if the event's attributes are headers; the others share one line.
+A waiting body stays unread. So its sender must stop sending (back-pressure), and the server buffers
+little of it. Projects are admitted round-robin. A body's project is known before the body is read
+only if the event's attributes are headers; all other bodies share one line.
 
-Large bodies are parsed one at a time, and take half of the event loop's time at most. So they do
-not hold up small events.
+Large bodies are parsed one at a time, in at most half of the event loop's time. So they do not
+delay small events.
 """
 
 import asyncio
@@ -24,21 +24,21 @@ from relay.envelope import EVENT_LIMIT, PUSH_LIMIT, Event, Refused, read, source
 from relay.outcome import TOO_LARGE, Outcome
 
 _SMALL = 16 * 1024
-"""Bytes of the largest body that is read at once. 3,000 such bodies are 48 MiB. An event usually
-has about 1 KiB."""
+"""Bytes of the largest body that is read immediately. 3,000 such bodies are 47 MiB. An event
+usually has about 1 KiB."""
 
-_PARSED_ALONE = 64 * 1024
-"""Bytes of the largest body that is parsed at once. A larger one takes more than a millisecond."""
+_QUICKLY_PARSED = 64 * 1024
+"""Bytes of the largest body that is parsed immediately. A larger one takes over a millisecond."""
 
 ARRIVAL_SECONDS = 20.0
-"""The longest a body may take to arrive once it may be read: 14 MB at 6 Mbit/s."""
+"""The longest a body may take to arrive after its admission: 14 MB at 6 Mbit/s."""
 
 
 class NotAdmitted(Exception):
     """There was no room for the body in time. None of it was read."""
 
     def __init__(self) -> None:
-        super().__init__("too many large bodies at once: this one was not read in time")
+        super().__init__("too many large bodies are waiting: this one was not read in time")
 
 
 @dataclass(eq=False, slots=True)
@@ -63,7 +63,7 @@ class Intake:
         self._clock = clock
         self._arrival_seconds = arrival_seconds
         self._lines: OrderedDict[str | None, deque[_Place]] = OrderedDict()
-        """The waiting bodies by project. The project whose turn is next comes first."""
+        """The waiting bodies by project. The next project comes first."""
         self._large_parses = _LargeParses(clock)
 
     @contextlib.asynccontextmanager
@@ -76,7 +76,7 @@ class Intake:
         """
         size = _size(headers)
         admission = Admission(size, headers, self._arrival_seconds, self._large_parses)
-        if size <= _SMALL or size > PUSH_LIMIT:  # the latter is refused unread
+        if size <= _SMALL or size > PUSH_LIMIT:  # a body over PUSH_LIMIT is refused unread
             yield admission
             return
         await self._enter(size, headers.get("ce-project"), last_moment)
@@ -109,7 +109,7 @@ class Intake:
         self._admit_next()
 
     def _admit_next(self) -> None:
-        """Admit bodies in turn while there is room. A smaller body does not overtake a larger."""
+        """Admit the next bodies while there is room. A small body does not overtake a large one."""
         while self._lines:
             project, line = next(iter(self._lines.items()))
             while line and line[0].admitted.cancelled():
@@ -135,10 +135,10 @@ class _LargeParses:
 
     @contextlib.asynccontextmanager
     async def one(self) -> AsyncIterator[None]:
-        """Wait until no other body is parsed. Then the event loop is free for as long as it took.
+        """Wait for the other large parses. Later ones are delayed for as long as this one takes.
 
-        One round of the loop between two parses would not be enough: uvloop accepts one connection
-        a round, and a small event takes several rounds.
+        One iteration of the event loop between two parses would not be enough: uvloop accepts one
+        connection per iteration, and a small event needs several iterations.
         """
         async with self._lock:
             began = self._clock()
@@ -166,7 +166,7 @@ class Admission:
     async def event(self, chunks: AsyncIterator[bytes], tag_paths: Sequence[str]) -> Event:
         """Read the chunks of the body, and return its event. Raises `Refused`."""
         body = await self._read(chunks)
-        if len(body) <= _PARSED_ALONE:
+        if len(body) <= _QUICKLY_PARSED:
             return read(body, self._headers, tag_paths)
         async with self._large_parses.one():
             try:
@@ -193,19 +193,19 @@ class Admission:
         return b"".join(parts)
 
     def _too_large(self) -> Refused:
-        """The refusal of a body that is larger than any push, or than it was declared."""
+        """The refusal of a body that is larger than any push, or than its declared size."""
         source = replace(source_of(self._headers), pushed=False)
         detail = "the body is larger than the relay accepts"
         return Refused(Outcome.REJECTED, detail, source, code=TOO_LARGE)
 
     def _incomplete(self, how: str) -> Refused:
-        """The refusal of a body that was not read to its end. It is never parked."""
+        """The refusal of a body that was not read to its end. Such a body is never parked."""
         source = source_of(self._headers)
         return Refused(Outcome.INCOMPLETE, f"the body {how}", source)
 
 
 def _size(headers: Mapping[str, str]) -> int:
-    """The number of bytes that the body has, or the most that it may have."""
+    """The body's declared size in bytes. If none is declared, the maximum for its kind."""
     declared = headers.get("content-length", "")
     if declared.isdecimal():
         return int(declared)

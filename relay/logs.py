@@ -80,7 +80,7 @@ class Log:
         _write_line(line)
 
     def reconciliation(self, counts: Mapping[str, object], severity: str) -> None:
-        """Log what a reconciliation has found, at any level, because an alert needs the line."""
+        """Log what a reconciliation found, at any log level, because an alert needs the line."""
         line = {"severity": severity, "message": "reconciliation", "reconciliation": counts}
         _write_line(line)
 
@@ -123,7 +123,7 @@ def _write_line(line: Mapping[str, object]) -> None:
 
 
 def _lag_ms(result: Result, source: Source) -> int | None:
-    """Milliseconds from publishing until now, if this delivery put the event into Svix."""
+    """Milliseconds from publishing until now, if the outcome is `delivered`."""
     if result.outcome is not Outcome.DELIVERED or source.published_at is None:
         return None
     lag = datetime.now(UTC) - source.published_at

@@ -1,6 +1,6 @@
 """The values for Svix's answers and for the results of deliveries.
 
-`sender.py` classifies what came over the wire into an `Answer`. `delivery.py` turns answers into a
+`sender.py` classifies what Svix answered as an `Answer`. `delivery.py` turns answers into a
 `Result`. `main.py` and `logs.py` show the result.
 """
 
@@ -27,12 +27,12 @@ class Verdict(Enum):
     RATE_LIMITED = "rate_limited"
     """Svix answered 429."""
     CONFLICT = "conflict"
-    """Svix answered 409: it has the event already, or holds a lock on its key, or two events race
-    to create an application."""
+    """Svix answered 409: it has the event already, or holds a lock on the idempotency key, or two
+    events race to create an application."""
     MISSING = "missing"
     """Svix answered that it does not have the message."""
     REJECTED = "rejected"
-    """Svix will refuse this event every time, until someone changes the event or Svix."""
+    """Svix will reject this event every time, until someone changes the event or Svix."""
     UNAVAILABLE = "unavailable"
     """There is no usable answer. Svix may or may not have accepted the event."""
     MISCONFIGURED = "misconfigured"
@@ -64,9 +64,9 @@ class Answer:
 
     @property
     def taken(self) -> bool:
-        """Whether the answer shows that Svix works: it processed the event, or rejected it.
+        """Whether the answer shows that Svix processes sends.
 
-        An unknown application counts too: Svix works, and has read the request.
+        A conflict, a rejection and an unknown application show that too.
         """
         return self.call is Call.SEND and (
             self.verdict in _TAKEN or self.code in {"not_found", "unknown_application"}
@@ -74,7 +74,7 @@ class Answer:
 
     @property
     def failed(self) -> bool:
-        """Whether this counts towards an outage."""
+        """Whether the answer counts towards an outage."""
         return self.verdict is Verdict.MISCONFIGURED or (
             self.verdict is Verdict.UNAVAILABLE and not self.taken
         )
@@ -136,11 +136,11 @@ _STATUS_OF_CODE = {TOO_LARGE: 413, MEDIA_TYPE: 415}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """How one delivery ended: everything its answer and its log line say."""
+    """How one delivery ended: what its HTTP answer and its log line say."""
 
     outcome: Outcome
     detail: str | None = None
-    """The last failure, in words for people."""
+    """What failed last, in words for people."""
     remark: Remark | None = None
     code: str | None = None
     """A machine-readable reason, such as `too_large` or `unknown_application`."""
@@ -158,7 +158,7 @@ class Result:
 
     @property
     def acknowledges(self) -> bool:
-        """Whether Pub/Sub takes the answer as an ack."""
+        """Whether the answer is an ack for Pub/Sub."""
         return self.status == 200  # noqa: PLR2004 - HTTP's own number
 
     @property

@@ -10,7 +10,7 @@ from relay.ledger import DeadLetter, Ledger, LedgerUnavailable
 from relay.outcome import Outcome, Result
 from relay.waits import Waits
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds, while the ledger does not answer
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds before each retry, doubled each time
 
 
 @dataclass(frozen=True, slots=True)

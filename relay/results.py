@@ -4,7 +4,7 @@ from relay.ledger import Duplicate, InProgress, LedgerMisconfigured, LedgerUnava
 from relay.outcome import Answer, Outcome, Remark, Result, Verdict
 from relay.pacing import NoTurn
 
-# The outcome when no turn is left, by Svix's last verdict. For any other verdict: `unavailable`.
+# The outcome if no turn is left, by the verdict of Svix's last answer. Other verdicts: UNAVAILABLE.
 _UNSENT = {
     Verdict.RATE_LIMITED: Outcome.RATE_LIMITED,
     Verdict.MISCONFIGURED: Outcome.MISCONFIGURED,
@@ -42,15 +42,15 @@ def duplicate(record: Duplicate) -> Result:
 
 
 def in_progress(claimed: InProgress) -> Result:
-    """Another delivery holds the claim, and the budget has run out."""
+    """Another delivery holds the claim, and the budget has ended."""
     detail = "another delivery holds the claim"
     if claimed.lease_remaining:
         detail += f", for {claimed.lease_remaining:.0f} s at most"
     return Result(outcome=Outcome.IN_PROGRESS, detail=detail)
 
 
-def refused(outcome: Outcome, answer: Answer, retry_after: float | None = None) -> Result:
-    """Svix has not accepted the event. `retry_after` is in seconds."""
+def not_accepted(outcome: Outcome, answer: Answer, retry_after: float | None = None) -> Result:
+    """Svix did not accept the event. `retry_after` is in seconds."""
     return Result(
         outcome=outcome,
         detail=f"Svix: {answer}",
@@ -62,11 +62,11 @@ def refused(outcome: Outcome, answer: Answer, retry_after: float | None = None) 
 
 
 def unsent(failure: Answer | LedgerUnavailable | None, no_turn: NoTurn | None = None) -> Result:
-    """No attempt succeeded, and none is left. `failure` is what the last one failed with."""
+    """No attempt succeeded, and no more can be made. `failure` is that of the last attempt."""
     retry_after = no_turn.retry_after if no_turn else None
     match failure:
         case Answer(verdict=verdict):
-            return refused(_UNSENT.get(verdict, Outcome.UNAVAILABLE), failure, retry_after)
+            return not_accepted(_UNSENT.get(verdict, Outcome.UNAVAILABLE), failure, retry_after)
         case LedgerMisconfigured():
             outcome, detail = Outcome.MISCONFIGURED, f"the ledger: {failure}"
         case LedgerUnavailable():

@@ -1,6 +1,6 @@
 """The Svix adapter: makes one call through Svix's SDK, and classifies the answer.
 
-The verdict depends on what came over the wire (`svix_http.py`), not on the SDK's exception. The
+The verdict depends on the answer as received (`svix_http.py`), not on the SDK's exception. The
 SDK's own retries are off, because `delivery.py` retries, and knows the pauses and the deadline.
 
 Sources: https://api.svix.com/docs and the SDK's code. Tests check what this module relies on.

@@ -24,7 +24,7 @@ _NO_LONE_SURROGATE = re.compile(
 class UnsafeJson(ValueError):
     """The bytes are not JSON, or are JSON that parsers read differently.
 
-    The text quotes nothing of them.
+    The message quotes nothing of the bytes.
     """
 
 
@@ -37,8 +37,8 @@ class _ObjectWithRepeats(dict[str, Any]):
 def parse(data: bytes) -> tuple[bytes, Any]:
     """The text in UTF-8, and its value. Raises `UnsafeJson`.
 
-    The text is `data` itself. Only a BOM is dropped, and UTF-16 and UTF-32 are recoded. Escapes of
-    lone surrogates pass: `has_lone_surrogate` finds them.
+    The text is `data` itself, except that a BOM is dropped, and UTF-16 and UTF-32 are recoded.
+    Escapes of lone surrogates pass: `has_lone_surrogate` finds them.
     """
     encoding = json.detect_encoding(data)
     try:
@@ -64,7 +64,7 @@ def repeated_names(value: object) -> frozenset[str]:
 
 
 def first_members(data: bytes) -> dict[str, Any]:
-    """The members of an invalid object, up to its first fault. Repeated ones become None."""
+    """The members of an invalid object, up to its first fault. A repeated member becomes None."""
     text = data.decode(json.detect_encoding(data), "replace").lstrip(_BOM).lstrip()
     members: dict[str, Any] = {}
     separator, at = "{", 0

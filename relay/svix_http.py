@@ -3,7 +3,7 @@
 The work is done by Rust's reqwest. A call costs a third of aiohttp's processor time and a twentieth
 of httpx's, and the client is imported in a hundredth of the time.
 
-Each call keeps what came over the wire, because the SDK raises parsing errors for bodies that it
+Each call keeps the answer as received, because the SDK raises parsing errors for bodies that it
 does not expect.
 
 Proxies come from the environment (`HTTPS_PROXY`, `NO_PROXY`, ...). The client trusts certifi's
@@ -25,7 +25,7 @@ _KEEP_ALIVE_SECONDS = 50.0
 """How long an idle connection is kept. A load balancer usually closes it after a minute."""
 
 _LONGEST_ANSWER = 4 * 1024 * 1024
-"""Bytes. An answer about an event has a few hundred, the longest page of a listing a megabyte."""
+"""Bytes. The answer to a send has a few hundred, the largest page of a listing a million."""
 
 _EMPTY_PAYLOAD = b'"payload":{}'
 """The text with which the SDK writes an empty payload. The event's text replaces the `{}`."""
@@ -85,7 +85,7 @@ class SvixCall:
         self._seconds = seconds
         self._payload = payload
         self.answer: WireAnswer | None = None
-        """What has come so far; None before the status."""
+        """The answer, as far as it was received; None before its status."""
         self.failure: str | None = None
         """Why there is no complete answer, such as `ConnectError` or `no answer in 10 s`."""
 

@@ -1,4 +1,4 @@
-"""Waiting between tries: a clock, a sleep, and pauses that double.
+"""Waiting between retries: a clock, a sleep, and pauses that double.
 
 Times are seconds.
 """
@@ -11,22 +11,19 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 _JITTER = 0.1
-"""A pause is lengthened at random by up to this share, so that requests do not retry together."""
+"""Each pause is up to this share longer, at random, so that requests do not retry together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """The clock, the sleep and the random numbers of whatever waits. Tests pass their own."""
+    """The clock, the sleep and the random numbers of code that waits. Tests pass their own."""
 
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     uniform: Callable[[float, float], float] = random.uniform
 
     def pauses(self, first: float, longest: float) -> Iterator[float]:
-        """The pause before each new try: `first`, doubled each time up to `longest`, with jitter.
-
-        Jitter comes on top of `longest`.
-        """
+        """The pause before each retry: `first`, doubled each time up to `longest`, plus jitter."""
         for doublings in itertools.count():
             yield min(first * 2 ** min(doublings, 20), longest) * self.uniform(1, 1 + _JITTER)
 

@@ -32,10 +32,10 @@ s, and a release and an answer take a moment
 (https://cloud.google.com/run/docs/container-contract#instance-shutdown)."""
 
 _GARBAGE_THRESHOLD = 10_000
-"""The number of new objects after which Python looks for cycles. Its default of 700 is reached by
-two or three events."""
+"""The number of new objects after which Python looks for cycles. Two or three events create more
+than Python's default of 700."""
 
-_STATE_SECONDS = 1.0  # between two lines of the debug log with the pacer's state
+_STATE_SECONDS = 1.0  # between two lines with the pacer's state, at DEBUG
 
 
 def ledger_opener(settings: Settings, *, create: bool) -> Callable[[], Archive]:
@@ -63,8 +63,8 @@ def svix_sender(settings: Settings) -> SvixSender:
 def collect_less_garbage() -> None:
     """Make the garbage collector ignore all objects that exist now, and run less often.
 
-    The imported modules have 100,000 objects. Each full collection looked at all of them, which
-    took a tenth of an event's processor time. To be called once, when a process begins to serve.
+    The imported modules have 100,000 objects. Full collections that visited all of them took a
+    tenth of an event's processor time. To be called once, when a process begins to serve.
     """
     gc.freeze()
     gc.set_threshold(_GARBAGE_THRESHOLD)
@@ -140,6 +140,8 @@ class Worker:
             result = Result(outcome=Outcome.MISCONFIGURED, detail=f"the ledger: {failure}")
         except Exception as fault:  # noqa: BLE001 - each request gets an outcome and a log line
             result = Result(outcome=Outcome.UNAVAILABLE, detail=_place_of(fault))
+        # An incomplete body is nacked immediately. Its sender is slow or gone, and waiting would
+        # occupy a place of the instance.
         is_nack = known.source.pushed and not result.acknowledges
         if is_nack and result.outcome is not Outcome.INCOMPLETE:
             await self._pacer.nacks.space(deadline)
@@ -155,7 +157,7 @@ class Worker:
 
     async def reconcile(self) -> dict[str, object]:
         """Compare the ledger with Svix while deliveries go on. Logs the report and returns it."""
-        # Imported here, so that a cold start does not take the time for it.
+        # Imported here to keep cold starts short.
         from relay.operate.scheduled import reconcile  # noqa: PLC0415 - see above
 
         task = asyncio.current_task()
@@ -245,10 +247,10 @@ class _Known:
 
 
 def _place_of(fault: Exception) -> str:
-    """Name the exception and its place in the code. Its text may quote the payload."""
+    """Name the exception and its place in the code. Its message may quote the payload."""
     place, trace = "", fault.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
         place = f"{code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}"
         trace = trace.tb_next
-    return f"a fault of the relay's own: {type(fault).__name__} at {place}"
+    return f"a fault in the relay: {type(fault).__name__} at {place}"

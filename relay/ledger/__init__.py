@@ -6,7 +6,7 @@ the operator's commands use. `firestore.py` and `sqlite.py` implement both and p
 A ledger does not call Svix and decides no outcome. It gives a claim to one worker at a time, judges
 leases by its own clock, and rejects the writes of a worker that has lost its claim.
 
-Durations are seconds. Only what is added to dates is a timedelta.
+Durations are in seconds, except those that are added to dates, which are timedeltas.
 """
 
 import hashlib
@@ -21,9 +21,9 @@ from relay.envelope import Event, Form, Names, Source
 from relay.outcome import Result
 
 LEASE_SECONDS = 30.0
-"""How long a claim is valid. A call to Svix has ended at most 15 s after its claim was asked for: 5
-to claim, 10 to call. So no worker still calls Svix when its lease ends. The record holds the
-claim's lease, so that every version of the relay judges a claim by the same lease."""
+"""How long a claim is valid. A claim takes at most 5 s, and the call to Svix 10 s. So no worker
+still calls Svix when its lease ends. The record holds the claim's lease, so that every version of
+the relay judges the claim by the same lease."""
 
 LEDGER_CALL_SECONDS = 5.0
 """The longest one call may take, including its retries."""
@@ -33,15 +33,14 @@ PARK_SECONDS = 20.0
 30 s after its budget, so there is time to store a letter after the budget."""
 
 RECORD_LIFETIME = timedelta(days=45)
-"""Longer than Pub/Sub can hold a message: 7 days in the subscription and 31 in the dead-letter
-subscription. While a message can come back, its record is needed to recognise it."""
+"""Longer than Pub/Sub can keep a message: 7 days in the subscription and 31 in the dead-letter
+subscription. While a message can be redelivered, the record is needed to recognise it."""
 
 DEAD_LETTER_LIFETIME = timedelta(days=90)
 
 SHARDS = 4
 """The number of parts that the records' index is split into. The index is ordered by time, so all
-new entries go to its end. Firestore writes 500 entries a second there. Each shard has its own
-end."""
+new entries go to its end, where Firestore takes 500 a second. Each shard has an end of its own."""
 
 _LONGEST_NAME = 1024  # characters of a dead letter's id, type or project
 
@@ -50,8 +49,8 @@ def key_of(project: str, event_id: str) -> str:
     """The event's document id and its idempotency key at Svix: 64 hexadecimal digits.
 
     It is a hash for two reasons. Firestore reserves some document ids, such as `__x__`. Sequential
-    ids would put all of Firestore's load on one range of keys. The newline separates the two names,
-    because neither can contain it.
+    ids would put all of Firestore's load on one range of keys. A newline separates the two names,
+    because neither can contain one.
     """
     return hashlib.sha256(f"{project}\n{event_id}".encode()).hexdigest()
 
@@ -63,7 +62,7 @@ class LedgerUnavailable(Exception):
 class LedgerMisconfigured(LedgerUnavailable):
     """The credentials, the project, the database or the file are wrong.
 
-    Every call fails until a person corrects that. The text is one sentence that says what to check.
+    Every call fails until a person corrects that. The message is one sentence on what to check.
     """
 
 
@@ -72,7 +71,7 @@ class ClaimLost(Exception):
 
 
 class LetterDamaged(Exception):
-    """A dead letter's payload is incomplete. The text names the missing or wrong part."""
+    """A dead letter's payload is incomplete or damaged. The message says what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,7 @@ class Claim:
     token: str
     """A random string that identifies this claim."""
     version: object
-    """The version of the record that a settle requires; the ledger decides what it is."""
+    """The record's version, of a type of the ledger's own. A settle requires it to be unchanged."""
     attempts: int
     """How many claims the event has had, including this one."""
     age: float
@@ -130,21 +129,21 @@ class Record:
     attempts: int
     """How many claims the event has had."""
     payload_sha256: str
-    """The hash of the event that was claimed first. It shows whether the id comes again with
+    """The hash of the payload that was claimed first. It shows whether the same id comes again with
     another payload."""
     first_claimed_at: datetime
     touched_at: datetime
     """When the record was last written."""
     read_at: datetime
     version: object = field(default=None, repr=False)
-    """The version of the record that a write requires, as in a claim."""
+    """The record's version, which must be unchanged when the record is written, as in a claim."""
     delivered_at: datetime | None = None
     svix_message_id: str | None = None
     fanout_confirmed: bool | None = None
     """True if we saw Svix accept the event, which means that Svix has queued it. False if we only
     know it from asking. None if the event is not delivered."""
     pubsub_message_id: str | None = None
-    """The id of the message that the latest claim was for."""
+    """The id of the Pub/Sub message whose delivery made the latest claim."""
 
     @property
     def key(self) -> str:
@@ -163,8 +162,8 @@ class Record:
             return 0.0
         return self.lease - (self.read_at - self.touched_at).total_seconds()
 
-    def refusal(self, event: Event) -> Duplicate | InProgress | None:
-        """Why `event` cannot be claimed now; None if it can."""
+    def denial(self, event: Event) -> Duplicate | InProgress | None:
+        """Why a claim of `event` is denied now; None if it is not."""
         if self.state is State.DELIVERED:
             changed = event.payload_sha256 != self.payload_sha256
             return Duplicate(self.svix_message_id, changed, self.attempts)
@@ -180,7 +179,7 @@ class DeadLetter:
     id: str
     """64 hexadecimal digits."""
     data: bytes = field(repr=False)
-    """The bytes that came."""
+    """The event's bytes, or the request's whole body."""
     form: Form = Form.DATA
     """What `data` is."""
     attributes: str = field(default="{}", repr=False)
@@ -188,7 +187,8 @@ class DeadLetter:
     reason: str
     """The outcome: `rejected`, `malformed` or `conflict`."""
     detail: str
-    """The reason in words for people. It never quotes Svix's text."""
+    """The reason in words for people. Of Svix's answer it has only the status, the code and the
+    names of the faulty fields."""
     message_id: str | None = None
     subscription: str | None = None
     project: str | None = None
@@ -210,7 +210,7 @@ class DeadLetter:
         """
         attributes = dict(source.attributes)
         if source.message_id is None:
-            # In binary mode two events may differ in their attributes alone.
+            # Two events in binary mode may differ in their attributes only.
             letter_id = hashlib.sha256(source.data)
             letter_id.update(f"\n{json.dumps(attributes, sort_keys=True)}".encode())
         else:
@@ -256,7 +256,7 @@ class Ledger(Protocol):
         """Claim the event, or say why that is not possible.
 
         `previous` is this delivery's own earlier claim. If its release was lost, the record still
-        holds that claim. Then the new claim replaces it at once.
+        holds that claim. Then the new claim replaces it immediately.
         """
 
     async def complete(
@@ -268,10 +268,10 @@ class Ledger(Protocol):
         """
 
     async def release(self, claim: Claim) -> Claim:
-        """End the claim, so that the next delivery can claim the event at once.
+        """End the claim, so that the next delivery can claim the event immediately.
 
-        Returns the released claim. Passed as `previous`, it saves the next claim a read. Raises
-        `ClaimLost` as `complete` does.
+        Returns the released claim. If the next claim gets it as `previous`, it usually needs no
+        read. Raises `ClaimLost` as `complete` does.
         """
 
     async def park(self, letter: DeadLetter) -> None:
@@ -287,21 +287,21 @@ class Ledger(Protocol):
 class Archive(Ledger, Protocol):
     """A ledger as the operator's commands use it: they read many records, and mend some.
 
-    An iterator holds one page in memory. It asks again for a page that fails. After two minutes of
+    An iterator holds one page in memory. It retries a page that fails. After two minutes of
     failures it raises `LedgerUnavailable`.
     """
 
     def undelivered(self) -> AsyncIterator[Record]:
         """All records that are not delivered, of any age. The record written longest ago is first.
 
-        A record that is written during the iteration moves to the end. So it may come twice, or not
-        at all if it is delivered.
+        A record that is written during the iteration moves to the end. So the iterator may return
+        it twice, or not at all if it is delivered meanwhile.
         """
 
     def touched_since(self, since: datetime) -> AsyncIterator[Record]:
         """The records that were written at `since` or later, in the order of their last write.
 
-        A record that is written during the iteration may come twice.
+        The iterator may return a record twice if it is written during the iteration.
         """
 
     async def mend(
@@ -332,16 +332,16 @@ class Archive(Ledger, Protocol):
         """
 
     async def update_dead_letter(self, letter: DeadLetter) -> None:
-        """Write the letter's reason, detail, and Svix's status and code.
+        """Write the letter's reason and detail, and Svix's status and code.
 
-        A letter that was discarded or deleted meanwhile is left as it is.
+        If the letter was discarded or deleted meanwhile, nothing happens.
         """
 
     async def discard_dead_letter(self, letter_id: str, why: str) -> None:
         """Erase a letter's payload, and keep the rest.
 
-        After an interruption, call it again. If the letter does not exist or is discarded, nothing
-        happens.
+        If the call is interrupted, repeat it. If the letter does not exist or is already discarded,
+        nothing happens.
         """
 
     async def delete_dead_letter(self, letter_id: str) -> None:

@@ -1,16 +1,16 @@
 """Sends several writes or reads of Firestore documents in one call.
 
-A call takes several times as much processor time as one document in it. `Batches.write` and
-`Batches.read` still look like single calls. Each has its own condition, answer and failure. This
-module knows documents, not events.
+A call takes several times as much processor time as one document in it. For their callers,
+`Batches.write` and `Batches.read` are single calls: each has its own condition, answer and failure.
+This module knows documents, not events.
 
-A write or a read is sent at once if few calls are under way. Otherwise it waits for one of them to
-end. What waits then forms the next batch. No timer holds a batch back until it is full.
+A write or a read is sent immediately if few calls are under way. Otherwise it waits until one of
+these ends. All that wait then are sent as the next batch. No timer delays a batch until it is full.
 
-A call has a short time limit, and Google's library does not retry it. A write that was aborted, or
-whose answer was lost, is sent again in a call of its own until its caller gives up. The first write
-may have been made, and then the second fails its condition. So the caller must read the document,
-and see whose write is there.
+A call has a short timeout, and Google's library does not retry it. A write that was aborted, or
+whose answer was lost, is retried in a call of its own until its caller gives up. If the first write
+was made, the retry fails its condition. So after a failed condition the caller must read the
+document to see whose write it has.
 
 Source: https://cloud.google.com/firestore/docs/reference/rpc/google.firestore.v1#batchwriterequest
 """
@@ -46,26 +46,26 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError
 
 LARGEST_BATCH = 20
-"""Documents in a batch, as in Google's own bulk writers. Larger batches save little more. In a
-batch of sixteen, a write already takes a ninth of the processor time of a single write."""
+"""The maximum of documents in a batch, as in Google's bulk writers. Larger batches would save
+little: in a batch of sixteen, a write already takes a ninth of a single write's processor time."""
 
 FEW, MANY = 4, 16
-"""The most batches under way: usually `FEW`, and up to `MANY` while answers are slow or batches are
-full. With four, a write waits a quarter of an answer's time on average before it is sent. With
-more, batches would be smaller and cost more. Sixteen batches and sixteen single documents, of
-writes and of reads, stay below HTTP/2's usual limit of a hundred calls per connection."""
+"""The maximum of batches under way: usually `FEW`, and up to `MANY` while answers are slow or
+batches are full. With four, one ends every quarter of an answer's time on average. With more,
+batches would be smaller and take more processor time. Sixteen batches and sixteen single documents,
+each for writes and for reads, stay below HTTP/2's usual limit of a hundred calls per connection."""
 
 SLOW_SECONDS = 0.1
-"""A call that takes longer than this no longer counts towards `FEW`, so that a call that hangs does
-not hold up others. Firestore answers in 10 to 50 ms."""
+"""A batch that takes longer than this no longer counts towards `FEW`, so that a hanging call does
+not delay others. Firestore answers in 10 to 50 ms."""
 
 CALL_SECONDS = 2.0
-"""The longest one call may take. A ledger call may take 5 s, so after a lost answer there is time
-for two more tries."""
+"""The timeout of one call. A ledger call may take 5 s, so after a lost answer there is time for two
+retries."""
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # seconds between the tries of one document
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # seconds between the retries of one document
 
-# With these answers, a write may or may not have been made.
+# After these answers, a write may or may not have been made.
 _UNANSWERED = (
     Aborted,
     Cancelled,
@@ -92,13 +92,12 @@ class Closed(Exception):
 class Batches:
     """Writes and reads through a gRPC channel of Google's library.
 
-    It uses the channel directly, because the library's client around it takes a fifth of a call's
-    processor time. `database` is the full name of the database, `metadata` what the library sends
-    with each call.
+    Both use the channel directly, because the library's client takes a fifth of a call's processor
+    time. `database` is the full name of the database, `metadata` what the library sends with each
+    call.
 
-    Both methods raise Google's exceptions, and `Closed`. Without an answer they try for ever, so
-    the caller must set a time limit. If the caller is cancelled before its write is sent, the write
-    is not sent.
+    Both raise Google's exceptions, and `Closed`. They retry for ever if no answer comes, so the
+    caller must set a timeout. If it is cancelled before its write is sent, the write is not sent.
     """
 
     def __init__(self, channel: Any, database: str, metadata: Sequence[tuple[str, str]]) -> None:
@@ -131,7 +130,7 @@ class Batches:
 
     @property
     def last_failure(self) -> Exception | None:
-        """The failure of the latest call of writes or, if that was answered, of reads; or None."""
+        """The failure of the latest call of writes, or else that of the latest call of reads."""
         failures = (self._writes.last_failure, self._reads.last_failure)
         return next(filter(None, failures), None)
 
@@ -177,15 +176,17 @@ class _Pending(Generic[_Req, _Res]):
 class _Group(Generic[_Req, _Res]):
     """Groups writes, or reads, into calls.
 
-    `send` makes a call. It returns a value or an exception for each request.
+    `make_call` makes one call, and returns a value or an exception for each request.
     """
 
-    def __init__(self, send: Callable[[list[_Req]], Awaitable[list[_Res | Exception]]]) -> None:
-        self._send_call = send
+    def __init__(
+        self, make_call: Callable[[list[_Req]], Awaitable[list[_Res | Exception]]]
+    ) -> None:
+        self._make_call = make_call
         self._waiting: dict[_Pending[_Req, _Res], None] = {}  # an ordered set
         self._dispatch_scheduled = False
         self._under_way: dict[asyncio.Task[None], list[_Pending[_Req, _Res]]] = {}
-        self._batches = 0
+        self._batches = 0  # under way
         self._slow: set[asyncio.Task[None]] = set()
         self._alone = asyncio.Semaphore(MANY)
         self._closed = False
@@ -207,7 +208,7 @@ class _Group(Generic[_Req, _Res]):
             raise Closed
         self._waiting[pending] = None
         if not self._dispatch_scheduled:
-            # In the next iteration of the event loop, so that all requests of this one go together.
+            # In the next iteration of the event loop: all requests of this one are sent together.
             self._dispatch_scheduled = True
             asyncio.get_running_loop().call_soon(self._dispatch)
         try:
@@ -239,7 +240,7 @@ class _Group(Generic[_Req, _Res]):
             task.add_done_callback(partial(self._finished, slow=slow))
 
     def _bound(self) -> int:
-        """The most batches that may be under way now."""
+        """The maximum of batches under way now."""
         if len(self._waiting) >= LARGEST_BATCH:
             return MANY
         return min(FEW + len(self._slow), MANY)
@@ -264,12 +265,12 @@ class _Group(Generic[_Req, _Res]):
     async def _call(self, batch: list[_Pending[_Req, _Res]]) -> None:
         results: Sequence[_Res | Exception | None]
         try:
-            results = await self._send_call([pending.request for pending in batch])
+            results = await self._make_call([pending.request for pending in batch])
             self.last_failure = None
         except Exception as error:  # noqa: BLE001 - each caller must get it, whatever it is
             failure = _known(error)
             self.last_failure = failure
-            # One document may have made the whole call fail, so each is sent again alone.
+            # One document may have made the whole call fail, so each is retried alone.
             results = [failure] if len(batch) == 1 else [None] * len(batch)
         for pending, result in zip(batch, results, strict=True):
             if not pending.result.done():
@@ -288,7 +289,7 @@ class _Group(Generic[_Req, _Res]):
 
 
 def _known(error: Exception) -> Exception:
-    """Google's exception for one of gRPC's; any other as it is."""
+    """Convert an exception of gRPC to Google's. Others are returned unchanged."""
     if not isinstance(error, AioRpcError):
         return error
     failure: Exception = from_grpc_error(error)  # type: ignore[no-untyped-call] # untyped in the library
@@ -301,7 +302,7 @@ def _failure(code: int) -> Exception:
 
 
 def _pauses() -> Iterator[float]:
-    """Seconds before each new try, doubled each time, at random so that writers do not collide."""
+    """Seconds before each retry: random, so that writers do not collide, and doubled each time."""
     longest = _FIRST_PAUSE
     while True:
         yield random.uniform(longest / 2, longest)  # noqa: S311 - no secret

@@ -22,10 +22,10 @@ def pack(letter: DeadLetter) -> bytes:
 
 
 def unpack(letter_id: str, content: bytes) -> tuple[str, bytes]:
-    """The attributes and the data. Raises `LetterDamaged` if `pack` has not made `content`."""
+    """The attributes and the data. Raises `LetterDamaged` if `content` can't be decompressed."""
     try:
         whole = memoryview(zlib.decompress(content))
     except zlib.error:
-        raise LetterDamaged(f"its payload can't be unpacked, in dead letter {letter_id}") from None
+        raise LetterDamaged(f"the payload of {letter_id} can't be decompressed") from None
     begin = _LENGTH_BYTES + int.from_bytes(whole[:_LENGTH_BYTES], "big")
     return bytes(whole[_LENGTH_BYTES:begin]).decode(), bytes(whole[begin:])

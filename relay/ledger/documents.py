@@ -1,7 +1,7 @@
 """Converts between values and Firestore's documents and writes, as plain protobufs.
 
-Google's library takes twice the processor time for a `create` and an `update`, mostly in wrappers.
-So deliveries use these functions. Queries and dead letters use the library.
+Deliveries use these functions, because Google's library takes twice the processor time for a
+`create` and an `update`, mostly in wrappers. Queries and dead letters use the library.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ _Write = Write.pb()
 def creation(name: str, values: Mapping[str, Any]) -> Any:
     """A write that creates a document, and fails if one of this full name exists.
 
-    `SERVER_TIMESTAMP` as a value becomes the time at which Firestore makes the write.
+    Firestore replaces the value `SERVER_TIMESTAMP` by the time of the write.
     """
     write = _filled(name, values)
     write.current_document.exists = False
@@ -25,7 +25,7 @@ def creation(name: str, values: Mapping[str, Any]) -> Any:
 
 
 def update(name: str, values: Mapping[str, Any], version: Any) -> Any:
-    """A write that updates these fields, and fails if `version` is not the last update time."""
+    """A write that updates these fields, and fails if `version` is not the current update time."""
     write = _filled(name, values)
     write.update_mask.field_paths.extend(write.update.fields)
     write.current_document.update_time.CopyFrom(version)
@@ -38,7 +38,7 @@ def values_of(document: Any) -> dict[str, Any]:
 
 
 def time_of(timestamp: Any) -> datetime:
-    """A protobuf `Timestamp` as a datetime, which drops its nanoseconds."""
+    """A protobuf `Timestamp` as a datetime, cut to microseconds."""
     time: datetime = timestamp.ToDatetime(tzinfo=UTC)
     return time
 

@@ -1,12 +1,13 @@
 """The ledger in Firestore: a document per event in `events`, the dead letters in `dead_letters`.
 
-The first claim of an event creates its record. A settle updates the record, on condition that its
-update time is still the one that the claim's write returned. Each is one conditional write, without
-a read. A later claim updates the record on the same condition. Firestore holds no lock for it, so a
-dead worker leaves nothing behind but its lease.
+The first claim of an event creates its record. A settle updates the record, on condition that the
+record's update time is still the one that the claim's write returned. Each is one conditional
+write, without a read. A later claim updates the record, on condition that its update time is the
+one that was read. Firestore holds no lock meanwhile, so a crashed worker leaves nothing but its
+lease.
 
-A write whose answer was lost may have been made, and is made again. Each claim writes a random
-token. If the record has our token, our write was made.
+A write whose answer was lost may have been made, and is retried. Each claim writes a random token.
+If the record has our token, our write was made.
 
 Records are queried with the composite index `state, shard, touched_at`, dead letters by their id,
 `project` and `event_id`. There is no other index (`deploy/firestore-indexes.txt`).
@@ -69,10 +70,9 @@ class FirestoreLedger:
     def connect(cls, project: str | None, database: str, *, lease: float = LEASE_SECONDS) -> Self:
         """A ledger with a client of its own, which belongs to the running event loop.
 
-        `lease` is in seconds.
-
-        Google's library finds the credentials and, if `project` is None, the project. It also reads
-        FIRESTORE_EMULATOR_HOST. Raises `LedgerMisconfigured` if it does not find them.
+        `lease` is in seconds. Google's library finds the credentials and, if `project` is None, the
+        project. Raises `LedgerMisconfigured` if one of them is missing. The library also reads
+        FIRESTORE_EMULATOR_HOST.
         """
         try:
             return cls(AsyncClient(project=project, database=database), lease)
@@ -102,12 +102,11 @@ class FirestoreLedger:
         claimed = self._claimed(event, token)
         async with self._calls.answering():
             if previous is not None:
-                # Usually no other delivery has written the record, and it need not be read.
+                # Usually no other delivery has written the record since, and no read is needed.
                 with contextlib.suppress(*_CONTESTED):
                     return await self._take_over(previous, claimed)
             while True:
-                # Each further round means that another writer was faster. The time limit ends the
-                # loop.
+                # The loop repeats if another writer was faster. The timeout ends it.
                 with contextlib.suppress(Conflict):
                     version = await self._create(key, event, claimed)
                     return Claim(key, token, version, 1, 0.0)
@@ -119,9 +118,9 @@ class FirestoreLedger:
                     return as_read
                 is_ours = previous is not None and previous.token == record.claim
                 if not (is_ours and record.state is State.CLAIMED) and (
-                    refusal := record.refusal(event)
+                    denial := record.denial(event)
                 ):
-                    return refusal
+                    return denial
                 with contextlib.suppress(*_CONTESTED):
                     return await self._take_over(as_read, claimed)
 
@@ -137,7 +136,7 @@ class FirestoreLedger:
         await self._settle(claim, State.DELIVERED, delivered)
 
     async def release(self, claim: Claim) -> Claim:
-        """End the claim, so that the next delivery can claim the event at once."""
+        """End the claim, so that the next delivery can claim the event immediately."""
         return await self._settle(claim, State.RELEASED, {})
 
     async def _settle(self, claim: Claim, state: State, settled: dict[str, Any]) -> Claim:
@@ -150,7 +149,7 @@ class FirestoreLedger:
                 return _moved_on(claim, version)
             record = await self._read(claim.key)
             if record is None or (record.claim, record.state) != (claim.token, state):
-                raise ClaimLost(f"{claim.key} is another delivery's by now, or gone")
+                raise ClaimLost(f"another delivery has claimed {claim.key}, or it was deleted")
             return _claim_of(record)  # our write was made, and its answer was lost
 
     async def _create(self, key: str, event: Event, claimed: dict[str, Any]) -> Any:
@@ -201,8 +200,8 @@ class FirestoreLedger:
     async def _records(
         self, states: tuple[State, ...], since: datetime | None
     ) -> AsyncIterator[Record]:
-        # One query over all states, in the order of time. A record that is written during the
-        # iteration moves to the end, so its new state is not missed.
+        # One query for all states, in the order of time. A record that is written during the
+        # iteration moves to the end, so the query returns its new state.
         query = self._events.where(
             filter=FieldFilter("state", "in", [state.value for state in states])
         ).where(filter=FieldFilter("shard", "in", [*range(SHARDS)]))
@@ -250,7 +249,7 @@ class FirestoreLedger:
         await self._letters.park(letter)
 
     async def dead_letter(self, letter_id: str) -> DeadLetter | None:
-        """One dead letter with its payload. Raises `LetterDamaged` if that is incomplete."""
+        """One dead letter with its payload. Raises `LetterDamaged` if the payload is incomplete."""
         return await self._letters.read(letter_id)
 
     def dead_letters(
@@ -279,22 +278,22 @@ class FirestoreLedger:
 
 
 def _touched() -> dict[str, Any]:
-    """The fields that each write of a record sets.
+    """The fields that every write of a record sets.
 
-    `expires_at` is by this instance's clock, because TTL does not delete to the minute anyway.
+    This instance's clock is exact enough for `expires_at`, because TTL deletes within a day.
     """
     expires_at = datetime.now(UTC) + RECORD_LIFETIME
     return {"touched_at": SERVER_TIMESTAMP, "expires_at": expires_at}
 
 
 def _moved_on(claim: Claim, version: Any) -> Claim:
-    """The claim, at a later version of its record."""
+    """The claim, with a later version of its record."""
     passed = (time_of(version) - time_of(claim.version)).total_seconds()
     return Claim(claim.key, claim.token, version, claim.attempts, claim.age + passed)
 
 
 def _claim_of(record: Record) -> Claim:
-    """The latest claim in a record. Its age is of when the record was written."""
+    """The latest claim in a record. Its age is what it was when the record was last written."""
     age = (record.touched_at - record.first_claimed_at).total_seconds()
     return Claim(record.key, record.claim, record.version, record.attempts, age)
 

@@ -1,4 +1,4 @@
-"""Sets a time limit for calls to Firestore, and turns their failures into `LedgerUnavailable`."""
+"""Sets a timeout for calls to Firestore, and turns their failures into `LedgerUnavailable`."""
 
 import asyncio
 import contextlib
@@ -27,15 +27,14 @@ from relay.ledger.patience import patiently
 _PAGE = 500  # documents
 
 _PAGE_SECONDS = 30.0
-"""The longest one page may take. It usually takes a tenth of a second. Only the operator's commands
-read pages."""
+"""The timeout of one page, which usually takes a tenth of a second. Deliveries read no pages."""
 
-# gRPC's text if the credentials give no token. gRPC's status is UNAVAILABLE then.
+# Part of gRPC's message if the credentials give no token. Its status is UNAVAILABLE then.
 _NO_TOKEN = "metadata from plugin failed"  # noqa: S105 - no secret
 
 
 class Calls:
-    """Sets time limits. `batches` has the reason why a batch was not answered."""
+    """Sets timeouts. If a call times out, `batches.last_failure` may say why."""
 
     def __init__(self, project: str, batches: Batches) -> None:
         self._project = project
@@ -64,7 +63,7 @@ class Calls:
     def _failed(self, failure: Exception) -> LedgerUnavailable:
         """Build the exception, with the failure's code and what to do.
 
-        The failure's text is left out, because it may quote what was written.
+        The failure's message is left out, because it may quote what was written.
         """
         name = type(failure).__name__
         if isinstance(failure, GoogleAPICallError) and failure.grpc_status_code:
@@ -77,7 +76,7 @@ class Calls:
         return LedgerUnavailable(f"Firestore answered {name}: try again later")
 
     def _advice(self, failure: Exception) -> str | None:
-        """What to check; None if trying again may help."""
+        """What to check; None if a retry may help."""
         project = self._project
         match failure:
             case PermissionDenied():
@@ -100,7 +99,7 @@ class Calls:
 
 
 async def pages(query: AsyncQuery, calls: Calls) -> AsyncIterator[DocumentSnapshot[Any]]:
-    """A query's documents. Holds one page at a time, and asks again for a page that fails."""
+    """A query's documents. Holds one page at a time, and retries a page that fails."""
 
     async def page() -> list[DocumentSnapshot[Any]]:
         async with calls.answering(_PAGE_SECONDS):

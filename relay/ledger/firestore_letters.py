@@ -1,12 +1,12 @@
 """Dead letters in Firestore: one document each in `dead_letters`.
 
 A compressed payload that is too large for that document is stored in parts, in
-`dead_letter_parts`. The parts are written first, one by one. The letter is written last, with their
-number and their hash. Only then is the message parked. When a letter is deleted or discarded, the
-letter goes first and its parts after it. So a crash can leave parts without a letter, which expire,
+`dead_letter_parts`. The parts are written first, one by one. The letter is written last, with the
+number of parts and their hash. Only then is the message parked. When a letter is deleted or
+discarded, its parts are deleted last. So a crash can leave parts without a letter, which expire,
 but never a letter without its parts.
 
-No delivery to Svix uses this, so it uses the library's documents, which are slower.
+This module uses the library's documents, which are slower, because no delivery to Svix uses it.
 """
 
 import asyncio
@@ -41,8 +41,8 @@ PART_BYTES = 900_000
 are left for the names and the detail."""
 
 _PARTS_OUTLIVE = timedelta(days=2)
-"""How much later parts expire than their letter. TTL deletes within a day after `expires_at`, and
-the letter must be deleted before its parts."""
+"""How much later than their letter the parts expire. TTL deletes within a day after `expires_at`,
+and the letter must be deleted before its parts."""
 
 _CARRIED = {"data", "attributes"}
 _FIELDS = [field.name for field in fields(DeadLetter) if field.name not in {"id", *_CARRIED}]
@@ -76,12 +76,12 @@ class Letters:
                 return
             there = await self._get(letter.id)
             if there.exists and there.get("discarded") is not None:
-                # Another delivery parked it and an operator discarded it meanwhile. The erased
-                # bytes must not come back.
+                # Meanwhile another delivery parked the letter, and an operator discarded it. The
+                # erased bytes must not come back.
                 await self._delete_parts(letter.id)
 
     async def read(self, letter_id: str) -> DeadLetter | None:
-        """One letter with its payload. Raises `LetterDamaged` if that is incomplete."""
+        """One letter with its payload. Raises `LetterDamaged` if the payload is incomplete."""
         async with self._calls.answering(PARK_SECONDS):
             snapshot = await self._get(letter_id)
             while snapshot.exists:
@@ -91,7 +91,7 @@ class Letters:
                     before, snapshot = snapshot, await self._get(letter_id)
                     if snapshot.update_time == before.update_time:
                         raise
-                    # It was discarded or deleted while its parts were read.
+                    # The letter was discarded or deleted while its parts were read.
             return None
 
     def list(
@@ -123,7 +123,7 @@ class Letters:
         await self._delete_parts(letter_id)
 
     async def delete(self, letter_id: str) -> None:
-        """Delete a letter, unless it was discarded, and any parts that are left of it."""
+        """Delete a letter, unless it was discarded, and delete its parts."""
         await self._change(letter_id, None)
         await self._delete_parts(letter_id)
 
@@ -151,7 +151,7 @@ class Letters:
                     else:
                         await document.update(changes, option=unchanged)
                 except (FailedPrecondition, NotFound):
-                    continue  # written meanwhile by another, or by us with a lost answer
+                    continue  # another wrote it meanwhile, or we did and the answer was lost
                 return
 
     # -- parts
@@ -188,13 +188,13 @@ class Letters:
             content += part.get("content")
         if hashlib.sha256(content).hexdigest() != digest:
             raise LetterDamaged(
-                f"its {count} parts are not what was stored: their hash is not {digest}, in dead"
-                f" letter {letter_id}"
+                f"the {count} parts of dead letter {letter_id} are not what was stored: their hash"
+                f" is not {digest}"
             )
         return bytes(content)
 
     async def _delete_parts(self, letter_id: str) -> None:
-        """Delete all parts with this letter's id, also those that an interruption has left."""
+        """Delete all parts with this letter's id, also those of an interrupted call."""
         query = self._with_prefix(self._parts.select([]), self._parts, letter_id)
         async for snapshot in pages(query, self._calls):
             async with self._calls.answering():
@@ -206,7 +206,7 @@ class Letters:
 
     @staticmethod
     def _with_prefix(query: AsyncQuery, collection: Any, prefix: str) -> AsyncQuery:
-        """The query in the order of document ids, for the ids that begin with `prefix` only."""
+        """The query for the document ids that begin with `prefix`, in their order."""
         query = query.order_by("__name__")
         if not prefix:
             return query
@@ -215,7 +215,7 @@ class Letters:
 
 
 def _part_id(letter_id: str, digest: str, number: int) -> str:
-    """The id of a part. With the hash in it, two different payloads of one message stay apart."""
+    """The id of a part. The hash keeps two different payloads of one message apart."""
     return f"{letter_id}-{digest[:16]}-{number}"
 
 

@@ -1,4 +1,4 @@
-"""Asks a failing ledger again, for the operator's commands."""
+"""Retries the calls of the operator's commands to a failing ledger."""
 
 import asyncio
 import time
@@ -12,15 +12,15 @@ _T = TypeVar("_T")
 
 PATIENCE_SECONDS = 120.0
 """Long enough for a failing instance or zone to be replaced. A short outage should not end a
-reconciliation of a large ledger, which would have to start from the beginning."""
+reconciliation of a large ledger, which would have to start again from the beginning."""
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0  # seconds between tries, doubled with each
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0  # seconds before each retry, doubled each time
 
 
 async def patiently(ask: Callable[[], Awaitable[_T]]) -> _T:
     """Call `ask` until it returns. After two minutes, raise its last `LedgerUnavailable`.
 
-    Raises `LedgerMisconfigured` at once.
+    Raises `LedgerMisconfigured` immediately.
     """
     give_up_at = time.monotonic() + PATIENCE_SECONDS
     pauses = REAL_TIME.pauses(_FIRST_PAUSE, _LONGEST_PAUSE)

@@ -3,7 +3,7 @@
 Several processes of one machine may share the file. A claim is one `BEGIN IMMEDIATE` transaction,
 and SQLite allows one writer at a time. Leases are judged by the machine's clock, which all the
 processes read. The file must not be on a network file system (https://www.sqlite.org/wal.html).
-When the function opens the file, it deletes what is past its `expires_at`.
+When the function opens the file, it deletes the records and letters that have expired.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ from relay.ledger.sqlite_file import open_file
 
 _T = TypeVar("_T")
 
-# A later claim keeps what the first one wrote: the names, payload_sha256 and first_claimed_at.
+# A later claim keeps the names, payload_sha256 and first_claimed_at of the first claim.
 _CLAIM = """
 insert into events (
     key, project, event_id, event_type, state, claim, lease, attempts, payload_sha256,
@@ -62,7 +62,7 @@ update events set
 where key = :key and claim = :claim and state = 'claimed'
 """
 
-# A write since the record was read has changed `touched_at`.
+# If the record was written after it was read, its `touched_at` differs.
 _MEND = """
 update events set
     state = :state, delivered_at = :delivered_at, svix_message_id = :svix_message_id,
@@ -157,7 +157,7 @@ class SqliteLedger:
         await self._transact(lambda database: _settle(database, claim, delivered), "immediate")
 
     async def release(self, claim: Claim) -> Claim:
-        """End the claim, so that the next delivery can claim the event at once."""
+        """End the claim, so that the next delivery can claim the event immediately."""
         released = _settled(State.RELEASED)
         await self._transact(lambda database: _settle(database, claim, released), "immediate")
         return claim
@@ -211,7 +211,7 @@ class SqliteLedger:
         await self._write(_PARK, row)
 
     async def dead_letter(self, letter_id: str) -> DeadLetter | None:
-        """One dead letter with its payload. Raises `LetterDamaged` if that is incomplete."""
+        """One dead letter with its payload. Raises `LetterDamaged` if the payload is incomplete."""
         rows = await self._rows("select * from dead_letters where id = ?", (letter_id,))
         if not rows:
             return None
@@ -278,8 +278,7 @@ class SqliteLedger:
         give_up_at = time.monotonic() + limit
 
         def run() -> _T:
-            # SQLite waits for other processes. Its time limit is what remains of ours after the
-            # wait for the thread.
+            # SQLite waits for other processes in the time that the wait for the thread has left.
             remaining = give_up_at - time.monotonic()
             if remaining <= 0:
                 raise TimeoutError
@@ -314,10 +313,10 @@ def _claim(
     token = secrets.token_hex(16)
     now = _now()
     record = _read(database, key, now)
-    if record is not None and (refusal := record.refusal(event)):
+    if record is not None and (denial := record.denial(event)):
         is_ours = previous is not None and previous.token == record.claim
-        if isinstance(refusal, Duplicate) or not is_ours:
-            return refusal
+        if isinstance(denial, Duplicate) or not is_ours:
+            return denial
     row = {
         "key": key,
         "project": event.project,
@@ -342,7 +341,7 @@ def _settle(database: sqlite3.Connection, claim: Claim, settled: dict[str, objec
         return
     record = _read(database, claim.key, _now())
     if record is None or (record.claim, record.state) != (claim.token, settled["state"]):
-        raise ClaimLost(f"another delivery has claimed {claim.key} since, or it was deleted")
+        raise ClaimLost(f"another delivery has claimed {claim.key}, or it was deleted")
 
 
 def _settled(
@@ -396,7 +395,7 @@ def _letter(row: sqlite3.Row, attributes: str, data: bytes) -> DeadLetter:
 def _now() -> float:
     """Seconds since 1970, in whole microseconds.
 
-    A datetime is as exact. So a query for the `touched_at` of a record finds that record.
+    A datetime can hold them unchanged, so a query from a record's `touched_at` on finds the record.
     """
     return datetime.now(UTC).timestamp()
 

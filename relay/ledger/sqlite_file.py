@@ -7,8 +7,8 @@ from pathlib import Path
 from relay.ledger import LedgerMisconfigured
 
 _VERSION = 2
-"""The version of the tables below. The file has it as its `pragma user_version`. A file that is no
-ledger has 0, SQLite's default."""
+"""The version of the tables below, which the file has as its `user_version`. A file that is not a
+ledger usually has 0, SQLite's default."""
 
 # Times are seconds since 1970, UTC.
 _TABLES = f"""
@@ -72,7 +72,7 @@ def open_file(path: Path, give_up_at: float, *, create: bool) -> sqlite3.Connect
     try:
         if create:
             _enable_wal(database, give_up_at)
-            # In one transaction, because several processes may open a new file at once.
+            # In one transaction, because several processes may open a new file simultaneously.
             database.execute("begin immediate")
             if _is_new(database):
                 _run(database, _TABLES)
@@ -117,7 +117,7 @@ def _enable_wal(database: sqlite3.Connection, give_up_at: float) -> None:
             database.execute("pragma journal_mode = wal")
         except sqlite3.OperationalError as failure:
             # SQLite's busy handler does not wait for this statement, because two processes that
-            # open a new file at once would deadlock
+            # open a new file simultaneously would deadlock
             # (https://www.sqlite.org/c3ref/busy_handler.html).
             is_busy = failure.sqlite_errorcode == sqlite3.SQLITE_BUSY
             if not is_busy or time.monotonic() > give_up_at:

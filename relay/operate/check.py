@@ -17,8 +17,8 @@ from relay.operate.svix import SvixUnavailable, SvixView
 from relay.outcome import Outcome, Result
 
 _SKEW = timedelta(seconds=60)
-"""The most that this machine's clock may differ from the ledger's. Leases are judged by the
-ledger's clock alone. This machine's clock is used for expiry times and log lines."""
+"""The maximum difference between this machine's clock and the ledger's. Leases are judged by the
+ledger's clock only. This machine's clock is used for expiry times and log lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +31,18 @@ class Check:
 
 
 async def check_token(svix: SvixView) -> Check:
-    """Check that Svix takes the token."""
+    """Check that Svix accepts the token."""
     try:
         await svix.accepts_token()
     except SvixUnavailable as failure:
         return Check("token", "not usable", str(failure))
-    return Check("token", "Svix takes it")
+    return Check("token", "Svix accepts it")
 
 
 async def check_ledger(archive: Archive) -> list[Check]:
     """Check that the ledger writes, reads and deletes, and that its clock agrees with ours.
 
-    Writes a dead letter, because no delivery reads dead letters, and deletes it again.
+    Writes a dead letter, which no delivery reads, and deletes it again.
     """
     source = Source(pushed=True, message_id=f"check-{uuid.uuid4()}")
     probe = DeadLetter.of(

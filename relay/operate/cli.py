@@ -27,15 +27,15 @@ from relay.worker import ledger_opener
 OK, NOT_SENT, WRONG_USAGE, NO_ANSWER, INTERRUPTED = 0, 1, 2, 3, 130
 
 PATIENCE = 300.0
-"""Seconds that a long command waits for a failing ledger or a failing Svix. A deployment or a
+"""For how many seconds a long command retries a failing ledger or a failing Svix. A deployment or a
 failover takes less."""
 SHORT_PATIENCE = 20.0
-"""Seconds that a short command waits, while a person waits for its answer."""
+"""The same for a short command, because a person waits for its answer."""
 CALLS_A_SECOND = 2.0
-"""The default rate of calls to Svix for a command that makes many. The function needs the rest of
+"""The default rate of a command that makes many calls to Svix. The function needs the rest of
 Svix's limit."""
 _FEW_CALLS_A_SECOND = 20.0
-"""The rate of calls to Svix for a command that makes a few."""
+"""The rate of a command that makes few calls to Svix."""
 
 _P = ParamSpec("_P")
 
@@ -114,7 +114,7 @@ class Since(click.ParamType[datetime]):
     def convert(
         self, value: str, param: click.Parameter | None, ctx: click.Context | None
     ) -> datetime:
-        """The time that was typed."""
+        """Parse the time."""
         if ago := self._AGO.fullmatch(value):
             return datetime.now(UTC) - timedelta(**{self._UNITS[ago[2]]: int(ago[1])})
         try:
@@ -130,7 +130,7 @@ class Name(click.ParamType[str]):
     name = "name"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Refuse a name that can't be printed, encoded or looked up."""
+        """Reject a name that can't be printed, encoded or looked up."""
         if not value or not value.isprintable():
             self.fail(f"{value!r} is not the name of an event or a project", param, ctx)
         return value
@@ -165,7 +165,7 @@ class StderrProgress:
             self._show()
 
     def note(self, text: str) -> None:
-        """Print something that the operator should know now."""
+        """Print something that the operator should know immediately."""
         click.echo(("\n" if self._is_terminal else "") + text, err=True)
 
     def end(self) -> None:

@@ -30,7 +30,7 @@ from relay.operate.reconciliation import Mend, Reconciliation
 from relay.operate.report import Report
 from relay.operate.whereabouts import Fanout
 
-CHECK_PATIENCE = 5.0  # seconds; a check should report a fault, not wait for its end
+CHECK_PATIENCE = 5.0  # seconds; a check should report a failure, not wait until it has passed
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
@@ -112,7 +112,7 @@ async def reconcile(
             rate=rate,
             patience=PATIENCE,
             waiting=lambda reason, seconds: progress.note(
-                f"Svix: {reason}; asking again in {seconds:.0f} s"
+                f"Svix: {reason}; retrying in {seconds:.0f} s"
             ),
         ) as svix,
     ):
@@ -128,7 +128,7 @@ async def reconcile(
             every_attempt=attempts,
         )
         running = asyncio.create_task(reconciliation.run())
-        # SIGINT cancels this command's own task, which cancels `running` with it.
+        # SIGINT cancels this command's own task, and with it `running`, which the task awaits.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
         interrupted = False
         try:

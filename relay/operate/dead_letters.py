@@ -256,7 +256,7 @@ def _replayed(results: dict[str, Result], untouched: int) -> str:
 def _stopping(replay: Replay) -> Iterator[list[int]]:
     """Stop the replay at the first SIGINT or SIGTERM. The second one kills the process.
 
-    The list that is yielded holds the first signal, after it came.
+    Yields a list, to which the first signal is added when it comes.
     """
     loop = asyncio.get_running_loop()
     numbers = (signal.SIGINT, signal.SIGTERM)
@@ -297,7 +297,7 @@ async def discard(letter_ids: tuple[str, ...], *, reason: str, as_json: bool) ->
 
 
 async def _find(archive: Archive, beginning: str) -> DeadLetter:
-    """The one dead letter whose id has this beginning, without its payload."""
+    """The only dead letter whose id begins with `beginning`, without its payload."""
     if not re.fullmatch(r"[0-9a-f]{1,64}", beginning):
         raise click.UsageError(f"{beginning!r} is not a dead letter's id: `list` shows the ids")
     found = []

@@ -1,13 +1,13 @@
 """Compares the ledger's records and dead letters with Svix's messages: was everything sent?
 
-    1. list     the records touched in the time asked, all undelivered records, and the dead letters
-    2. read     Svix's messages of each project that has a record, newest first
-    3. judge    each event that the first two steps leave open, by its current record: `locate`
+    1. list     the records written in the time asked, all undelivered records, and the dead letters
+    2. read     Svix's messages of each project that has such a record, newest first
+    3. judge    each event that steps 1 and 2 leave open: `locate`, with its current record
     4. mend     what `Mend` allows
-    5. recheck  recent messages that Svix has accepted and not yet attempted
+    5. recheck  recent messages for which Svix has made no attempt yet
 
-If the ledger or Svix fails, the run waits and asks again for minutes. The report names what could
-not be finished. It can be read at any time, so a run that is stopped has a report too.
+If the ledger or Svix fails, the run retries for minutes. The report names what was not finished.
+The report can be read at any time, also after the run was stopped.
 """
 
 import asyncio
@@ -50,10 +50,10 @@ from relay.operate.worklist import Candidate, Worklist
 
 _T = TypeVar("_T")
 
-_AT_ONCE = 16  # events judged at once, because the ledger's answers take time
+_CONCURRENT = 16  # events judged concurrently, because the ledger's answers take time
 _CLOCKS_APART = timedelta(minutes=1)
-"""The most that Svix's clock may differ from the ledger's."""
-_FIRST_BACK_OFF, _LONGEST_BACK_OFF = 1.0, 15.0  # seconds
+"""The maximum difference between Svix's clock and the ledger's."""
+_FIRST_BACK_OFF, _LONGEST_BACK_OFF = 1.0, 15.0  # seconds before each retry, doubled each time
 
 
 class Mend(Enum):
@@ -76,7 +76,7 @@ class Progress(Protocol):
         """An item is done."""
 
     def note(self, text: str) -> None:
-        """Show something that the operator should know now."""
+        """Show something that the operator should know immediately."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +91,10 @@ class _Unattempted:
 class Reconciliation:
     """One comparison of the ledger with Svix. `report` has what it found so far.
 
-    `patience` is how many seconds to keep asking a failing ledger. (`svix` has its own patience.)
-    With `look_again`, the run waits and looks again at messages without an attempt. `projects` are
-    the only ones to look at; if empty, all are. With `every_attempt`, the run looks at the fan-out
-    of every message, not only of those whose fan-out is unconfirmed.
+    `patience` is for how many seconds to retry a failing ledger. (`svix` has its own patience.)
+    With `look_again`, the run waits and rechecks messages without an attempt. Only the events of
+    `projects` are compared, or all events if it is empty. With `every_attempt`, the run checks the
+    fan-out of every message, not only where the fan-out is unconfirmed.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Reconciliation:
         self._unattempted: list[_Unattempted] = []
 
     async def run(self) -> None:
-        """Compare, and fill the report. It also says whether the ledger or Svix failed for long.
+        """Compare, and fill the report. The report also says if the ledger or Svix failed for long.
 
         Raises only `LedgerMisconfigured`, because without a ledger there is nothing to report.
         """
@@ -176,7 +176,7 @@ class Reconciliation:
         self._progress.step()
 
     def _is_confirmed(self, record: Record) -> bool:
-        """Whether the fan-out of the record's message needs no look."""
+        """Whether the fan-out of the record's message need not be checked."""
         return record.fanout_confirmed is not False and not self._every_attempt
 
     # -- read and judge
@@ -213,9 +213,9 @@ class Reconciliation:
     async def _judge_all(
         self, items: Iterable[_T], judge: Callable[[_T], Coroutine[Any, Any, None]]
     ) -> None:
-        """Judge all items, a few at once. Raises `LedgerUnavailable`."""
+        """Judge all items, a few concurrently. Raises `LedgerUnavailable`."""
         remaining = iter(items)
-        while batch := list(itertools.islice(remaining, _AT_ONCE)):
+        while batch := list(itertools.islice(remaining, _CONCURRENT)):
             try:
                 async with asyncio.TaskGroup() as judging:
                     for item in batch:
@@ -244,7 +244,7 @@ class Reconciliation:
     async def _ask_svix(
         self, candidate: Candidate, record: Record | None, letters: Sequence[DeadLetter]
     ) -> SvixAnswer | None:
-        """Whether Svix has the event's message. Calls Svix only if nothing else says so."""
+        """Whether Svix has the event's message; None if not known. Calls Svix only if necessary."""
         if candidate.message:
             return SvixAnswer(candidate.message)
         if self._svix_failure is not None or record is None:
@@ -261,7 +261,7 @@ class Reconciliation:
             return None
 
     async def _judge_other_letters(self, worklist: Worklist) -> None:
-        """Judge the letters of events that are not in the list, and those without names."""
+        """Judge the letters of events that are not in the worklist, and letters without names."""
         await self._judge_all(
             worklist.other_letters(), lambda letter: self._judge_letter(worklist, letter)
         )
@@ -295,8 +295,8 @@ class Reconciliation:
                 )
                 self.report.settled += 1
             elif place is Place.MISSING:
-                # The message id stays. It shows that Pub/Sub will not redeliver the event, because
-                # the event was acknowledged.
+                # The message id stays, as a sign that the event was acknowledged, so that Pub/Sub
+                # will not redeliver it.
                 await self._archive.mend(record, State.RELEASED, record.svix_message_id)
                 self.report.released += 1
 
@@ -333,7 +333,7 @@ class Reconciliation:
             return self._endpoints[project]
 
     async def _recheck_unattempted(self) -> None:
-        """Look again at messages that had no attempt, five minutes after the first look."""
+        """Recheck the messages that had no attempt, five minutes after the first look."""
         unattempted, self._unattempted = self._unattempted, []
         self._look_again = False
         if not unattempted:
@@ -341,7 +341,7 @@ class Reconciliation:
         again_at = max(each.evidence.now for each in unattempted) + LOOKED_AT_TWICE
         wait = (again_at - self._now()).total_seconds()
         self._progress.note(
-            f"{len(unattempted)} message(s) without an attempt yet: looking again in {wait:.0f} s"
+            f"{len(unattempted)} message(s) without an attempt yet: rechecking in {wait:.0f} s"
         )
         await self._sleep(max(0.0, wait))
         self._progress.begin("Recheck", len(unattempted))
@@ -365,6 +365,6 @@ class Reconciliation:
             except LedgerUnavailable as failure:
                 if time.monotonic() + back_off > give_up_at:
                     raise
-                self._progress.note(f"the ledger: {failure}; asking again in {back_off:.0f} s")
+                self._progress.note(f"the ledger: {failure}; retrying in {back_off:.0f} s")
                 await asyncio.sleep(back_off)
                 back_off = min(2 * back_off, _LONGEST_BACK_OFF)

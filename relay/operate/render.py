@@ -25,7 +25,7 @@ _PLACES = {
     Place.ABANDONED: "not sent yet: the delivery that held the claim died",
     Place.WAITING: "not sent yet: it waits for its redelivery",
     Place.OVERDUE: "not sent, and its redelivery is overdue",
-    Place.PARKED: "parked: it can't be sent as things are",
+    Place.PARKED: "parked: it can't be sent as it is",
     Place.DISCARDED: "discarded by an operator",
     Place.MISSING: "recorded as delivered, but Svix does not have it",
     Place.UNSETTLED: "in Svix, but not recorded as delivered",
@@ -44,9 +44,9 @@ _FANOUTS = {
 
 _NEXT = {
     Place.BEING_SENT: "the claim ends by {by}",
-    Place.ABANDONED: "Pub/Sub brings it again by {by}, and it is sent then",
-    Place.WAITING: "Pub/Sub brings it again by {by}, and it is sent then",
-    Place.UNSETTLED: "its redelivery, by {by}, records it as delivered",
+    Place.ABANDONED: "Pub/Sub redelivers it by {by}; then it is sent",
+    Place.WAITING: "Pub/Sub redelivers it by {by}; then it is sent",
+    Place.UNSETTLED: "Pub/Sub redelivers it by {by}; then it is recorded as delivered",
 }
 
 _NOTHING_NEXT = {
@@ -164,28 +164,26 @@ def _advice(remedy: Remedy, found: Inspection) -> str:
     match remedy:
         case Remedy.REPLAY:
             letter = next(each for each in evidence.letters if each.discarded is None)
-            return (
-                f"`python -m relay dead-letters replay {letter.id[:12]}`, after mending the cause"
-            )
+            return f"correct the cause, then `python -m relay dead-letters replay {letter.id[:12]}`"
         case Remedy.FIX:
             return f"`{_fix(found)}`"
         case Remedy.REDRIVE:
             return (
                 "after 100 deliveries Pub/Sub moves an event to the dead-letter topic: "
-                "`./deploy.sh --redrive` delivers what is there"
+                "`./deploy.sh --redrive` delivers the events there"
             )
         case Remedy.SEEK:
             claimed_at = evidence.record.first_claimed_at if evidence.record else None
             return (
                 "`gcloud pubsub subscriptions seek` the push subscription to "
-                f"{when(claimed_at)} or earlier: what was delivered is recognised"
+                f"{when(claimed_at)} or earlier: delivered events are recognised"
             )
         case Remedy.PUBLISH:
             return "publish the event again, with the same id"
 
 
 def _fix(found: Inspection) -> str:
-    """The command that mends this event. Its `--since` must reach back to the event."""
+    """The command that mends this event. Its `--since` is before the claim and the message."""
     evidence = found.evidence
     known = [evidence.now]
     if evidence.record:
@@ -254,12 +252,12 @@ def _endpoint_json(found: EndpointStanding) -> dict[str, object]:
 # -- reconcile
 
 _ROWS = (
-    # what is counted, its meaning, the command that mends it
+    # what is counted, its meaning, what mends it
     (Place.MISSING, "recorded as delivered, not in Svix", "reconcile --fix, then seek or publish"),
-    (Place.OVERDUE, "not sent, and its redelivery is overdue", "inspect says how, for each"),
-    (Place.PARKED, "can't be sent as things are", "dead-letters list, then replay or discard"),
+    (Place.OVERDUE, "not sent, and its redelivery is overdue", "as inspect says, for each"),
+    (Place.PARKED, "can't be sent as it is", "dead-letters list, then replay or discard"),
     (Fanout.NEVER_SENT_ON, "in Svix, which never sent it on", "reconcile --fix"),
-    (Place.ABANDONED, "its delivery died; a redelivery sends it", None),
+    (Place.ABANDONED, "its delivery died; its redelivery sends it", None),
     (Place.WAITING, "waits for its redelivery", None),
     (Place.BEING_SENT, "being sent at this moment", None),
     (Place.UNSETTLED, "in Svix, not recorded as delivered", "reconcile --fix"),
@@ -269,7 +267,7 @@ _ROWS = (
 
 
 def report(found: Report) -> str:
-    """What a reconciliation found, as text, with the commands that mend it."""
+    """What a reconciliation found, as text, with what mends it."""
     until = when(found.until) if found.until else "now"
     head = (
         f"{when(found.since)} to {until}: {found.events:,} event(s) of {found.projects:,} "
@@ -290,7 +288,7 @@ def report(found: Report) -> str:
         examples = found.examples.get(kind, [])
         lines += [cut(f"{'':27}{event_id} of {project}") for project, event_id in examples]
     if found.unchecked:
-        lines.append(f"  {'not checked':14}{found.unchecked:9,}  Svix was not asked about them")
+        lines.append(f"  {'not checked':14}{found.unchecked:9,}  it is not known where they are")
     return "\n".join([*lines, "", *_conclusion(found)])
 
 
@@ -360,12 +358,12 @@ def report_json(found: Report) -> dict[str, object]:
 
 
 def when(at: datetime | None) -> str:
-    """A time as people read it."""
+    """A time for people."""
     return "-" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def iso(at: datetime | None) -> str | None:
-    """A time as scripts read it."""
+    """A time for scripts."""
     return None if at is None else at.isoformat()
 
 
@@ -389,7 +387,7 @@ def _times(count: int) -> str:
 
 
 def _ago(age: timedelta) -> str:
-    """An age in words, in the largest unit of which there are at least two."""
+    """An age in words, in the largest unit of which it has at least two."""
     seconds = max(0, round(age.total_seconds()))
     for unit, name in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * unit:

@@ -14,7 +14,7 @@ from relay.outcome import PARKED_OUTCOMES, Outcome, Result
 from relay.pacing import Pacer
 from relay.worker import svix_sender
 
-_AT_ONCE = 16
+_CONCURRENT = 16  # letters under way
 SENT = {Outcome.DELIVERED, Outcome.DUPLICATE}
 
 
@@ -40,13 +40,13 @@ class Replay:
     async def run(self, letter_ids: Iterable[str]) -> AsyncIterator[tuple[str, Result]]:
         """The id and the result of each letter, in the order in which they end.
 
-        If `stop` is called or the relay is misconfigured, no further letter is sent, and this ends
-        after those under way. Raises `LedgerUnavailable`.
+        After `stop`, or if the relay is misconfigured, no further letter is begun. The iterator
+        ends when the letters under way have ended. Raises `LedgerUnavailable`.
         """
         waiting = iter(letter_ids)
         try:
             while True:
-                while not self._delivery.closing and len(self._running) < _AT_ONCE:
+                while not self._delivery.closing and len(self._running) < _CONCURRENT:
                     if (letter_id := next(waiting, None)) is None:
                         break
                     self._running.add(asyncio.create_task(self._send_again(letter_id)))
@@ -68,7 +68,7 @@ class Replay:
             await self._sender.close()
 
     def stop(self) -> None:
-        """Begin no more attempts. Those under way are finished; letters that wait are cancelled."""
+        """Begin no more attempts. Attempts under way go on; letters that wait are cancelled."""
         self._delivery.closing = True
         for task in self._running - self._delivery.attempting:
             task.cancel()
@@ -101,7 +101,7 @@ class Replay:
             event = read_again(letter.data, letter.form, attributes, self._settings.event_tags)
         except Refused as refused:
             return Result(outcome=refused.outcome, detail=refused.detail, code=refused.code)
-        # The record then names the message that was parked.
+        # So that the record has the id of the message that was parked.
         source = replace(
             event.source, message_id=letter.message_id, subscription=letter.subscription
         )

@@ -17,60 +17,61 @@ class Report:
     until: datetime | None = None
     """None: until now."""
     events: int = 0
-    """How many records were looked at: those touched in the time, and all undelivered ones."""
+    """The number of records compared: all undelivered ones, and those written in the time asked."""
     messages: int = 0
-    """How many of Svix's messages were looked at."""
+    """The number of messages that were read from Svix's listings."""
     places: Counter[Place] = field(default_factory=Counter)
-    """How many events are at each place."""
+    """The number of events at each place."""
     never_sent_on: int = 0
-    """How many messages Svix never sent to an endpoint that takes them."""
+    """The number of messages that Svix never sent to some endpoint that wants them."""
     reasons: Counter[str] = field(default_factory=Counter)
-    """Why dead letters were parked."""
+    """The number of parked dead letters by their reason."""
     examples: dict[Place | Fanout, list[tuple[str, str]]] = field(default_factory=dict)
     """The project and the event id of a few events of each kind."""
     settled: int = 0
-    """How many events the reconciliation marked as delivered."""
+    """The number of events that the reconciliation marked as delivered."""
     released: int = 0
-    """How many events it released, so that their next delivery sends them."""
+    """The number of events that it released, so that their next delivery sends them."""
     resent: int = 0
-    """How many messages it made Svix send on."""
+    """The number of messages that it made Svix send on."""
     projects: int = 0
+    """The number of projects that these events belong to."""
     unfinished: list[str] = field(default_factory=list)
-    """Projects whose comparison with Svix was not finished."""
+    """The projects whose messages were not all compared."""
     unchecked: int = 0
-    """Events of those projects for which Svix was not asked."""
+    """The number of events whose place is not known, usually because the run did not finish."""
     failure: str | None = "not finished"
-    """Why the run is not finished; None once it is."""
+    """Why the run did not finish; None once it has finished."""
 
     @property
     def delivered(self) -> int:
-        """Events that are recorded as delivered and are in Svix."""
+        """The number of events that are recorded as delivered and are in Svix."""
         return self.places[Place.IN_SVIX]
 
     @property
     def waiting(self) -> int:
-        """Events that are not sent yet and will be sent without anyone's help."""
+        """The number of events that are not sent yet, and will be sent without anyone's help."""
         return sum(self.places[place] for place in Place if place.waits)
 
     @property
     def late(self) -> int:
-        """Events that wait for their redelivery."""
+        """The number of events that wait for their redelivery."""
         return self.waiting - self.places[Place.BEING_SENT]
 
     @property
     def without(self) -> int:
-        """Events that a customer goes without until a person acts."""
+        """The number of events that customers do not get until a person acts."""
         stuck = sum(self.places[place] for place in Place if place.stuck)
         return stuck + self.never_sent_on - self.resent
 
     @property
     def complete(self) -> bool:
-        """Whether the whole comparison was made."""
+        """Whether the run has finished."""
         return self.failure is None
 
     @property
     def everything_sent(self) -> bool:
-        """Whether every event is in Svix or is being sent at this moment."""
+        """Whether the run has finished, and no event waits for its redelivery or for a person."""
         return self.complete and not self.without and not self.late
 
     @property
@@ -98,7 +99,7 @@ class Report:
         }
 
     def add(self, kind: Place | Fanout, project: str, event_id: str) -> None:
-        """Count one event."""
+        """Count one event, and keep it as an example if there are few."""
         if isinstance(kind, Place):
             self.places[kind] += 1
         else:

@@ -1,14 +1,13 @@
 """The scheduled reconciliation: Cloud Scheduler calls `POST /reconcile` every hour.
 
 It compares the ledger with Svix for the two hours that ended an hour ago, and for all undelivered
-events. By then an event's first redeliveries are over. Two runs cover each event.
+events. The last hour is left out, so that first redeliveries are over. Two runs cover each event.
 
-The only thing it changes is the fan-out: it makes Svix send messages that Svix never sent on. Two
-overlapping runs do no harm. Both report, and an endpoint that gets a message twice recognises its
-id.
+It changes no record. It makes Svix send messages that Svix never sent on. Two overlapping runs do
+no harm: if an endpoint gets a message twice, the customer recognises the message's id.
 
-Its calls to Svix wait for turns of the pacer that the deliveries use. Each call lets deliveries go
-first for up to 5 s.
+Its calls to Svix wait for turns of the deliveries' pacer. Each call lets deliveries go first for up
+to 5 s.
 """
 
 import asyncio
@@ -29,16 +28,16 @@ _WINDOW = timedelta(hours=2)
 _ENDED_AGO = timedelta(hours=1)
 _CALLS_A_SECOND = 2.0
 _GIVES_WAY_SECONDS = 5.0
-"""How long a call lets deliveries go first. After that it waits in line like a delivery, so that a
-long backlog does not stop the reconciliation."""
-_LOOKS_SECONDS = 0.2  # between two looks whether a delivery waits
+"""How long a call lets deliveries go first. After that the call waits in line like a delivery, so
+that a long backlog does not stop the reconciliation."""
+_POLL_SECONDS = 0.2  # between two checks whether deliveries wait
 
 _LINE = "reconciliation:"
-"""The project of its line at the pacer. No real project has a colon in its name."""
+"""The reconciliation's own project at the pacer. No real project has a colon in its name."""
 
 
 class _NoProgress:
-    """Ignores the progress."""
+    """Progress that nobody sees."""
 
     def begin(self, phase: str, total: int | None = None) -> None:
         pass
@@ -51,7 +50,7 @@ class _NoProgress:
 
 
 class PacerTurns:
-    """Gives turns from the pacer, after the deliveries, until `last_turn` on the pacer's clock."""
+    """Gives the pacer's turns, after the deliveries, until `last_turn` on the pacer's clock."""
 
     def __init__(self, pacer: Pacer, last_turn: float) -> None:
         self._pacer = pacer
@@ -67,7 +66,7 @@ class PacerTurns:
             while self._pacer.must_wait(waiter):
                 if time.monotonic() > arrived_at + _GIVES_WAY_SECONDS:
                     break
-                await asyncio.sleep(_LOOKS_SECONDS)
+                await asyncio.sleep(_POLL_SECONDS)
             try:
                 async with self._pacer.turn(waiter) as turn:
                     turn.begin(claimed=False)
@@ -79,7 +78,7 @@ class PacerTurns:
 async def reconcile(settings: Settings, archive: Archive, pacer: Pacer, seconds: float) -> Report:
     """Compare the ledger with Svix, for at most `seconds`.
 
-    Does not raise if the ledger or Svix fails. Then the report says how far the comparison came.
+    If the ledger or Svix fails, the report says so, and has what was found until then.
     """
     now = datetime.now(UTC)
     until = now - _ENDED_AGO

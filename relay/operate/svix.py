@@ -1,11 +1,11 @@
 """Asks Svix about messages, endpoints and attempts, and makes it send a message again.
 
-Listings are read newest first, page by page with their `iterator`, back to the time asked. `after`
-is not used: with it, Svix lists the oldest first, and its `iterator` leads away from `since`. A
-test on a real Svix checks that.
+Listings are read newest first, page by page with their `iterator`, back to `since`. The parameter
+`after` is not used: with it, Svix begins with the oldest page, whose `iterator` leads away from
+`since`. A test on a real Svix checks that.
 
-After a 429 or a fault, the view waits and asks again, for as long as its patience. Then it raises
-`SvixUnavailable` with advice for the operator. The text quotes only the status of Svix's answer.
+After a 429 or a failure, `SvixView` retries, for as long as its patience. Then it raises
+`SvixUnavailable` with advice for the operator. The message quotes only the status of Svix's answer.
 """
 
 import asyncio
@@ -40,8 +40,8 @@ from relay.svix_http import SvixCall, SvixHttp
 _PAGE = 250  # Svix's largest
 _CALL_SECONDS = 30.0
 _ORDERED_WITHIN = timedelta(seconds=1)
-"""Svix sorts by message id. The ids follow the messages' times at least this exactly."""
-_FIRST_BACK_OFF = 1.0  # seconds, doubled by each failure
+"""Svix sorts by message id. Two messages' times may be in the opposite order by up to this."""
+_FIRST_BACK_OFF = 1.0  # seconds, doubled each time
 _LONGEST_BACK_OFF = 30.0
 _NAME = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9_.-]{1,256}")
 
@@ -57,11 +57,11 @@ _ATTEMPTS = {
 
 
 class SvixUnavailable(Exception):
-    """Svix gave no usable answer. The text says why, and what to do."""
+    """Svix gave no usable answer. The message says why, and what to do."""
 
 
 Turn = AbstractAsyncContextManager[Callable[[Answer], None]]
-"""The right to make one call at once. It yields a function that must be called with the answer."""
+"""The right to make one call now. It yields a function that must be called with the answer."""
 
 Turns = Callable[[], Turn]
 """Gives the turn for one call. Raises `SvixUnavailable` if no turn comes."""
@@ -96,8 +96,8 @@ class _Page(Protocol):
 class SvixView(ClientBase):
     """Asks Svix. An async context manager, which must be created in the running loop.
 
-    `patience` is how many seconds to keep asking a failing Svix. `waiting` is called before each
-    wait, with the failure and the seconds.
+    `patience` is for how many seconds to retry. `waiting` is called before each retry, with the
+    failure and the seconds until the retry.
     """
 
     def __init__(
@@ -121,14 +121,14 @@ class SvixView(ClientBase):
         await self._http.close()
 
     async def accepts_token(self) -> None:
-        """Raise `SvixUnavailable` if Svix does not take the token."""
+        """Raise `SvixUnavailable` if Svix does not accept the token."""
         options = ApplicationListOptions(limit=1)
         await self._ask(lambda wire: ApplicationAsync(self._client, wire).list(options))
 
     async def message(self, project: str, event_id: str) -> Message | None:
         """The event's message; None if Svix has none."""
         if not (_NAME.fullmatch(project) and _NAME.fullmatch(event_id)):
-            return None  # Svix takes no such name, and the SDK would not escape it in the URL
+            return None  # Svix allows no such name, and the SDK would not escape it in the URL
         found = await self._ask(
             lambda wire: MessageAsync(self._client, wire).get(project, event_id)
         )
@@ -165,7 +165,7 @@ class SvixView(ClientBase):
         return [_attempt(found) async for found in self._items(listing)]
 
     async def next_attempts(self, project: str, message_id: str) -> dict[str, datetime]:
-        """When Svix will send a message again, by the ids of the endpoints where it will."""
+        """When Svix will retry a message, by the ids of the endpoints that will get it."""
         options = MessageAttemptListAttemptedDestinationsOptions(limit=_PAGE)
         page = await self._ask(
             lambda wire: MessageAttemptAsync(self._client, wire).list_attempted_destinations(
@@ -176,7 +176,7 @@ class SvixView(ClientBase):
         return {each.id: each.next_attempt for each in found if each.next_attempt}
 
     async def resend(self, project: str, message_id: str, endpoint_id: str) -> bool:
-        """Make Svix send a message to an endpoint. False if Svix does not know one of them."""
+        """Make Svix send a message to an endpoint. False if Svix does not know one of the two."""
         answer = await self._ask(
             lambda wire: MessageAttemptAsync(self._client, wire).resend(
                 project, message_id, endpoint_id
@@ -201,9 +201,9 @@ class SvixView(ClientBase):
             iterator = page.iterator
 
     async def _ask(self, call: Callable[[Any], Awaitable[_T]]) -> _T | None:
-        """The answer to one question; None if the API answers `not_found`.
+        """The answer to one question; None if the API answers `not_found`. Retries.
 
-        Raises `SvixUnavailable`.
+        Raises `SvixUnavailable`, immediately if a retry can't help.
         """
         give_up_at = time.monotonic() + self._patience
         back_off = _FIRST_BACK_OFF
@@ -273,12 +273,13 @@ def _verdict(status: int, code: str | None) -> Verdict:
 def _advice(answer: Answer) -> str:
     if answer.status in {401, 403}:
         return (
-            f"Svix does not take the token ({answer.status}): check SVIX_TOKEN and SVIX_SERVER_URL"
+            f"Svix does not accept the token ({answer.status}): "
+            "check SVIX_TOKEN and SVIX_SERVER_URL"
         )
     if answer.verdict is Verdict.MISCONFIGURED:
         return f"Svix answered {answer.status}: is SVIX_SERVER_URL the URL of its API?"
     if answer.verdict is Verdict.RATE_LIMITED:
-        return "Svix keeps refusing (429): its rate limit is used up; try again later"
+        return "Svix keeps answering 429: its rate limit is used up; try again later"
     if answer.status is None:
         return (
             f"Svix can't be reached ({answer}): check SVIX_SERVER_URL, the network, and "

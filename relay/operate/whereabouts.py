@@ -17,16 +17,16 @@ from enum import StrEnum
 from relay.ledger import DeadLetter, Record, State
 
 REDELIVERED_WITHIN = timedelta(hours=1)
-"""An undelivered event is overdue this long after its record's last write. Until its next delivery
-ends, the retry policy may wait 10 minutes, the push back-off 1, and the delivery itself 9 minutes
-for its turn. An hour is three times that."""
+"""An undelivered event is overdue this long after its record's last write. Its next delivery ends
+within 20 minutes: the retry policy may wait 10, push back-off 1, and the delivery itself 9. An hour
+is three times that."""
 
 ATTEMPTED_WITHIN = timedelta(hours=1)
 """How long after accepting a message Svix may make the first attempt. It usually takes seconds."""
 
 LOOKED_AT_TWICE = timedelta(minutes=5)
-"""Two looks this far apart that find no attempt mean that Svix has forgotten the message, even if
-it accepted the message less than `ATTEMPTED_WITHIN` ago."""
+"""If two looks this far apart find no attempt, Svix has forgotten the message, even if it accepted
+the message less than `ATTEMPTED_WITHIN` ago."""
 
 _IN_SUBSCRIPTION = timedelta(days=7)
 _IN_DEAD_LETTER_TOPIC = timedelta(days=31)
@@ -61,11 +61,11 @@ class Endpoint:
     disabled: bool = False
     deleted: bool = False
     event_types: frozenset[str] = frozenset()
-    """The types it takes; empty: all."""
+    """The types that it wants; empty: all."""
     channels: frozenset[str] = frozenset()
-    """The channels it takes; empty: all."""
+    """The channels that it wants; empty: all."""
     next_attempt: datetime | None = None
-    """When Svix will send the message to it again."""
+    """When Svix will retry the message at this endpoint."""
 
 
 class AttemptStatus(StrEnum):
@@ -75,7 +75,7 @@ class AttemptStatus(StrEnum):
     FAILED = "failed"
     UNDER_WAY = "under_way"
     CANCELED = "canceled"
-    """A transformation that the customer has set up for the endpoint canceled it."""
+    """The endpoint's transformation, which the customer has set up, canceled the attempt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +86,7 @@ class Attempt:
     host: str
     status: AttemptStatus
     http: int | None
-    """The status that the endpoint answered; None if it did not answer."""
+    """The HTTP status that the endpoint answered; None if it did not answer."""
     at: datetime
 
 
@@ -117,7 +117,7 @@ class Evidence:
     svix: SvixAnswer | None = None
     """None: Svix was not asked, or did not answer."""
     first_looked_at: datetime | None = None
-    """When an earlier look found the message without an attempt; None: there was none."""
+    """When an earlier look found the message without an attempt; None if there was no such look."""
 
 
 # -- where it is
@@ -158,12 +158,12 @@ class Place(StrEnum):
 
     @property
     def waits(self) -> bool:
-        """Whether the event is sent soon without anyone's help."""
+        """Whether the event will be sent soon without anyone's help."""
         return self in {Place.BEING_SENT, Place.ABANDONED, Place.WAITING}
 
     @property
     def stuck(self) -> bool:
-        """Whether the customer goes without the event until a person acts."""
+        """Whether the customer does not get the event until a person acts."""
         return self in {Place.OVERDUE, Place.PARKED, Place.MISSING}
 
 
@@ -171,15 +171,15 @@ class Fanout(StrEnum):
     """How far a message came on its way to the customer's endpoints."""
 
     NO_ENDPOINT = "no_endpoint"
-    """No endpoint takes the message: there is none, or all are disabled or want other events."""
+    """No endpoint wants the message: there is none, or all are disabled or want other events."""
     NEVER_SENT_ON = "never_sent_on"
-    """An endpoint takes such messages, but Svix has never tried to send this one to it."""
+    """An endpoint wants the message, but Svix has never tried to send the message to it."""
     FAILING = "failing"
     """Svix has tried to send the message to an endpoint, and failed so far."""
     PENDING = "pending"
     """An attempt is under way or about to begin."""
     DELIVERED = "delivered"
-    """Every endpoint that takes such messages has this one."""
+    """Every endpoint that wants the message has it."""
 
 
 class Standing(StrEnum):
@@ -230,11 +230,11 @@ class Whereabouts:
 
     place: Place
     since: datetime | None
-    """Since when it is there; None if that is not known."""
+    """Since when the event is at this place; None if that is not known."""
     attempts: int
     """How often the event was claimed."""
     next_by: datetime | None = None
-    """The latest time for the next thing that happens by itself; None if nothing does."""
+    """The latest time of the next step that happens by itself; None if there is none."""
     remedies: tuple[Remedy, ...] = ()
     """What an operator can do, the best first."""
     fanout: Fanout | None = None
@@ -294,7 +294,7 @@ def _given_up(evidence: Evidence) -> bool:
 
 
 def _untouched_for(evidence: Evidence) -> timedelta:
-    """How long ago the record was written, by the ledger's clock."""
+    """How long ago the record was last written, by the ledger's clock."""
     record = evidence.record
     return timedelta(0) if record is None else record.read_at - record.touched_at
 
@@ -402,7 +402,7 @@ def _fanout(standings: Sequence[Standing]) -> Fanout:
     return Fanout.NO_ENDPOINT
 
 
-# The first row that has the standing of some endpoint applies. The most urgent row comes first.
+# The first row that has any endpoint's standing applies. The most urgent row comes first.
 _FANOUT = (
     (Fanout.NEVER_SENT_ON, {Standing.NEVER_SENT}),
     (Fanout.FAILING, {Standing.RETRYING, Standing.FAILED}),

@@ -1,8 +1,8 @@
-"""The events that a reconciliation still has to look at, in a temporary SQLite file.
+"""The events that a reconciliation still has to judge, in a temporary SQLite file.
 
-A file keeps memory small. (On Cloud Run files are in memory too: about 100 bytes an event.) An
-event is deleted as soon as it is known to be delivered and sent on. What remains needs a closer
-look.
+The file saves memory. (On Cloud Run, files are in memory too, at about 100 bytes an event.) An
+event is deleted from the file once it is known to be in Svix with a confirmed fan-out. The
+remaining events are judged one by one.
 """
 
 import json
@@ -32,9 +32,9 @@ create table letters (
 );
 create index letters_of_event on letters (key);
 """
-# `state` is the record's; null for a message without a record in the time asked. `confirmed` says
-# whether the fan-out needs no look. `listed` says that the event's message, if it has one, is in
-# the part of Svix's listing that is read.
+# `state` is the record's state. It is null if only the event's message was listed. `confirmed` is
+# true if the fan-out need not be checked. `listed` is true if the event's message, if there is one,
+# is in the part of Svix's listing that is read.
 
 _ADD = """
 insert into events (key, project, event_id, state, confirmed, listed)
@@ -73,16 +73,16 @@ insert into letters values (
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One event that needs a closer look."""
+    """One event to judge."""
 
     project: str
     event_id: str
     state: State | None
     """The record's state when it was listed; None if no record was listed."""
     listed: bool
-    """Whether the part of Svix's listing that was read would have its message."""
+    """Whether the part of Svix's listing that was read would have the event's message."""
     message: Message | None
-    """The message that Svix listed; None if it listed none."""
+    """The event's message; None if Svix did not list one."""
 
 
 class Worklist:
@@ -105,7 +105,7 @@ class Worklist:
     def add_record(self, record: Record, *, listed: bool, confirmed: bool) -> bool:
         """Add an event by its record. Returns whether the event is new.
 
-        If it is not, this record replaces the earlier one.
+        If the event is not new, its new record replaces the earlier one.
         """
         row = {
             "key": bytes.fromhex(record.key),
@@ -139,9 +139,9 @@ class Worklist:
         self._database.execute(_ADD_LETTER, row)
 
     def add_message(self, project: str, message: Message) -> bool:
-        """Add a message that was listed. Returns whether its event is done.
+        """Add a message that Svix listed. Returns whether its event is done and was deleted.
 
-        The event is done if it is recorded as delivered and its fan-out is confirmed.
+        An event is done if it is recorded as delivered and its fan-out is confirmed.
         """
         event_id = message.event_id or message.id
         key = bytes.fromhex(key_of(project, event_id))
@@ -157,11 +157,11 @@ class Worklist:
         return False
 
     def projects(self) -> list[str]:
-        """The projects that have a record."""
+        """The projects of all records that were added."""
         return [name for (name,) in self._database.execute("select name from projects")]
 
     def candidates(self, project: str) -> Iterator[Candidate]:
-        """The project's events that remain. Read in pages, so they may change meanwhile."""
+        """The project's remaining events. Read in pages, so events may be marked meanwhile."""
         paging = (
             "select key, event_id, state, listed, message from events "
             "where project = ? and key > ? order by key limit 500"
@@ -185,7 +185,7 @@ class Worklist:
         return [_letter(*row) for row in rows]
 
     def other_letters(self) -> Iterator[DeadLetter]:
-        """One dead letter of each event that is not in the list, and all without names."""
+        """One dead letter per event that is not in the worklist, and all letters without names."""
         after = 0
         while page := self._database.execute(_OTHER_LETTERS, (after,)).fetchall():
             for _, *row in page:
@@ -193,12 +193,12 @@ class Worklist:
             after = page[-1][0]
 
     def mark_judged(self, project: str, event_id: str) -> None:
-        """The event needs no further look."""
+        """The event's place is decided."""
         row = (self._project(project), bytes.fromhex(key_of(project, event_id)))
         self._database.execute("update events set judged = 1 where project = ? and key = ?", row)
 
     def count_unjudged(self) -> int:
-        """How many of the remaining events were not judged."""
+        """The number of remaining events that were not judged."""
         counting = "select count(*) from events where not judged"
         return int(self._database.execute(counting).fetchone()[0])
 

@@ -1,15 +1,18 @@
-"""Decides when the next call to Svix may go.
+"""Decides when the next call to Svix may be made.
 
-pacer.py     lets requests wait for turns, in asyncio
+pacer.py     lets requests wait for turns
 turn.py      one turn, as a request uses it
 traffic.py   the open turns, and what each answer says about Svix
-rate.py      how fast calls may go
-pauses.py    the pauses, in which only probes go; pause.py is one of them
-lines.py     who waits, and who is next
-nacks.py     when a push may be nacked, in asyncio
+rate.py      how many calls a second may be made
+pauses.py    the pauses, during which only probes are sent; pause.py is one of them
+lines.py     which requests wait, and which is next
+nacks.py     when a push may be nacked
 tuning.py    the numbers for all of these, and how each was found
 
-Only `pacer.py` and `nacks.py` use the event loop. To the others the time is passed in.
+In these modules a refusal is an answer of 429, and a probe is a call that tests whether a pause can
+end. Svix "processed" a send if its answer shows that Svix works (`Answer.taken`).
+
+Only `pacer.py` and `nacks.py` use the event loop. The others get the time as an argument.
 """
 
 from relay.pacing.lines import Waiter

@@ -1,7 +1,7 @@
-"""The requests that wait for a turn: one line per project. Turns go round the projects.
+"""The requests that wait for a turn: one line per project. The projects get turns round-robin.
 
-Uses no clock and no event loop. Each operation takes logarithmic time. The one exception is the
-choice of a probe, which sorts one line; that happens a few times a second at most.
+Uses no clock and no event loop. Each operation takes logarithmic time, except that choosing a probe
+sorts one line. A project is probed a few times a second at most.
 """
 
 import heapq
@@ -25,7 +25,7 @@ class Waiter:
     last_turn: float
     """When the last turn may be given, in seconds of the pacer's clock."""
     order: int = field(default_factory=lambda: next(_created))
-    """Decides between two that arrived at the same time."""
+    """Breaks the tie between two requests that arrived at the same time."""
 
 
 class _Line:
@@ -34,14 +34,14 @@ class _Line:
     def __init__(self) -> None:
         self.waiting: set[Waiter] = set()
         self._heap: list[tuple[float, int, Waiter]] = []
-        """Those who wait, and some who have left, which `take` skips."""
+        """All waiters, and some requests that have left the line, which `take` skips."""
 
     def join(self, waiter: Waiter) -> None:
         self.waiting.add(waiter)
         heapq.heappush(self._heap, (waiter.arrived_at, waiter.order, waiter))
 
     def take(self, passed_over: Collection[str]) -> Waiter:
-        """Take out the first whose event is not in `passed_over`; if all are, the first."""
+        """Remove the first waiter whose event is not in `passed_over`; if all are, the first."""
         waiter = self._first_except(passed_over) if passed_over else None
         while waiter is None or waiter not in self.waiting:
             _, _, waiter = heapq.heappop(self._heap)
@@ -59,7 +59,7 @@ class Lines:
     def __init__(self) -> None:
         self._lines: dict[str, _Line] = {}
         """The line of each project with a waiter."""
-        self._round: OrderedDict[str, None] = OrderedDict()
+        self._ready: OrderedDict[str, None] = OrderedDict()
         """The projects that have a waiter and are not held. The next one comes first."""
         self._held: set[str] = set()
         """The projects that get no turn."""
@@ -70,7 +70,7 @@ class Lines:
         return self._count
 
     def join(self, waiter: Waiter) -> None:
-        """Add a waiter to its project's line, by the time of its arrival."""
+        """Add a waiter to its project's line, which is in the order of arrival."""
         line = self._lines.setdefault(waiter.project, _Line())
         line.join(waiter)
         self._count += 1
@@ -82,19 +82,19 @@ class Lines:
         self._left(waiter.project)
 
     def next_project(self, avoided: Callable[[str], bool]) -> str | None:
-        """The next project that is not avoided; if all are, the next.
+        """The next project that is not avoided; if all are avoided, the next one.
 
         None if every waiter's project is held, or nobody waits.
         """
-        return next(filterfalse(avoided, self._round), next(iter(self._round), None))
+        return next(filterfalse(avoided, self._ready), next(iter(self._ready), None))
 
     def take(self, project: str, passed_over: Collection[str] = ()) -> Waiter:
-        """Take out the project's first waiter whose event is not in `passed_over`.
+        """Remove and return the project's first waiter whose event is not in `passed_over`.
 
-        If all events are in it, take out the first waiter.
+        If all events are in `passed_over`, the first waiter.
         """
         waiter = self._lines[project].take(passed_over)
-        self._round.move_to_end(project)
+        self._ready.move_to_end(project)
         self._left(project)
         return waiter
 
@@ -115,8 +115,8 @@ class Lines:
         self._update(project)
 
     def _update(self, project: str) -> None:
-        """Put the project into the round or take it out. In the round it keeps its place."""
+        """Add the project to `_ready` or remove it. A project that is already there stays put."""
         if project in self._lines and project not in self._held:
-            self._round.setdefault(project)
+            self._ready.setdefault(project)
         else:
-            self._round.pop(project, None)
+            self._ready.pop(project, None)

@@ -1,6 +1,6 @@
 """Spaces nacks, because each nack slows down Pub/Sub's delivery of the whole subscription.
 
-Twenty nacks at once would raise Pub/Sub's push back-off to a minute, for every customer.
+Twenty simultaneous nacks would raise Pub/Sub's push back-off to a minute, for every customer.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from relay.pacing import tuning
 
 
 class Nacks:
-    """Decides when the instance may nack a push: after two acks and half a second since the last.
+    """Lets an instance nack a push once two acks and half a second have passed since its last nack.
 
     Times are seconds of `clock`.
     """
@@ -23,7 +23,7 @@ class Nacks:
         self._acks = 0
         """Acks since the last nack."""
         self._last = -math.inf
-        """When the last nack was."""
+        """The time of the last nack."""
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -33,7 +33,7 @@ class Nacks:
         self._serve()
 
     async def acquire(self, until: float) -> bool:
-        """Wait for permission to nack one push, at most until `until`. Returns whether it came."""
+        """Wait until one push may be nacked, or until `until`. Returns whether it may be."""
         permitted = asyncio.get_running_loop().create_future()
         self._waiting.append(permitted)
         self._serve()
@@ -43,12 +43,12 @@ class Nacks:
         return not permitted.cancelled()
 
     async def space(self, deadline: float) -> None:
-        """Wait for permission to nack a push; at `deadline` it is nacked without permission."""
+        """Wait until a push may be nacked. At `deadline` it is nacked in any case."""
         if not await self.acquire(deadline):
             self._nacked()
 
     def _serve(self) -> None:
-        """Permit the first waiting nack if it is time; otherwise set a timer for that time."""
+        """Permit the first waiting nack if it is due. If only time is missing, set a timer."""
         while self._waiting and self._waiting[0].done():
             self._waiting.popleft()
         if not self._waiting or self._acks < tuning.ACKS_BETWEEN_NACKS:

@@ -28,10 +28,10 @@ class NoTurn(Exception):
     """No turn came in time."""
 
     outcome: Outcome
-    """Says what held the turn back. RATE_LIMITED: the rate, or a pause after refusals.
-    LEDGER_UNAVAILABLE: the pause of claims. UNAVAILABLE: anything else."""
+    """What delayed the turn. RATE_LIMITED: the rate or the closed gate. LEDGER_UNAVAILABLE: the
+    claims' pause. UNAVAILABLE: anything else."""
     retry_after: float
-    """In how many seconds a turn may come."""
+    """Seconds until a turn may come."""
     detail: str
     """The reason, in words for people."""
 
@@ -46,11 +46,11 @@ class PacerState:
     rate: float | None
     """Calls a second; None: no limit has been met yet."""
     paused: bool
-    """Whether only probes go."""
+    """Whether a pause for all projects is on."""
     taken: int
-    """Events that Svix has taken since the start."""
+    """Sends that Svix has processed since the start."""
     refused: int
-    """Calls that Svix has refused (429) since the start."""
+    """Calls that Svix has answered with 429 since the start."""
     failed: int
     """Calls that have failed since the start."""
 
@@ -71,7 +71,7 @@ class Pacer:
         self._traffic = Traffic(uniform)
         self._lines = Lines()
         self._granted: dict[Waiter, asyncio.Future[Turn]] = {}
-        """By waiter, the future that its turn is put into."""
+        """Each waiter's future, whose result is the turn."""
         self._timer: asyncio.TimerHandle | None = None
         """Fires when the next turn or a project's next probe is due."""
 
@@ -81,7 +81,7 @@ class Pacer:
         return PacerState(
             waiting=len(self._lines),
             in_flight=traffic.in_flight,
-            rate=traffic.rate.now,
+            rate=traffic.rate.current,
             paused=traffic.pauses.is_on,
             taken=traffic.taken,
             refused=traffic.refused,
@@ -89,7 +89,7 @@ class Pacer:
         )
 
     def others_taken_since(self, project: str, since: float) -> bool:
-        """Whether Svix has taken an event of another project since this time."""
+        """Whether Svix has processed a send of another project since this time."""
         return self._traffic.others_taken_since(project, since)
 
     def must_wait(self, waiter: Waiter) -> bool:
@@ -141,7 +141,7 @@ class Pacer:
     def _serve(self, *, waited: bool = True) -> None:
         """Give all turns that may be given now.
 
-        `waited` is false if the call is made for a request that has only just joined.
+        `waited` is False if `_serve` is called for a request that has just joined its line.
         """
         traffic, lines, now = self._traffic, self._lines, self._clock()
         while True:

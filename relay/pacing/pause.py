@@ -10,9 +10,9 @@ Uniform = Callable[[float, float], float]
 
 
 class Pause:
-    """A period in which only probes are made: calls that test whether it can end.
+    """A period during which only probes are sent: calls that test whether it can end.
 
-    It ends when a probe succeeds. It gets longer with each probe that fails.
+    It ends when a probe succeeds. Each probe that fails extends it.
     """
 
     def __init__(self, uniform: Uniform) -> None:
@@ -22,20 +22,20 @@ class Pause:
         self.until = -math.inf
         """The earliest time for the next probe."""
         self.probes: dict[str, float] = {}
-        """By project, when the probe that is still unanswered got its turn."""
+        """The projects with an unanswered probe, each with the time when the probe got its turn."""
         self.failed: dict[str, str] = {}
-        """The events that have failed since Svix last took one; each with its project."""
-        self._waits = 0
-        """How often this pause was begun or extended."""
+        """The events that have failed since Svix last processed a send, each with its project."""
+        self._extensions = 0
+        """How often this pause was extended, including its begin."""
 
     @property
     def is_on(self) -> bool:
-        """Whether the pause lasts now."""
+        """Whether there is a pause now."""
         return self.began_at is not None
 
     @property
     def next_turn_at(self) -> float:
-        """When the next turn may be given. In a pause that turn is a probe."""
+        """When the next turn may be given. During the pause it is a probe."""
         if self.began_at is None:
             return -math.inf
         probed_at = max(self.probes.values(), default=-math.inf)
@@ -44,30 +44,30 @@ class Pause:
     def began_after(self, given_at: float) -> bool:
         """Whether the pause began after this turn was given.
 
-        Then the turn's answer says nothing about whether the pause can end.
+        If so, the turn's answer says nothing about whether the pause can end.
         """
         return self.began_at is not None and given_at < self.began_at
 
-    def wait(self, at: float, seconds: float) -> None:
-        """Begin or extend the pause, for `seconds` from `at` on."""
+    def extend(self, at: float, seconds: float) -> None:
+        """Begin the pause or extend it. The next probe may be sent `seconds` after `at`."""
         if self.began_at is None:
             self.began_at = at
-        self._waits += 1
+        self._extensions += 1
         self.until = at + seconds * self._uniform(1, 1 + tuning.JITTER)
 
     def back_off(self, given_at: float, at: float, first: float = tuning.FIRST_PAUSE) -> None:
-        """A turn's call failed: begin the pause, or extend it for twice as long as last time.
+        """A turn failed: begin the pause, or extend it by twice as much as last time.
 
-        An extension counts from when the probe was given, so a probe that hung adds no more time.
+        An extension begins when the probe's turn was given, so a hanging probe adds no time to it.
         """
-        self.wait(given_at if self.is_on else at, self.doubled(first, tuning.LONGEST_OUTAGE))
+        self.extend(given_at if self.is_on else at, self.doubled(first, tuning.LONGEST_OUTAGE))
 
     def doubled(self, first: float, longest: float) -> float:
-        """The length of the next wait in seconds: `first`, doubled each time, up to `longest`."""
-        return min(first * 2.0 ** min(self._waits, 10), longest)
+        """The next extension in seconds: `first`, doubled with each extension, up to `longest`."""
+        return min(first * 2.0 ** min(self._extensions, 10), longest)
 
     def end(self) -> None:
-        """A probe succeeded."""
-        self.began_at, self.until, self._waits = None, -math.inf, 0
+        """End the pause, and forget what failed."""
+        self.began_at, self.until, self._extensions = None, -math.inf, 0
         self.probes.clear()
         self.failed.clear()

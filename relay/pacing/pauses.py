@@ -1,6 +1,6 @@
-"""The pauses. While one lasts, calls stop, except for probes.
+"""The pauses. While one lasts, only probes are sent.
 
-    the closed gate    begins with three refusals in a row that the rate learned from
+    the closed gate    begins with three refusals in a row that changed the rate
     an outage          begins with five failures in a row, of different events of two projects or
                        more
     a project's pause  begins with five failures in a row of different events of one project; only
@@ -29,21 +29,21 @@ class Pauses:
         """The closed gate or an outage; `_cause` says which."""
         self._claims = Pause(uniform)
         self._own: OrderedDict[str, Pause] = OrderedDict()
-        """Each project's own pause, kept from its first failure until Svix takes an event of it."""
+        """Each project's own pause, kept from its first failure to its next processed send."""
         self._due: list[tuple[float, str]] = []
         """When each project's own pause allows a probe, as a heap; entries may be outdated."""
         self._changed: set[str] = set()
-        """Projects that may have to be held or released since `changes` was last called."""
+        """The projects whose hold may have changed since the last call of `changes`."""
         self._cause = Outcome.UNAVAILABLE
         """RATE_LIMITED while the gate is closed, UNAVAILABLE in an outage."""
         self._refusals = 0
-        """Refusals in a row that the rate learned from."""
+        """Refusals in a row that changed the rate."""
         self._last_failed: str | None = None
         """The project of the call that failed last."""
 
     @property
     def is_on(self) -> bool:
-        """Whether only probes go, for all projects."""
+        """Whether a pause for all projects is on."""
         return self._svix.is_on or self._claims.is_on
 
     @property
@@ -53,11 +53,11 @@ class Pauses:
 
     @property
     def next_change_at(self) -> float:
-        """When the next project's own pause allows a probe, so that it has to be released."""
+        """When a project has to be released next, because its own pause allows a probe."""
         return self._due[0][0] if self._due else math.inf
 
     def changes(self, at: float) -> Iterator[tuple[str, bool]]:
-        """The projects that may have to be held or released, each with whether to hold it."""
+        """Yield each project that may have to be held or released, and whether to hold it."""
         while self._due and self._due[0][0] <= at:
             self._changed.add(heapq.heappop(self._due)[1])
         while self._changed:
@@ -67,7 +67,7 @@ class Pauses:
     def holds(self, project: str, at: float) -> bool:
         """Whether the project gets no turn now.
 
-        That is so while its probe is unanswered, and while its own pause allows none.
+        It gets none while its probe is unanswered, and while its own pause allows no probe.
         """
         own = self._own.get(project)
         is_probing = any(project in pause.probes for pause in self._pauses_of(project))
@@ -76,13 +76,13 @@ class Pauses:
     def avoids(self, project: str) -> bool:
         """Whether the next turn should go to another project.
 
-        In an outage, the project that failed last should not probe again. If only its events fail,
-        another project's probe ends the outage.
+        During a pause, the project that failed last should not be probed again. If only its events
+        fail, another project's probe ends the pause.
         """
         return self._svix.is_on and project == self._last_failed
 
     def passed_over(self, project: str) -> Collection[str]:
-        """The project's events that failed before or in the pause, to be probed last."""
+        """The events that failed before or during the project's pause. They are probed last."""
         for pause in (self._svix, self._own.get(project)):
             if pause is not None and pause.is_on:
                 return pause.failed
@@ -94,25 +94,25 @@ class Pauses:
         return self._svix.began_after(given_at) or (own is not None and own.began_after(given_at))
 
     def probing(self, given_at: float) -> bool:
-        """Whether the turn that was given at this time is a probe for all projects."""
+        """Whether a turn that was given at this time is a probe of the gate or of an outage."""
         return self._svix.is_on and not self._svix.began_after(given_at)
 
     def give(self, project: str, at: float) -> None:
-        """A turn is given. In a pause it is a probe."""
+        """A turn is given. During a pause it is a probe."""
         for pause in self._pauses_of(project):
             if pause.is_on:
                 pause.probes[project] = at
                 self._changed.add(project)
 
     def over(self, project: str, given_at: float) -> None:
-        """A turn has ended in any way. If it was a probe, another may go."""
+        """A turn is over, with or without a call. If it was a probe, another may be sent."""
         for pause in self._pauses_of(project):
             if pause.probes.get(project) == given_at:
                 del pause.probes[project]
                 self._changed.add(project)
 
     def taken(self, project: str, given_at: float) -> None:
-        """Svix took an event. That always ends an outage, and opens the gate if it was a probe."""
+        """Svix processed a send. That ends an outage, and opens the gate if it was a probe."""
         self._refusals = 0
         self._svix.failed.clear()
         if self._cause is Outcome.UNAVAILABLE or not self._svix.began_after(given_at):
@@ -123,7 +123,7 @@ class Pauses:
     def refused(
         self, given_at: float, at: float, retry_after: float | None, *, fresh: bool
     ) -> None:
-        """Svix refused a call. `fresh` says whether the rate learned from the refusal."""
+        """Svix refused a call. `fresh` says whether the refusal changed the rate."""
         self._refusals += fresh
         if self.probing(given_at) or (
             not self._svix.is_on and fresh and self._refusals >= tuning.REFUSALS_TO_CLOSE
@@ -131,7 +131,7 @@ class Pauses:
             self._cause = Outcome.RATE_LIMITED
             doubled = self._svix.doubled(tuning.FIRST_PAUSE, tuning.LONGEST_GATE)
             seconds = doubled if retry_after is None else min(retry_after, tuning.LONGEST_GATE)
-            self._svix.wait(at, seconds)
+            self._svix.extend(at, seconds)
 
     def failed(self, project: str, event: str, given_at: float, at: float) -> None:
         """A call failed. Failures of calls sent before the current pause are ignored."""
@@ -167,24 +167,25 @@ class Pauses:
             self._claims.back_off(given_at, at, tuning.FIRST_CLAIMS_PAUSE)
 
     def reason(self, project: str) -> tuple[Outcome, float, str] | None:
-        """Which pause the project waits for: the outcome, when its next probe may go, and a detail.
+        """The pause that delays the project: the outcome, when the next probe is due, and a detail.
 
-        None if it waits for no pause.
+        None if no pause does.
         """
         own = self._own.get(project)
         if self._claims.is_on:
             why = "the ledger does not answer claims"
             return Outcome.LEDGER_UNAVAILABLE, self._claims.until, why
         if self._svix.is_on:
-            does = "refuses" if self._cause is Outcome.RATE_LIMITED else "fails"
-            return self._cause, self._svix.until, f"Svix {does} all calls"
+            refuses = self._cause is Outcome.RATE_LIMITED
+            why = "Svix answers all calls with 429" if refuses else "all calls to Svix fail"
+            return self._cause, self._svix.until, why
         if own is not None and own.is_on:
             why = "all calls for this project fail"
             return Outcome.UNAVAILABLE, own.until, why
         return None
 
     def _pauses_of(self, project: str) -> list[Pause]:
-        """The pauses that the project's calls wait for."""
+        """The pauses that may delay the project's calls."""
         own = self._own.get(project)
         return [self._svix, self._claims] if own is None else [self._svix, self._claims, own]
 

@@ -1,8 +1,10 @@
-"""How fast calls to Svix may go. Each instance finds its rate by itself, from Svix's refusals.
+"""How many calls a second may go to Svix. Each instance finds its own rate from Svix's refusals.
 
-    no limit met   a window bounds the calls in flight; it grows with each event that Svix takes
+    no limit met   a window bounds the calls in flight; it grows with each processed send
     searching      after the first refusal the rate doubles with use, until the next refusal
     climbing       each refusal cuts the rate by a tenth; with use it grows again, slowly at first
+
+The rate is in use while requests wait for turns. Without use it is not tested, so it does not grow.
 
 Uses no clock and no event loop: the time is passed to each method. Times are seconds, rates are
 calls a second.
@@ -22,27 +24,27 @@ class Rate:
 
     def __init__(self) -> None:
         self.window = tuning.FIRST_WINDOW
-        """The most calls in flight, while no limit has been met."""
+        """The maximum of calls in flight, while no limit has been met."""
         self.next_at = -math.inf
         """The earliest time for the next turn."""
         self._level: float | None = None
         """The rate that the last refusal set. None: no limit has been met yet."""
         self._searching = False
-        """Whether the search for the limit goes on: Svix has refused only once."""
+        """Whether the search for the limit goes on: only one refusal has changed the rate."""
         self._used = 0.0
-        """For how many seconds the full rate was used since the level was set."""
+        """For how many seconds the rate was in use since the level was set."""
         self._refused_at = -math.inf
         """When the last refusal that changed the rate came."""
         self._second = 0.0
         """The current second of the clock."""
         self._in_second = self._in_last_second = 0
-        """Events taken in the current second, and in the one before."""
+        """Processed sends in the current second, and in the second before it."""
         self._taken_since = 0
-        """Events taken since the first refusal, while searching."""
+        """Processed sends since the first refusal, while searching."""
 
     @property
-    def now(self) -> float | None:
-        """The rate now; None while no limit has been met."""
+    def current(self) -> float | None:
+        """The current rate; None while no limit has been met."""
         if self._level is None:
             return None
         if self._searching:
@@ -50,29 +52,29 @@ class Rate:
         return self._level * (1 + (self._used / tuning.CLIMB) ** 3)
 
     def give(self, at: float) -> float:
-        """A turn is given. Returns the interval to the next one in seconds, 0 without a limit."""
-        if (rate := self.now) is None:
+        """A turn is given. Returns the seconds to the next turn, 0 while no limit has been met."""
+        if (rate := self.current) is None:
             return 0.0
         self.next_at = max(self.next_at, at - tuning.MAKE_UP) + 1 / rate
         return 1 / rate
 
     def take_back(self, interval: float) -> None:
-        """A turn's call was not made: the next turn may be given earlier by this."""
+        """A turn ended without a call: the next turn may be given `interval` seconds earlier."""
         self.next_at -= interval
 
     def use(self, interval: float) -> None:
-        """A call begins after a wait for its turn, so the rate was in full use for this long."""
+        """A call begins whose request waited, so the rate was in use for `interval` seconds."""
         self._used += interval
 
     def restart_window(self) -> None:
-        """Svix is down: make the window small again.
+        """Make the window small again, in a pause.
 
-        Otherwise a Svix that has just recovered would get all waiting calls at once.
+        Otherwise a Svix that has just recovered would get a whole window of calls simultaneously.
         """
         self.window = tuning.FIRST_WINDOW
 
     def taken(self, at: float) -> None:
-        """Svix took an event."""
+        """Svix processed a send."""
         if self._level is None:
             self.window = min(self.window + 1, tuning.LARGEST_WINDOW)
             self._to_second(at)
@@ -81,7 +83,7 @@ class Rate:
             self._taken_since += 1
 
     def refused(self, given_at: float, interval: float, at: float) -> bool:
-        """Svix refused a turn's call. Returns whether that changed the rate.
+        """Svix refused a turn's call. Returns whether the refusal changed the rate.
 
         `given_at` and `interval` are the turn's; `at` is the time of the answer.
         """
@@ -96,9 +98,9 @@ class Rate:
             rate = 1 / interval  # the rate when the turn was given, which was too high
             self._level = tuning.CUT * rate
             if self._searching:
-                # The limit lies between two figures. The rate is too high, because the search
-                # overshot. What Svix took per second is too low, because fewer events may have
-                # been sent than Svix would have taken. So take the middle.
+                # The limit lies between two figures. The rate is above the limit, because the
+                # search overshot. The sends that Svix processed per second may be below it,
+                # because fewer may have been made than Svix allows. So use the mean of the two.
                 taken = self._taken_since / (at - self._refused_at)
                 self._level = min(self._level, (taken + rate) / 2)
                 self._searching = False
@@ -108,7 +110,7 @@ class Rate:
         return True
 
     def _to_second(self, at: float) -> None:
-        """Make the second of `at` the current one."""
+        """Make the second of `at` the current second."""
         second = math.floor(at)
         if second != self._second:
             self._in_last_second = self._in_second if second == self._second + 1 else 0

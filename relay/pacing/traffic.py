@@ -1,4 +1,4 @@
-"""The turns that are not over, and what the end of each says about Svix.
+"""The open turns, and what each answer says about Svix. A turn is open until it is over.
 
 Uses no clock and no event loop: the time is passed to each method. Times are seconds.
 """
@@ -22,36 +22,36 @@ class GivenTurn:
     event: str
     at: float
     interval: float
-    """Seconds to the next turn at the rate of then; 0 while no limit has been met."""
+    """Seconds to the next turn, at the rate when this one was given; 0 if no limit had been met."""
     waited: bool
-    """Whether a request had to wait for it."""
+    """Whether a request had to wait for the turn."""
 
 
 class Traffic:
-    """Decides when a turn may be given, from the turns not over, the rate and the pauses."""
+    """Decides when a turn may be given, from the open turns, the rate and the pauses."""
 
     def __init__(self, uniform: Callable[[float, float], float]) -> None:
         self.rate = Rate()
         self.pauses = Pauses(uniform)
         self.in_flight = 0
-        """Turns that are not over."""
+        """The number of open turns."""
         self.taken = self.refused = self.failed = 0
-        """Events taken, calls refused and calls failed since the start."""
+        """Since the start: processed sends, refusals, and failed calls."""
         self._of_project: Counter[str] = Counter()
-        """By project, the turns that are not over."""
+        """The number of open turns of each project."""
         self._uncalled = 0
-        """Turns given whose call has not begun."""
+        """The number of open turns whose call has not begun."""
         self._last_taken: tuple[str, float] = ("", -math.inf)
-        """The project whose event Svix took last, and when."""
+        """The project of the last processed send, and the time of its answer."""
         self._last_taken_of_another: tuple[str, float] = ("", -math.inf)
-        """The same for the last event of any other project."""
+        """The project and the time of the last processed send of any other project."""
 
     def next_turn_at(self, project: str) -> float:
-        """When the project may have a turn, if it is next.
+        """When the project may get a turn, if it is next.
 
-        Infinite while that depends on another turn: on its end, or on the begin of its call.
+        Infinite while another turn must end first, or its call must begin first.
         """
-        rate = self.rate.now
+        rate = self.rate.current
         if rate is None:
             is_full = not self._has_room(project) and not self.pauses.is_on
         else:
@@ -59,18 +59,19 @@ class Traffic:
         return math.inf if is_full else max(self.rate.next_at, self.pauses.next_turn_at)
 
     def avoids(self, project: str) -> bool:
-        """Whether another project should be next, if one waits."""
-        return self.pauses.avoids(project) or (self.rate.now is None and self._has_share(project))
+        """Whether the next turn should go to another project, if one waits."""
+        fills_share = self.rate.current is None and self._has_share(project)
+        return fills_share or self.pauses.avoids(project)
 
     def _has_share(self, project: str) -> bool:
-        """Whether the project fills its share of the window, or more."""
+        """Whether the project's open turns fill its share of the window, or more."""
         return self._of_project[project] >= self.rate.window * tuning.SHARE
 
     def _has_room(self, project: str) -> bool:
         """Whether the window has room for a call of the project.
 
-        A project may fill more than its share while it is alone. The calls beyond its share take no
-        room away from the other projects.
+        A project may exceed its share while no other project waits. Its calls beyond the share are
+        not counted against the other projects.
         """
         if self._has_share(project) or self.in_flight < self.rate.window:
             return self.in_flight < self.rate.window
@@ -78,7 +79,7 @@ class Traffic:
         return self.in_flight - max(0.0, excess) < self.rate.window
 
     def others_taken_since(self, project: str, since: float) -> bool:
-        """Whether Svix has taken an event of another project since this time."""
+        """Whether Svix has processed a send of another project since this time."""
         of_another = self._last_taken[0] != project
         return (self._last_taken if of_another else self._last_taken_of_another)[1] >= since
 
@@ -134,12 +135,13 @@ class Traffic:
         self._over(turn)
 
     def reason(self, project: str) -> tuple[Outcome, float, str]:
-        """Why the project has no turn now: the outcome, when that may end, words for people."""
+        """Why the project has no turn now: the outcome, when it may get one, and a detail."""
         if (reason := self.pauses.reason(project)) is not None:
             return reason
-        if self.rate.now is not None:
+        if self.rate.current is not None:
             return Outcome.RATE_LIMITED, self.rate.next_at, "Svix's rate limit left no turn"
-        return Outcome.UNAVAILABLE, self.rate.next_at, "Svix is slow to answer: too many calls"
+        why = "Svix is slow to answer: too many calls are in flight"
+        return Outcome.UNAVAILABLE, self.rate.next_at, why
 
     def _over(self, turn: GivenTurn) -> None:
         self.in_flight -= 1

@@ -1,56 +1,58 @@
 """The numbers for pacing, and how each was found.
 
-"Simulated" means: 20,000 events in virtual time against a token bucket of 50 calls a second, burst
-50, 100 ms, by one to four instances (`make bench ARGS=drain`; docs/measurements.md has the
-figures). All times are in seconds.
+"Simulated" means: one to four instances send 20,000 events in virtual time to a Svix that answers
+in 100 ms and whose limit is a token bucket of 50 calls a second with a burst of 50 (`make bench
+ARGS=drain`; docs/measurements.md has the figures). All times are in seconds.
 """
 
 # While no limit has been met, only the calls in flight are bounded.
 
 FIRST_WINDOW = 30
-"""Calls in flight at a start. Simulated: 30 costs at most 0.9 % refused calls, 50 costs 1.1 %."""
+"""The window at the start, in calls. Simulated: with 30, at most 0.9 % of the calls are refused;
+with 50, 1.1 %."""
 
 LARGEST_WINDOW = 200
-"""The most calls in flight. On one processor, more calls did not raise the throughput."""
+"""The window's maximum. On one processor, more calls in flight did not raise the throughput."""
 
 SHARE = 0.5
 """The share of the window that one project may fill while others wait. Simulated: without this
-bound, sixty hanging calls of one project cost every project 8.9 s at a cold start."""
+bound, sixty hanging calls of one project delayed every project by 8.9 s at a cold start."""
 
-# The first refusal sets the rate to what Svix took in one second. From there the rate goes up, in
-# search of the limit.
+# The first refusal sets the rate to the number of sends that Svix processed in one second. From
+# there the rate rises, in search of the limit.
 
 LOWEST_LEVEL = 0.2
-"""Calls a second. At a lower rate, answers come too seldom to learn from."""
+"""The lowest rate that a refusal sets, in calls a second. At a lower rate, there are too few
+answers to learn from."""
 
 SILENCE = 0.5
-"""After the first refusal no turn is given for this long. Svix may still refuse calls of the first
-burst. If the search had already begun, such a refusal would end it too early."""
+"""For this time after the first refusal, no turn is given. The first burst has used up Svix's
+limit, so the next calls may be refused too, and their refusals would end the search too early."""
 
 DOUBLING = 2.0
-"""The search doubles the rate in this time. If it were faster, too many calls would already be in
-flight when the search ends."""
+"""During the search, the rate doubles in this time of use. If the search were faster, too many
+calls would be in flight when it reaches the limit."""
 
 # After the search, each refusal cuts the rate, and a cubic curve raises it again. The curve is flat
 # near the limit and steep away from it (as in TCP CUBIC, https://www.rfc-editor.org/rfc/rfc9438).
 
 CUT = 0.9
-"""A refusal multiplies the rate by this. Simulated: with 0.95, another 0.5 % of the calls are
-refused; with 0.8, less of the limit is used."""
+"""A refusal multiplies the rate by this. Simulated: with 0.95, 0.5 % more of the calls are refused;
+with 0.8, less of the limit is used."""
 
 CLIMB = 20.0
-"""After this time at full use, the rate has doubled since the cut. At the end of a backlog one
-instance still has requests when the others have none. A slower climb would take up their share of
-the limit too late."""
+"""After this time of use, the rate has doubled since the cut. At the end of a backlog, one instance
+still has requests when the others have none. With a slower climb it would use their share of the
+limit too late."""
 
 MAKE_UP = 0.1
-"""Turns missed in this time may be made up. A busy event loop can be this late."""
+"""Turns that were due within this time may still be given. A busy event loop can be this late."""
 
 UNCALLED = 0.25
-"""The most turns that are given and whose call has not begun, in seconds' worth of the rate.
+"""The maximum of turns whose call has not begun, as the time in which the rate gives that many.
 Without this bound, a slow ledger would cause a burst of calls to Svix when it answers again."""
 
-# Pauses: only probes go.
+# Pauses, during which only probes are sent.
 
 REFUSALS_TO_CLOSE = 3
 """This many refusals in a row close the gate; only those that changed the rate count. With several
@@ -60,36 +62,35 @@ FAILURES_TO_PAUSE = 5
 """Failures in a row, of different events, that begin a pause. A single failure is not an outage."""
 
 FIRST_PAUSE = 0.5
-"""The first pause; it doubles with each probe that is refused or fails."""
+"""The time to the first probe. It doubles with each probe that is refused or fails."""
 
 LONGEST_GATE = 60.0
-"""The longest time between two probes while the gate is closed, however long Retry-After is. One
+"""The maximum time between two probes while the gate is closed, even if Retry-After is longer. One
 probe a minute is no load for Svix."""
 
 LONGEST_OUTAGE = 5.0
-"""The longest time between two probes in an outage. The end of an outage is noticed this soon."""
+"""The maximum time between two probes in an outage. Its end is noticed within about this time."""
 
 FIRST_CLAIMS_PAUSE = 0.2
-"""The first pause of claims. It is shorter than `FIRST_PAUSE`, because the claim that failed had
-already been tried for five seconds."""
+"""The time to the first probe after a failed claim. It is shorter than `FIRST_PAUSE`, because a
+claim is usually tried for five seconds before it fails."""
 
 JITTER = 0.1
-"""A pause is lengthened at random by up to this share, so that instances do not probe together."""
+"""Each pause is up to this share longer, at random, so that instances do not probe together."""
 
 PROBE_PATIENCE = 1.0
-"""After this time, an unanswered probe no longer holds back a probe of another project. Svix
-usually answers in a tenth of it. One customer's hanging event must not prolong an outage for
-all."""
+"""After this time, an unanswered probe no longer delays a probe of another project. One customer's
+hanging event must not prolong an outage for all. Svix usually answers in a tenth of this time."""
 
 # Nacks: with each nack Pub/Sub doubles a back-off that slows down the whole subscription.
 
 ACKS_BETWEEN_NACKS = 2
-"""Each ack halves Pub/Sub's back-off. Two acks more than undo the doubling of one nack."""
+"""Each ack halves Pub/Sub's back-off, so two acks more than undo the doubling of one nack."""
 
 BETWEEN_NACKS = 0.5
-"""The shortest time between two nacks. Twenty nacks at once raise the back-off to its maximum of
-a minute, however many acks follow."""
+"""The minimum time between two nacks. Twenty simultaneous nacks raise the back-off to its maximum
+of a minute, however many acks follow."""
 
 PROJECTS_REMEMBERED = 1000
-"""The most projects whose failures are remembered. The one that failed longest ago is forgotten
-first."""
+"""The maximum of projects whose failures are remembered. The project that failed longest ago is
+forgotten first."""

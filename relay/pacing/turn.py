@@ -7,9 +7,10 @@ from relay.pacing.traffic import GivenTurn, Traffic
 
 
 class Turn:
-    """The right to make one call to Svix. A turn that ends without a call goes to the next in line.
+    """The right to make one call to Svix.
 
-    `on_change` is called whenever others may have turns because of this one.
+    If it ends without a call, the next in line gets it, unless the ledger failed. `on_change` is
+    called whenever another request may get a turn because of this one.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Turn:
     def begin(self, *, claimed: bool = True) -> None:
         """The call to Svix begins now.
 
-        `claimed` says whether the ledger answered a claim for it.
+        `claimed` says whether the ledger answered a claim for this turn.
         """
         self._is_called = True
         self._traffic.begin(self._given, claimed=claimed)
@@ -47,7 +48,7 @@ class Turn:
     def report(self, answer: Answer) -> None:
         """Svix answered the call.
 
-        A call that was begun and is not reported counts as unavailable.
+        If `leave` ends the turn after `begin` without a report, the call counts as unavailable.
         """
         self._is_over = True
         self._traffic.answered(self._given, answer, self._clock())

@@ -327,10 +327,10 @@ async def test_a_record_has_the_state_of_its_event(open_ledger: Open) -> None:
     record = await record_of(ledger)
     assert record.state is State.CLAIMED
     assert LEASE_SECONDS / 2 < record.lease_remaining <= LEASE_SECONDS
-    assert record.refusal(event()) == InProgress(record.lease_remaining, 1)
+    assert record.denial(event()) == InProgress(record.lease_remaining, 1)
     await ledger.release(claim)
     record = await record_of(ledger)
-    assert (record.state, record.refusal(event())) == (State.RELEASED, None)
+    assert (record.state, record.denial(event())) == (State.RELEASED, None)
     await delivered(ledger, event())
     record = await record_of(ledger)
     assert (record.state, record.svix_message_id) == (State.DELIVERED, "msg_1")
@@ -338,7 +338,7 @@ async def test_a_record_has_the_state_of_its_event(open_ledger: Open) -> None:
     assert record.delivered_at is not None
     assert record.first_claimed_at < record.delivered_at
     assert record.lease_remaining <= 0
-    assert record.refusal(event()) == Duplicate("msg_1", payload_changed=False, attempts=2)
+    assert record.denial(event()) == Duplicate("msg_1", payload_changed=False, attempts=2)
 
 
 async def test_parking_twice_is_once(open_ledger: Open) -> None:

@@ -55,7 +55,7 @@ def test_an_event_that_waits_for_its_redelivery(relay: Relay, rows: Rows) -> Non
     assert "not sent yet: it waits for its redelivery" in said
     assert "(5 min)" in said
     assert "claimed 3 times" in said
-    assert "Pub/Sub brings it again by" in said
+    assert "Pub/Sub redelivers it by" in said
 
 
 def test_an_event_that_is_never_redelivered(relay: Relay, rows: Rows) -> None:
@@ -65,7 +65,7 @@ def test_an_event_that_is_never_redelivered(relay: Relay, rows: Rows) -> None:
     assert "its redelivery is overdue" in said
     assert "(3 days)" in said
     assert "claimed 100 times" in said
-    assert "brings it again" not in said
+    assert "redelivers it" not in said
     for advice in ("--redrive", "seek", "publish the event again"):
         assert advice in said
     rows.add(State.RELEASED, "evt_2", untouched=40 * DAY)
@@ -98,7 +98,7 @@ def test_an_event_that_svix_lost(relay: Relay, rows: Rows) -> None:
 
 @pytest.mark.parametrize(
     ("untouched", "next_step"),
-    [(MINUTE, "its redelivery, by"), (2 * HOUR, "reconcile --since")],
+    [(MINUTE, "Pub/Sub redelivers it by"), (2 * HOUR, "reconcile --since")],
 )
 def test_an_event_that_is_not_recorded_as_delivered(
     relay: Relay, rows: Rows, svix: Svix, untouched: timedelta, next_step: str

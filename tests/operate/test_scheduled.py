@@ -156,7 +156,7 @@ async def test_its_calls_go_through_the_pacer() -> None:
 
 async def test_deliveries_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """While a delivery would have to wait, the reconciliation does not join the line."""
-    monkeypatch.setattr(scheduled, "_LOOKS_SECONDS", 0.005)
+    monkeypatch.setattr(scheduled, "_POLL_SECONDS", 0.005)
     pacer = Pacer()
     await close_the_gate(pacer)
     asking = asyncio.create_task(PacerTurns(pacer, time.monotonic() + 60)().__aenter__())
@@ -170,7 +170,7 @@ async def test_a_long_backlog_does_not_stop_it(
 ) -> None:
     """After five seconds it joins the line like a delivery."""
     monkeypatch.setattr(scheduled, "_GIVES_WAY_SECONDS", 0.02)
-    monkeypatch.setattr(scheduled, "_LOOKS_SECONDS", 0.005)
+    monkeypatch.setattr(scheduled, "_POLL_SECONDS", 0.005)
     pacer = Pacer()
     await close_the_gate(pacer)
     turns = PacerTurns(pacer, time.monotonic() + 0.3)

@@ -29,7 +29,7 @@ def climbing(at: float = 10.0) -> Rate:
 
 def test_until_a_limit_is_met_there_is_no_rate() -> None:
     rate = Rate()
-    assert rate.now is None
+    assert rate.current is None
     assert rate.give(5.0) == 0
     assert rate.next_at < 5.0
 
@@ -44,7 +44,7 @@ def test_the_window_grows_with_each_event_taken_up_to_its_largest() -> None:
 
 
 def test_the_first_refusal_sets_the_rate_to_what_was_taken_in_a_second() -> None:
-    assert limited(taken=40).now == 40
+    assert limited(taken=40).current == 40
 
 
 @pytest.mark.parametrize(("before", "running", "level"), [(40, 5, 40), (5, 40, 40), (0, 7, 7)])
@@ -58,7 +58,7 @@ def test_the_larger_of_the_current_and_the_last_second_counts(
     for _ in range(running):
         rate.taken(9.2)
     rate.refused(given_at=9.2, interval=0.0, at=9.3)
-    assert rate.now == level
+    assert rate.current == level
 
 
 def test_events_taken_long_ago_do_not_count() -> None:
@@ -66,7 +66,7 @@ def test_events_taken_long_ago_do_not_count() -> None:
     for _ in range(40):
         rate.taken(1.5)
     rate.refused(given_at=9.2, interval=0.0, at=9.3)
-    assert rate.now == tuning.LOWEST_LEVEL
+    assert rate.current == tuning.LOWEST_LEVEL
 
 
 def test_after_the_first_refusal_nothing_goes_for_half_a_second() -> None:
@@ -78,23 +78,23 @@ def test_after_the_first_refusal_nothing_goes_for_half_a_second() -> None:
 def test_the_search_doubles_with_two_seconds_of_use() -> None:
     rate = limited(taken=40)
     rate.use(2.0)
-    assert rate.now == pytest.approx(80)
+    assert rate.current == pytest.approx(80)
 
 
 def test_unused_time_does_not_raise_the_rate() -> None:
     """Only calls that are sent can test the limit."""
     rate = climbing()
-    before = rate.now
+    before = rate.current
     rate.give(100.0)
-    assert rate.now == before
+    assert rate.current == before
 
 
 def test_a_refusal_of_a_call_given_before_the_last_refusal_is_ignored() -> None:
     """Many calls of a burst are refused for the same reason."""
     rate = limited(at=10.0)
-    before = rate.now
+    before = rate.current
     assert not rate.refused(given_at=9.95, interval=1 / 40, at=10.2)
-    assert rate.now == before
+    assert rate.current == before
 
 
 def test_the_search_ends_between_what_was_taken_and_what_was_tried() -> None:
@@ -103,7 +103,7 @@ def test_the_search_ends_between_what_was_taken_and_what_was_tried() -> None:
     for _ in range(100):
         rate.taken(11.0)
     refuse(rate, 12.0)  # 50 were taken each second
-    assert rate.now == pytest.approx((50 + 80) / 2)
+    assert rate.current == pytest.approx((50 + 80) / 2)
 
 
 def test_the_search_ends_with_at_least_a_cut() -> None:
@@ -112,15 +112,15 @@ def test_the_search_ends_with_at_least_a_cut() -> None:
     for _ in range(1000):
         rate.taken(11.0)
     refuse(rate, 12.0)
-    assert rate.now == pytest.approx(0.9 * 40)
+    assert rate.current == pytest.approx(0.9 * 40)
 
 
 def test_each_refusal_then_cuts_a_tenth() -> None:
     rate = climbing(at=10.0)
-    before = rate.now
+    before = rate.current
     assert before is not None
     refuse(rate, 10.2)
-    assert rate.now == pytest.approx(0.9 * before)
+    assert rate.current == pytest.approx(0.9 * before)
 
 
 def test_the_cut_is_from_the_rate_when_the_refused_turn_was_given() -> None:
@@ -129,24 +129,24 @@ def test_the_cut_is_from_the_rate_when_the_refused_turn_was_given() -> None:
     interval = rate.give(10.5)
     rate.use(30.0)
     rate.refused(given_at=10.5, interval=interval, at=12.0)
-    assert rate.now == pytest.approx(0.9 / interval)
+    assert rate.current == pytest.approx(0.9 / interval)
 
 
 def test_the_climb_is_flat_at_first_and_has_doubled_after_twenty_seconds() -> None:
     rate = climbing()
-    level = rate.now
+    level = rate.current
     assert level is not None
     rate.use(5.0)
-    assert rate.now == pytest.approx(level, rel=0.02)
+    assert rate.current == pytest.approx(level, rel=0.02)
     rate.use(15.0)
-    assert rate.now == pytest.approx(2 * level)
+    assert rate.current == pytest.approx(2 * level)
 
 
 def test_the_rate_never_falls_so_low_that_it_could_not_recover() -> None:
     rate = limited(taken=0)
     for number in range(50):
         refuse(rate, 11.5 + number)
-    assert rate.now == tuning.LOWEST_LEVEL
+    assert rate.current == tuning.LOWEST_LEVEL
 
 
 def test_turns_are_spaced_and_unused_ones_are_made_up_for_a_tenth_of_a_second() -> None:

@@ -127,11 +127,11 @@ def test_the_refusal_of_a_probe_does_not_lower_the_rate_again() -> None:
     for second in range(3):
         answer(traffic, REFUSED, at=10.0 + second)
     assert traffic.pauses.is_on
-    before = traffic.rate.now
+    before = traffic.rate.current
     answer(traffic, REFUSED, at=20.0)
     assert before is not None
-    assert traffic.rate.now is not None
-    assert traffic.rate.now >= before
+    assert traffic.rate.current is not None
+    assert traffic.rate.current >= before
     assert traffic.pauses.next_turn_at == 21.0
 
 

@@ -139,8 +139,8 @@ class World:
         row = self.rows.get(op.event)
         if row is None:
             row = Row("claimed", token, 1, 1, self.now, self.now)
-        elif row.token != previous and (refusal := self.refusal(row)):
-            return refusal
+        elif row.token != previous and (denial := self.denial(row)):
+            return denial
         elif row.state == "delivered":
             return Duplicate("msg", payload_changed=False, attempts=row.attempts)
         else:
@@ -156,7 +156,7 @@ class World:
         age = self.now - row.first_claimed_at
         return Claim(op.event, token, row.version, row.attempts, age)
 
-    def refusal(self, row: Row) -> Duplicate | InProgress | None:
+    def denial(self, row: Row) -> Duplicate | InProgress | None:
         """Why the event can't be claimed now, by its record."""
         if row.state == "delivered":
             return Duplicate("msg", payload_changed=False, attempts=row.attempts)
@@ -170,7 +170,7 @@ class World:
 
     def _look(self, op: Op) -> "Look | None":
         row = self.rows.get(op.event)
-        return None if row is None else Look(self.refusal(row))
+        return None if row is None else Look(self.denial(row))
 
     def _sleep(self, _op: Op) -> None:
         pass
@@ -240,7 +240,7 @@ class Look:
 
     answer: Duplicate | InProgress | None
 
-    def refusal(self, _event: Event) -> Duplicate | InProgress | None:
+    def denial(self, _event: Event) -> Duplicate | InProgress | None:
         return self.answer
 
 
