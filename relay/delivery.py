@@ -16,9 +16,9 @@ one turn, one claim, one call to Svix and one settle:
 After a crash, Pub/Sub's redelivery continues:
 
     the function dies                            the redelivery
-    while it waits                               claims immediately: nothing was claimed
+    while it waits                               claims immediately: no claim is held
     between claim and send                       waits until the lease ends (30 s), then sends
-    between Svix's acceptance and settle         sends again with the same idempotency key
+    between Svix's acceptance and settle         waits likewise, then sends with the same key
     the same, over 11 h after the first claim    asks Svix before it sends
     after settle, before the answer              is a duplicate
 
@@ -64,11 +64,11 @@ hour between the two covers waiting and clock differences."""
 
 UNEXPLAINED_CONFLICTS = 2
 UNEXPLAINED_AFTER_SECONDS = 5.0
-"""After this many answers of 409 to sends, and this long after the first ask, the conflict counts
-as unexplained. Two kinds pass by themselves. If two events of a new project race to create its
-application, Svix answers one of them with 409. Svix also answers 409 while it holds an idempotency
-lock, for 5 s. A conflict that does not pass means that a message we cannot find has the event's
-id."""
+"""After this many answers of 409 to sends, and this long after the first of them, the conflict
+counts as unexplained. Two kinds pass by themselves. If two events of a new project race to create
+its application, Svix answers one of them with 409. Svix also answers 409 while it holds an
+idempotency lock, for 5 s. If a conflict stays, Svix has a message with the event's id that asking
+does not find."""
 
 _FIRST_BACK_OFF, _LONGEST_BACK_OFF = 0.2, 20.0
 """Seconds before each retry of an event, doubled each time. The request waits instead of nacking,
@@ -127,26 +127,25 @@ class History:
     saw_acceptance: bool = False
     """Whether Svix answered a send with 2xx and a body that broke off."""
     conflicts: int = 0
-    first_asked_at: float | None = None
+    first_conflict_at: float = 0.0
 
     def after(self, answer: Answer, now: float) -> "History":
         """The history with one more answer."""
         if answer.call is Call.ASK:
-            return self if self.first_asked_at is not None else replace(self, first_asked_at=now)
-        return replace(
-            self,
+            return self
+        is_conflict = answer.verdict is Verdict.CONFLICT
+        is_first = is_conflict and not self.conflicts
+        return History(
             has_sent=True,
             saw_acceptance=self.saw_acceptance or answer.verdict is Verdict.BROKEN_OFF,
-            conflicts=self.conflicts + (answer.verdict is Verdict.CONFLICT),
+            conflicts=self.conflicts + is_conflict,
+            first_conflict_at=now if is_first else self.first_conflict_at,
         )
 
     def has_unexplained_conflict(self, now: float) -> bool:
         """Whether Svix keeps answering 409 although asking finds no message."""
-        asked_long_ago = (
-            self.first_asked_at is not None
-            and now - self.first_asked_at >= UNEXPLAINED_AFTER_SECONDS
-        )
-        return self.conflicts >= UNEXPLAINED_CONFLICTS and asked_long_ago
+        lasts = now - self.first_conflict_at >= UNEXPLAINED_AFTER_SECONDS
+        return self.conflicts >= UNEXPLAINED_CONFLICTS and lasts
 
 
 def what_next(  # noqa: PLR0911 - a return for each row
@@ -160,7 +159,7 @@ def what_next(  # noqa: PLR0911 - a return for each row
         case Call.SEND, Verdict.ACCEPTED:
             return Settle(fanout_confirmed=True)
         case Call.SEND, Verdict.BROKEN_OFF | Verdict.CONFLICT:
-            # Svix probably has the message. Another send would not show that: its answer may break
+            # Svix may have the message. Another send would not show that: its answer may break
             # off too, or be a conflict again.
             return Retry(Call.ASK)
         case Call.SEND, Verdict.REJECTED:
@@ -180,8 +179,9 @@ def what_next(  # noqa: PLR0911 - a return for each row
         case call, Verdict.RATE_LIMITED:
             return Retry(call)  # the pacer delays the next turn
         case call, _:
-            # UNAVAILABLE, or MISCONFIGURED for a push: the fault may pass. A send may be repeated,
-            # because Svix recognises its idempotency key.
+            # UNAVAILABLE may pass. MISCONFIGURED needs a person, but a nack would slow down the
+            # whole subscription. A send may be repeated, because Svix recognises its idempotency
+            # key.
             return Retry(call, back_off=True)
 
 
@@ -215,7 +215,7 @@ class Delivery:
         self.attempting: set[object] = set()
         """The owners of requests that hold a claim or are asking the ledger for one."""
         self._under_way: dict[str, asyncio.Event] = {}
-        """By event key: set when the request that works on the event ends."""
+        """By key: an `asyncio.Event`, set when the request that works on the key ends."""
 
     async def deliver(
         self, event: Event, arrived_at: float, deadline: float, owner: object = None
@@ -281,7 +281,7 @@ class _Request:
         self._waited = 0.0
 
     async def run(self) -> Result:
-        """Make attempts until one of them decides the outcome."""
+        """Make attempts until the outcome is decided, or no more may be made."""
         result = await self._run()
         attempts = self._claim.attempts if self._claim else result.attempts
         return replace(result, attempts=attempts, waited=self._waited)

@@ -83,9 +83,9 @@ class Source:
     published_at: datetime | None = None
     delivery_attempt: int | None = None
     attributes: Mapping[str, str | None] = field(default_factory=dict, repr=False)
-    """The message's attributes. The value is None for an attribute that occurs twice, or that
-    Pub/Sub could not carry. An unwrapped push has its attributes as headers. Of these, only the
-    ones that a replay needs are kept: `ce-...`, `content-type` and `content-encoding`."""
+    """The message's attributes. The value is None for an invalid `ce-...` or `content-encoding`.
+    Other invalid ones are left out. An unwrapped push has its attributes as headers. Of these, only
+    the ones that a replay needs are kept: `ce-...`, `content-type` and `content-encoding`."""
     traceparent: str | None = None
     """The publisher's trace, or the request's (https://www.w3.org/TR/trace-context/)."""
 

@@ -8,8 +8,8 @@ A waiting body stays unread. So its sender must stop sending (back-pressure), an
 little of it. Projects are admitted round-robin. A body's project is known before the body is read
 only if the event's attributes are headers; all other bodies share one line.
 
-Large bodies are parsed one at a time, in at most half of the event loop's time. So they do not
-delay small events.
+Bodies over 64 KiB are parsed one at a time, in at most half of the event loop's time. So they do
+not delay small events.
 """
 
 import asyncio
@@ -109,7 +109,10 @@ class Intake:
         self._admit_next()
 
     def _admit_next(self) -> None:
-        """Admit the next bodies while there is room. A small body does not overtake a large one."""
+        """Admit the next bodies while there is room.
+
+        A body does not overtake the next one, even if only it would fit.
+        """
         while self._lines:
             project, line = next(iter(self._lines.items()))
             while line and line[0].admitted.cancelled():

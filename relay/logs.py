@@ -1,5 +1,6 @@
-"""Writes one JSON line per delivery, in Cloud Logging's format. At DEBUG, also one per step.
+"""Writes one JSON line per request and per reconciliation, in Cloud Logging's format.
 
+At DEBUG it also writes each delivery's steps and the pacer's state.
 The metrics, dashboards and alerts in `deploy/` use the fields. No line has a payload, a token or
 personal data. An event is identified by its id, its type and its project.
 

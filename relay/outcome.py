@@ -46,8 +46,8 @@ _TAKEN = {Verdict.ACCEPTED, Verdict.BROKEN_OFF, Verdict.CONFLICT, Verdict.REJECT
 class Answer:
     """One answer of Svix, classified.
 
-    Of the body, only `code` and the names of the faulty fields are kept, because the other details
-    may quote the payload.
+    Of the body, only the message id, `code` and the names of the faulty fields are kept, because
+    the other details may quote the payload.
     """
 
     call: Call
@@ -108,8 +108,8 @@ class Remark(StrEnum):
     """Svix has the message, but we did not see Svix accept it. Svix may not have queued it for the
     customer's endpoints."""
     PAYLOAD_CHANGED = "payload_changed"
-    """An event with the same id and another payload was delivered before. The publisher reused an
-    id."""
+    """The event was delivered before, and this payload is not the one that was claimed first. The
+    publisher reused an id."""
 
 
 # Each outcome's HTTP status, and its severity in Cloud Logging. Pub/Sub acks on 200 and nacks on

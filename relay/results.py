@@ -43,7 +43,7 @@ def duplicate(record: Duplicate) -> Result:
 
 def in_progress(claimed: InProgress) -> Result:
     """Another delivery holds the claim, and the budget has ended."""
-    detail = "another delivery holds the claim"
+    detail = "another delivery works on the event"
     if claimed.lease_remaining:
         detail += f", for {claimed.lease_remaining:.0f} s at most"
     return Result(outcome=Outcome.IN_PROGRESS, detail=detail)

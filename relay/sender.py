@@ -165,7 +165,10 @@ class _Error:
 
     @classmethod
     def of(cls, body: Any) -> "_Error | None":
-        """Read an error body: `{"code", "detail"}`, or a list of details. None for any other."""
+        """Read an error body: an object with a `code`, or with a list in `detail`.
+
+        None for any other body.
+        """
         if not isinstance(body, dict):
             return None
         code, details = body.get("code"), body.get("detail")

@@ -1,7 +1,8 @@
 """Parses JSON strictly: refuses text that another parser may read differently from Python's.
 
-An event's text goes to Svix unchanged. The relay parses it only to check it and to read a few
-values. Svix and the customer parse the same text, and must read the same values from it.
+An event's text goes to Svix as it came, recoded to UTF-8 where it was not. The relay parses it only
+to check it and to read a few values. Svix and the customer parse the same text, and must read the
+same values from it.
 """
 
 import json

@@ -81,7 +81,7 @@ class Worker:
         self._log = Log(settings.log_level, settings.google_cloud_project)
         self._sender = svix_sender(settings)
         self._archive: Archive
-        """Opened by `_ready`, together with the delivery."""
+        """Opened by `_get_delivery`, together with the delivery."""
         self._delivery: Delivery | None = None
         self._running: set[asyncio.Task[object] | None] = set()
         self._closing = False

@@ -50,7 +50,7 @@ ASK_REJECTED = Answer(ASK, Verdict.REJECTED, 422)
 ASK_UNAUTHORISED = Answer(ASK, Verdict.MISCONFIGURED, 401)
 
 NEW, SENT = History(), History(has_sent=True)
-TWO_CONFLICTS = History(has_sent=True, conflicts=2, first_asked_at=95.0)
+TWO_CONFLICTS = History(has_sent=True, conflicts=2, first_conflict_at=95.0)
 NOW = 100.0
 BUDGET = 240.0
 
@@ -71,10 +71,10 @@ BUDGET = 240.0
         (MISSING, NEW, True, Retry(SEND)),
         (MISSING, SENT, True, Retry(SEND, back_off=True)),
         (MISSING, TWO_CONFLICTS, True, GiveUp(Outcome.CONFLICT)),
-        (MISSING, History(conflicts=1, first_asked_at=0.0), True, Retry(SEND)),
+        (MISSING, History(conflicts=1, first_conflict_at=0.0), True, Retry(SEND)),
         (
             MISSING,
-            History(has_sent=True, conflicts=2, first_asked_at=95.1),
+            History(has_sent=True, conflicts=2, first_conflict_at=95.1),
             True,
             Retry(SEND, back_off=True),
         ),
@@ -97,11 +97,14 @@ def test_what_next_follows_the_table(
     assert what_next(answer, history, NOW, pushed=pushed) == expected
 
 
-def test_the_history_counts_conflicts_and_keeps_the_first_question() -> None:
+def test_the_history_counts_conflicts_from_the_first() -> None:
+    """An earlier question says nothing about how long a conflict has lasted."""
     history = NEW
-    for now, answer in enumerate((CONFLICT, MISSING, BROKEN_OFF, CONFLICT, MISSING)):
+    for now, answer in enumerate((MISSING, CONFLICT, MISSING, BROKEN_OFF, CONFLICT, MISSING)):
         history = history.after(answer, float(now))
-    assert history == History(has_sent=True, saw_acceptance=True, conflicts=2, first_asked_at=1.0)
+    assert history == History(
+        has_sent=True, saw_acceptance=True, conflicts=2, first_conflict_at=1.0
+    )
 
 
 # -- the loop
@@ -460,7 +463,7 @@ async def test_an_acceptance_that_was_seen_is_confirmed_by_asking() -> None:
 
 
 async def test_an_event_with_an_unexplained_conflict_is_parked() -> None:
-    """It is parked after the second conflict, at least 5 s after the first question.
+    """It is parked after the second conflict, at least 5 s after the first.
 
     Otherwise the relay would ask for ever.
     """

@@ -82,7 +82,7 @@ class Claim:
     token: str
     """A random string that identifies this claim."""
     version: object
-    """The record's version, of a type of the ledger's own. A settle requires it to be unchanged."""
+    """Firestore: the record's version, which a settle requires to be unchanged. SQLite: None."""
     attempts: int
     """How many claims the event has had, including this one."""
     age: float

@@ -1,7 +1,7 @@
 """What the commands share: running a command, exit statuses, options, progress.
 
 0: all is well. 1: something is not sent. 2: wrong usage or settings. 3: the ledger or Svix did not
-answer. 130: interrupted.
+answer, or `check` found a fault. 130: interrupted.
 """
 
 import asyncio

@@ -53,7 +53,7 @@ main.add_command(dead_letters)
 async def inspect(event_id: str, project: str, *, as_json: bool) -> int:
     """Show where one event is: in the ledger, in Svix, at the customer's endpoints.
 
-    Exit status 0 if Svix has the event and sends it on, else 1.
+    Exit status 1 if Svix does not have the event or never sent it on, 3 if Svix did not answer.
     """
     async with open_tools() as tools, tools.svix() as svix:
         found = await inspect_event(tools.archive, svix, project, event_id)

@@ -200,7 +200,7 @@ async def replay_letters(
     """Send dead letters again, as the function would, after asking Svix for each.
 
     Letters whose events are delivered are deleted, the others stay. May be interrupted, and run
-    again. Exit status 1 if a letter stays.
+    again. Exit status 1 if not every letter was sent.
     """
     filtered = wanted != _Filter(None, None, None, None)
     if every == bool(letter_ids) or (letter_ids and filtered):

@@ -251,7 +251,7 @@ class Reconciliation:
             return None
         if record.state is not State.DELIVERED:
             if any(letter.discarded is None for letter in letters):
-                return None  # Svix rejected the event, and no delivery was recorded since
+                return None  # the event was parked, and no delivery was recorded since
             if candidate.listed and candidate.state is record.state:
                 return SvixAnswer(None)  # Svix's listing would have had the message
         try:
@@ -295,8 +295,8 @@ class Reconciliation:
                 )
                 self.report.settled += 1
             elif place is Place.MISSING:
-                # The message id stays, as a sign that the event was acknowledged, so that Pub/Sub
-                # will not redeliver it.
+                # The message id stays. It shows that the event was acknowledged: Pub/Sub will not
+                # redeliver it.
                 await self._archive.mend(record, State.RELEASED, record.svix_message_id)
                 self.report.released += 1
 

@@ -68,7 +68,10 @@ class Replay:
             await self._sender.close()
 
     def stop(self) -> None:
-        """Begin no more attempts. Attempts under way go on; letters that wait are cancelled."""
+        """Begin no more attempts.
+
+        Attempts under way go on. All other letters are cancelled, and may stay.
+        """
         self._delivery.closing = True
         for task in self._running - self._delivery.attempting:
             task.cancel()

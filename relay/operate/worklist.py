@@ -2,7 +2,7 @@
 
 The file saves memory. (On Cloud Run, files are in memory too, at about 100 bytes an event.) An
 event is deleted from the file once it is known to be in Svix with a confirmed fan-out. The
-remaining events are judged one by one.
+remaining events are judged individually.
 """
 
 import json

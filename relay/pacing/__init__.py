@@ -12,7 +12,7 @@ tuning.py    the numbers for all of these, and how each was found
 In these modules a refusal is an answer of 429, and a probe is a call that tests whether a pause can
 end. Svix "processed" a send if its answer shows that Svix works (`Answer.taken`).
 
-Only `pacer.py` and `nacks.py` use the event loop. The others get the time as an argument.
+Only `pacer.py` and `nacks.py` use the event loop. `turn.py` reads the pacer's clock.
 """
 
 from relay.pacing.lines import Waiter

@@ -12,7 +12,8 @@ Uniform = Callable[[float, float], float]
 class Pause:
     """A period during which only probes are sent: calls that test whether it can end.
 
-    It ends when a probe succeeds. Each probe that fails extends it.
+    Each probe that fails extends it. The closed gate opens when a probe succeeds. Any success ends
+    the other pauses.
     """
 
     def __init__(self, uniform: Uniform) -> None:

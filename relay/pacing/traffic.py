@@ -1,5 +1,6 @@
-"""The open turns, and what each answer says about Svix. A turn is open until it is over.
+"""The open turns, and what each answer says about Svix.
 
+A turn is open until Svix has answered its call, or it ends without one.
 Uses no clock and no event loop: the time is passed to each method. Times are seconds.
 """
 
@@ -140,7 +141,7 @@ class Traffic:
             return reason
         if self.rate.current is not None:
             return Outcome.RATE_LIMITED, self.rate.next_at, "Svix's rate limit left no turn"
-        why = "Svix is slow to answer: too many calls are in flight"
+        why = "too many turns are open: Svix or the ledger is slow to answer"
         return Outcome.UNAVAILABLE, self.rate.next_at, why
 
     def _over(self, turn: GivenTurn) -> None:

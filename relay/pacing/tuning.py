@@ -34,7 +34,8 @@ DOUBLING = 2.0
 calls would be in flight when it reaches the limit."""
 
 # After the search, each refusal cuts the rate, and a cubic curve raises it again. The curve is flat
-# near the limit and steep away from it (as in TCP CUBIC, https://www.rfc-editor.org/rfc/rfc9438).
+# after the cut, then ever steeper (like the second half of TCP CUBIC's,
+# https://www.rfc-editor.org/rfc/rfc9438).
 
 CUT = 0.9
 """A refusal multiplies the rate by this. Simulated: with 0.95, 0.5 % more of the calls are refused;
@@ -46,10 +47,10 @@ still has requests when the others have none. With a slower climb it would use t
 limit too late."""
 
 MAKE_UP = 0.1
-"""Turns that were due within this time may still be given. A busy event loop can be this late."""
+"""Turns that came due during this time may still be given. A busy event loop can be this late."""
 
 UNCALLED = 0.25
-"""The maximum of turns whose call has not begun, as the time in which the rate gives that many.
+"""Seconds. No more turns may be without a begun call than the rate gives in this time.
 Without this bound, a slow ledger would cause a burst of calls to Svix when it answers again."""
 
 # Pauses, during which only probes are sent.
