@@ -18,7 +18,8 @@ _PREFIX = "ce-"
 _BINARY_MARK = "ce-specversion"
 _NAMES = ("ce-id", "ce-type", "ce-project")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# Pub/Sub's quotas: attributes of a message, characters of a name, characters of a value.
+# Pub/Sub's quotas: attributes of a message, a name, a value. Those two are in bytes, so ours in
+# characters are wider.
 _MOST, _LONGEST_NAME, _LONGEST_VALUE = 100, 256, 1024
 
 

@@ -19,8 +19,9 @@ SETTLE_SECONDS = 5.0
 """The longest the ledger may take to record Svix's answer, including its retries."""
 
 ATTEMPT_SECONDS = CLAIM_SECONDS + SVIX_CALL_SECONDS + SETTLE_SECONDS
-"""The longest one attempt may take. A request gets its last turn this long before its budget ends.
-Only the retries of recording a delivery may go on until the budget ends."""
+"""The longest one attempt may take, without the retries of recording a delivery. A request gets its
+last turn this long before its budget ends. Only the retries of recording a delivery may go on until
+the budget ends."""
 
 _BUDGET = 240.0  # seconds
 _BUDGET_BOUNDS = (30.0, 540.0)

@@ -71,16 +71,16 @@ idempotency lock, for 5 s. If a conflict stays, Svix has a message with the even
 does not find."""
 
 _FIRST_BACK_OFF, _LONGEST_BACK_OFF = 0.2, 20.0
-"""Seconds before each retry of an event, doubled each time. The request waits instead of nacking,
-because for each nack Pub/Sub slows down the whole subscription."""
+"""Seconds before each retry with a back-off, doubled each time. The request waits instead of
+nacking, because for each nack Pub/Sub slows down the whole subscription."""
 
 _FIRST_POLL, _LONGEST_POLL = 0.2, 5.0
 """Seconds before each poll of a record that another delivery has claimed, doubled each time. The
 same pauses come before each retry of recording an event as delivered."""
 
 _HOPELESS_FAILURES = 3
-"""If an event fails this often while Svix processes other projects' sends, the event itself is
-probably the cause."""
+"""If an event fails this often while Svix processes other projects' sends, the event or its project
+is probably the cause."""
 
 
 class Sender(Protocol):
@@ -106,7 +106,7 @@ class Settle:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Release the claim. The next attempt makes this call, immediately or after a back-off."""
+    """Release the claim, if one is held. The next attempt makes this call, with a back-off or not."""
 
     call: Call
     back_off: bool = False
@@ -171,8 +171,8 @@ def what_next(  # noqa: PLR0911 - a return for each row
         case Call.ASK, Verdict.MISSING if history.has_unexplained_conflict(now):
             return GiveUp(Outcome.CONFLICT)
         case Call.ASK, Verdict.MISSING:
-            # If we have not sent yet, nothing has failed, and no back-off is needed. If we have,
-            # Svix may still be storing the message.
+            # If we have not sent yet, no message is on its way, and no back-off is needed. If we
+            # have, Svix may still be storing the message.
             return Retry(Call.SEND, back_off=history.has_sent)
         case _, Verdict.MISCONFIGURED if not pushed:
             return GiveUp(Outcome.MISCONFIGURED)  # a person posted it and reads the answer

@@ -34,7 +34,8 @@ class Verdict(Enum):
     REJECTED = "rejected"
     """Svix will reject this event every time, until someone changes the event or Svix."""
     UNAVAILABLE = "unavailable"
-    """There is no usable answer. Svix may or may not have accepted the event."""
+    """The answer does not decide the event's outcome, or there is none. Svix may or may not have
+    accepted the event."""
     MISCONFIGURED = "misconfigured"
     """Our token, URL or account is wrong. Every event fails until someone corrects it."""
 

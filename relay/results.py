@@ -4,7 +4,7 @@ from relay.ledger import Duplicate, InProgress, LedgerMisconfigured, LedgerUnava
 from relay.outcome import Answer, Outcome, Remark, Result, Verdict
 from relay.pacing import NoTurn
 
-# The outcome if no turn is left, by the verdict of Svix's last answer. Other verdicts: UNAVAILABLE.
+# The outcome if the request gives up, by the verdict of Svix's last answer. Others: UNAVAILABLE.
 _UNSENT = {
     Verdict.RATE_LIMITED: Outcome.RATE_LIMITED,
     Verdict.MISCONFIGURED: Outcome.MISCONFIGURED,
@@ -42,7 +42,7 @@ def duplicate(record: Duplicate) -> Result:
 
 
 def in_progress(claimed: InProgress) -> Result:
-    """Another delivery holds the claim, and the budget has ended."""
+    """Another request works on the event, and the budget or the process ends."""
     detail = "another delivery works on the event"
     if claimed.lease_remaining:
         detail += f", for {claimed.lease_remaining:.0f} s at most"
@@ -62,7 +62,7 @@ def not_accepted(outcome: Outcome, answer: Answer, retry_after: float | None = N
 
 
 def unsent(failure: Answer | LedgerUnavailable | None, no_turn: NoTurn | None = None) -> Result:
-    """No attempt succeeded, and no more can be made. `failure` is that of the last attempt."""
+    """No attempt succeeded, and no more is made. `failure` is that of the last attempt."""
     retry_after = no_turn.retry_after if no_turn else None
     match failure:
         case Answer(verdict=verdict):

@@ -1,4 +1,6 @@
-"""Parses JSON strictly: refuses text that another parser may read differently from Python's.
+"""Parses JSON strictly: refuses what another parser may read differently.
+
+Repeated names and lone surrogates in escapes pass: the caller looks for them.
 
 An event's text goes to Svix as it came, recoded to UTF-8 where it was not. The relay parses it only
 to check it and to read a few values. Svix and the customer parse the same text, and must read the

@@ -62,7 +62,8 @@ class LedgerUnavailable(Exception):
 class LedgerMisconfigured(LedgerUnavailable):
     """The credentials, the project, the database or the file are wrong.
 
-    Every call fails until a person corrects that. The message is one sentence on what to check.
+    Every call fails until a person corrects that. The message says what is wrong, and usually what
+    to check.
     """
 
 
@@ -136,7 +137,7 @@ class Record:
     """When the record was last written."""
     read_at: datetime
     version: object = field(default=None, repr=False)
-    """The record's version, which must be unchanged when the record is written, as in a claim."""
+    """The record's version when it was read. A write requires it to be unchanged."""
     delivered_at: datetime | None = None
     svix_message_id: str | None = None
     fanout_confirmed: bool | None = None

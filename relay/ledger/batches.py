@@ -5,7 +5,8 @@ A call takes several times as much processor time as one document in it. For the
 This module knows documents, not events.
 
 A write or a read is sent immediately if few calls are under way. Otherwise it waits until one of
-these ends. All that wait then are sent as the next batch. No timer delays a batch until it is full.
+these ends or is slow, or until twenty wait. Up to twenty that wait then are sent as the next batch.
+No timer delays a batch until it is full.
 
 A call has a short timeout, and Google's library does not retry it. A write that was aborted, or
 whose answer was lost, is retried in a call of its own until its caller gives up. If the first write

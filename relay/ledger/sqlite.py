@@ -278,7 +278,7 @@ class SqliteLedger:
         give_up_at = time.monotonic() + limit
 
         def run() -> _T:
-            # SQLite waits for other processes in the time that the wait for the thread has left.
+            # The wait for the thread has used up some of the time. SQLite may wait for the rest.
             remaining = give_up_at - time.monotonic()
             if remaining <= 0:
                 raise TimeoutError

@@ -27,10 +27,10 @@ from relay.worker import ledger_opener
 OK, NOT_SENT, WRONG_USAGE, NO_ANSWER, INTERRUPTED = 0, 1, 2, 3, 130
 
 PATIENCE = 300.0
-"""For how many seconds a long command retries a failing ledger or a failing Svix. A deployment or a
+"""Seconds for which a long command retries Svix, and the reads of single records. A deployment or a
 failover takes less."""
 SHORT_PATIENCE = 20.0
-"""The same for a short command, because a person waits for its answer."""
+"""Seconds for which a short command retries Svix, because a person waits for its answer."""
 CALLS_A_SECOND = 2.0
 """The default rate of a command that makes many calls to Svix. The function needs the rest of
 Svix's limit."""

@@ -101,8 +101,8 @@ async def reconcile(
 ) -> int:
     """Compare the ledger with Svix: was everything sent?
 
-    Looks at the events that were touched since then, and at all undelivered ones. --fix marks
-    events that Svix has as delivered, releases events that Svix has lost, and makes Svix send
+    Looks at the events that were touched since then, and at all undelivered ones. --fix marks as
+    delivered the events that Svix has, releases events that Svix has lost, and makes Svix send
     messages that it never sent on. Exit status 1 if an event is not sent, or still waits.
     """
     report, progress = Report(since), StderrProgress()

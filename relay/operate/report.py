@@ -35,7 +35,7 @@ class Report:
     resent: int = 0
     """The number of messages that it made Svix send on."""
     projects: int = 0
-    """The number of projects that these events belong to."""
+    """The number of projects that the compared events belong to."""
     unfinished: list[str] = field(default_factory=list)
     """The projects whose messages were not all compared."""
     unchecked: int = 0

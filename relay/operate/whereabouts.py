@@ -171,7 +171,8 @@ class Fanout(StrEnum):
     """How far a message came on its way to the customer's endpoints."""
 
     NO_ENDPOINT = "no_endpoint"
-    """No endpoint wants the message: there is none, or all are disabled or want other events."""
+    """No endpoint wants the message: there is none, or each is disabled, wants other events, was
+    created later or canceled it."""
     NEVER_SENT_ON = "never_sent_on"
     """An endpoint wants the message, but Svix has never tried to send the message to it."""
     FAILING = "failing"

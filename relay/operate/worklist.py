@@ -1,8 +1,8 @@
 """The events that a reconciliation still has to judge, in a temporary SQLite file.
 
 The file saves memory. (On Cloud Run, files are in memory too, at about 100 bytes an event.) An
-event is deleted from the file once it is known to be in Svix with a confirmed fan-out. The
-remaining events are judged individually.
+event is deleted from the file once it is recorded as delivered and found in Svix, and its fan-out
+is confirmed. The remaining events are judged individually.
 """
 
 import json

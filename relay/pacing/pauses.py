@@ -82,7 +82,7 @@ class Pauses:
         return self._svix.is_on and project == self._last_failed
 
     def passed_over(self, project: str) -> Collection[str]:
-        """The events that failed before or during the project's pause. They are probed last."""
+        """The events that failed before or during the pause that is on: they are probed last."""
         for pause in (self._svix, self._own.get(project)):
             if pause is not None and pause.is_on:
                 return pause.failed

@@ -140,7 +140,8 @@ class Traffic:
         if (reason := self.pauses.reason(project)) is not None:
             return reason
         if self.rate.current is not None:
-            return Outcome.RATE_LIMITED, self.rate.next_at, "Svix's rate limit left no turn"
+            why = "Svix's rate limit, or a slow ledger, left no turn"
+            return Outcome.RATE_LIMITED, self.rate.next_at, why
         why = "too many turns are open: Svix or the ledger is slow to answer"
         return Outcome.UNAVAILABLE, self.rate.next_at, why
 
