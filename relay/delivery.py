@@ -106,7 +106,7 @@ class Settle:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Release the claim, if one is held. The next attempt makes this call, with a back-off or not."""
+    """Release the claim, if one is held. The next attempt makes this call, maybe after a back-off."""
 
     call: Call
     back_off: bool = False
@@ -469,7 +469,7 @@ class _Request:
         is_hopeless = (
             self._event.source.pushed
             and self._failures >= _HOPELESS_FAILURES
-            and delivery.pacer.others_taken_since(self._event.project, self._first_failure_at)
+            and delivery.pacer.serves_others_since(self._event.project, self._first_failure_at)
         )
         if is_hopeless and now >= self._midpoint:
             self.nack_permitted = await delivery.pacer.nacks.acquire(now + pause)

@@ -231,7 +231,7 @@ class ScriptedPacer:
     def must_wait(self, waiter: Waiter) -> bool:
         return self.waits
 
-    def others_taken_since(self, project: str, since: float) -> bool:
+    def serves_others_since(self, project: str, since: float) -> bool:
         return self.others_taken
 
     @contextlib.asynccontextmanager

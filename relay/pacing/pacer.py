@@ -88,9 +88,9 @@ class Pacer:
             failed=traffic.failed,
         )
 
-    def others_taken_since(self, project: str, since: float) -> bool:
-        """Whether Svix has processed a send of another project since this time."""
-        return self._traffic.others_taken_since(project, since)
+    def serves_others_since(self, project: str, since: float) -> bool:
+        """Whether Svix has processed a send of another project since then, and fails few calls."""
+        return self._traffic.serves_others_since(project, since)
 
     def must_wait(self, waiter: Waiter) -> bool:
         """Whether `turn` would have to wait."""

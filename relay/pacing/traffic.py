@@ -38,6 +38,8 @@ class Traffic:
         """The number of open turns."""
         self.taken = self.refused = self.failed = 0
         """Since the start: processed sends, refusals, and failed calls."""
+        self._failing = 0.0
+        """The share of the last calls that failed."""
         self._of_project: Counter[str] = Counter()
         """The number of open turns of each project."""
         self._uncalled = 0
@@ -79,10 +81,11 @@ class Traffic:
         excess = max(self._of_project.values()) - self.rate.window * tuning.SHARE
         return self.in_flight - max(0.0, excess) < self.rate.window
 
-    def others_taken_since(self, project: str, since: float) -> bool:
-        """Whether Svix has processed a send of another project since this time."""
+    def serves_others_since(self, project: str, since: float) -> bool:
+        """Whether Svix fails few calls, and has processed another project's send since then."""
         of_another = self._last_taken[0] != project
-        return (self._last_taken if of_another else self._last_taken_of_another)[1] >= since
+        last = self._last_taken if of_another else self._last_taken_of_another
+        return last[1] >= since and self._failing < tuning.MANY_FAIL
 
     def give(self, project: str, event: str, at: float, *, waited: bool) -> GivenTurn:
         """Give a turn. `waited` says whether a request had to wait for it."""
@@ -118,6 +121,7 @@ class Traffic:
         """Svix answered the turn's call."""
         if answer.taken:
             self.taken += 1
+            self._failing -= self._failing / tuning.LAST_CALLS
             if turn.project != self._last_taken[0]:
                 self._last_taken_of_another = self._last_taken
             self._last_taken = (turn.project, at)
@@ -125,6 +129,7 @@ class Traffic:
             self.pauses.taken(turn.project, turn.at)
         elif answer.failed:
             self.failed += 1
+            self._failing += (1 - self._failing) / tuning.LAST_CALLS
             self.pauses.failed(turn.project, turn.event, turn.at, at)
             if self.pauses.is_on:
                 self.rate.restart_window()

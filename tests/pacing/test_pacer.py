@@ -341,15 +341,15 @@ async def test_poison_of_one_project_does_not_delay_the_others() -> None:
 
 
 @in_virtual_time
-async def test_others_taken_since_counts_other_projects_only() -> None:
+async def test_serves_others_since_counts_other_projects_only() -> None:
     pacer = new_pacer()
     await call(pacer, waiter("a"), TAKEN)
     await asyncio.sleep(1)
     await call(pacer, waiter("b"), TAKEN)
     await call(pacer, waiter("b"), TAKEN)
-    assert pacer.others_taken_since("a", 1.0)
-    assert pacer.others_taken_since("b", 0.0)
-    assert not pacer.others_taken_since("b", 0.5)
+    assert pacer.serves_others_since("a", 1.0)
+    assert pacer.serves_others_since("b", 0.0)
+    assert not pacer.serves_others_since("b", 0.5)
 
 
 @in_virtual_time

@@ -142,12 +142,24 @@ def test_the_reason_is_the_limit_if_one_is_known() -> None:
     assert traffic.reason("acme")[0] is Outcome.RATE_LIMITED
 
 
+def test_svix_does_not_serve_others_while_many_calls_fail() -> None:
+    """Then an event that fails again and again is not the reason for it."""
+    traffic = new_traffic()
+    for number in range(100):
+        for result in (TAKEN, FAILED):
+            answer(traffic, result, f"project {number}", at=float(number))
+    assert not traffic.serves_others_since("acme", 0.0)
+    for number in range(100, 200):
+        answer(traffic, TAKEN, f"project {number}", at=float(number))
+    assert traffic.serves_others_since("acme", 0.0)
+
+
 def test_events_taken_of_others_are_not_hidden_by_a_projects_own() -> None:
     traffic = new_traffic()
-    assert not traffic.others_taken_since("a", 0.0)
+    assert not traffic.serves_others_since("a", 0.0)
     answer(traffic, TAKEN, "b", at=1.0)
     answer(traffic, TAKEN, "a", at=2.0)
     answer(traffic, TAKEN, "a", at=3.0)
-    assert traffic.others_taken_since("a", 1.0)
-    assert not traffic.others_taken_since("a", 1.5)
-    assert traffic.others_taken_since("b", 3.0)
+    assert traffic.serves_others_since("a", 1.0)
+    assert not traffic.serves_others_since("a", 1.5)
+    assert traffic.serves_others_since("b", 3.0)

@@ -326,7 +326,7 @@ class ModelPacer:
     def must_wait(self, _waiter: Waiter) -> bool:
         return self.waits
 
-    def others_taken_since(self, _project: str, _since: float) -> bool:
+    def serves_others_since(self, _project: str, _since: float) -> bool:
         return True
 
     @contextlib.asynccontextmanager
