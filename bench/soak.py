@@ -12,8 +12,8 @@ import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-import httpx
 import uvloop
+from pyreqwest.client import SyncClientBuilder
 
 from bench import load
 from bench.functions import ROOT, Function, function, simulator
@@ -64,8 +64,8 @@ async def _tenth(relay: Function, run: str, count: int) -> Tenth:
     if set(done.statuses) != {200}:
         raise RuntimeError(f"not all were delivered: {done.statuses}\n{relay.server.output()}")
     used = relay.processor_seconds() - before
-    async with httpx.AsyncClient() as client:
-        held = (await client.get(f"{relay.url}/inspect")).json()
+    async with load.client() as session:
+        held = await (await session.get(f"{relay.url}/inspect").build().send()).json()
     processes = relay.processes()
     return Tenth(
         megabytes=relay.megabytes(),
@@ -84,7 +84,8 @@ def _check_and_empty(control: Control, emulator: str, count: int) -> None:
         raise RuntimeError(f"{count} should be in Svix, each once: {summary}")
     control.reset()
     documents = f"emulator/v1/projects/{PROJECT}/databases/(default)/documents"
-    httpx.delete(f"http://{emulator}/{documents}", timeout=60).raise_for_status()
+    with SyncClientBuilder().no_proxy().error_for_status().build() as client:
+        client.delete(f"http://{emulator}/{documents}").build().send()
 
 
 HEADER = "tenth     MB  descriptors  connections  tasks  objects  ms/event  events/s  p99 ms"

@@ -9,9 +9,12 @@ import functools
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from datetime import timedelta
+from http import HTTPStatus
 from pathlib import Path
 
-import httpx
+from pyreqwest.client import SyncClientBuilder
+from pyreqwest.exceptions import ConnectError
 
 from local.processes import Server, free_port, listening, running
 
@@ -75,9 +78,12 @@ def _writes(port: int) -> Callable[[], bool]:
     url = f"http://127.0.0.1:{port}/v1/projects/started/databases/(default)/documents/first"
 
     def probe() -> bool:
-        with contextlib.suppress(httpx.ConnectError):
-            return httpx.post(url, json={}, timeout=_START_SECONDS).is_success
-        return False
+        limit = timedelta(seconds=_START_SECONDS)
+        with SyncClientBuilder().no_proxy().timeout(limit).build() as client:
+            with contextlib.suppress(ConnectError):
+                answer = client.post(url).body_json({}).build().send()
+                return answer.status == HTTPStatus.OK
+            return False
 
     return probe
 

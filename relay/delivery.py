@@ -106,7 +106,7 @@ class Settle:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Release the claim, if one is held. The next attempt makes this call, maybe after a back-off."""
+    """Release the claim, if one is held. The next attempt makes this call."""
 
     call: Call
     back_off: bool = False
