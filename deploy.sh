@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# From an empty project to a running relay; run again, it changes only what differs.
-# Every step looks first, says what it did, and can be run again after a failure half-way.
+# Sets up the relay in an empty Google Cloud project. Each further run changes only what differs.
+# Each step looks at what exists, changes what differs, and prints what it did. After a failure
+# the same command can be run again.
 
 set -euo pipefail
 ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || {
@@ -13,55 +14,56 @@ usage() {
   cat <<'HELP'
 Usage: ./deploy.sh --project PROJECT --region REGION [OPTION]...
 
-Sets up the webhook relay on Google Cloud, or brings it in line: APIs, service accounts, Firestore,
-the Svix token's secret, topics, the function, the push subscription, the hourly reconciliation,
+Sets up the webhook relay on Google Cloud, or updates it: APIs, service accounts, Firestore, the
+Svix token's secret, topics, the function, the push subscription, the hourly reconciliation,
 metrics, alerts, dashboard.
 
 What to do (default: deploy)
-  --status              one page: does it deliver, what waits, what is parked, when was it
-                        last reconciled
+  --status              one page: does the relay deliver, how many events wait, how many are
+                        parked, when did the last reconciliation run
   --redrive             push the dead-letter subscription's messages to the function
-  --redrive-stop        end that
-  --teardown            remove what this made, except Firestore's data and the token. Asks first
-  --dry-run             print the commands that would change something, and change nothing;
-                        works without a login, and then says what it could not look at
-  --yes                 do not ask
+  --redrive-stop        stop pushing them
+  --teardown            remove what this script made, except Firestore's data and the token.
+                        Asks for confirmation first
+  --dry-run             print the commands that would change something, and change nothing.
+                        Works without a login too; everything then counts as missing
+  --yes                 do not ask for confirmation
 
 Where
   --project PROJECT     required
   --region REGION       of the function and of its schedule; required
-  --name NAME           of the function, and in the names of all else   (webhook-relay)
-  --topic TOPIC         where the platform publishes; made if not there (events)
+  --name NAME           of the function; other names begin with it      (webhook-relay)
+  --topic TOPIC         to which the platform publishes; made if needed (events)
   --database DATABASE   Firestore database                              ((default))
   --firestore-location LOCATION
                         of a new database, such as eur3 or nam5         (the region)
 
 Svix
-  --svix-rate N         calls a second that the Svix plan allows, from 12; works out the budget and
-                        the instances                                   (unknown)
-  --token-stdin         read the token from standard input, into the secret
+  --svix-rate N         calls a second that the Svix plan allows, at least 12; the budget and the
+                        instances are calculated from it                (unknown)
+  --token-stdin         read the token from standard input and store it in the secret
   --secret SECRET       the secret that holds the token                 (svix-token)
   --svix-url URL        a self-hosted Svix                              (by the token's region)
   --no-create-applications
                         park events of projects that Svix does not know
   --event-tags PATHS    comma-separated paths into the event whose values become tags (data.id)
 
-The function; what is not given is worked out, and what cannot hold is refused
-  --budget SECONDS      the longest a request waits and works, 30 to 540 (240)
-  --concurrency N       requests at one instance, 1 to 1000             (800)
+The function (what you leave out is calculated; values that do not fit together are refused)
+  --budget SECONDS      the longest that a request may take, 30 to 540  (240)
+  --concurrency N       requests at a time in one instance, 1 to 1000   (800)
   --max-instances N     (4)
   --min-instances N     (1)
   --cpu N               processors of an instance                       (1)
   --memory SIZE         of an instance, such as 512Mi or 1Gi            (512Mi)
-  --channel CHANNEL     notification channel of the alerts; may be repeated; without it they keep
-                        those they have
+  --channel CHANNEL     notification channel of the alerts; may be repeated; without it the alerts
+                        keep their channels
   -h, --help            this text
 HELP
 }
 
 # -- options
 
-readonly RUNTIME=python313 # one that the whole suite runs on
+readonly RUNTIME=python313 # a version that the whole suite is run on
 ACTION=deploy DRY_RUN='' YES='' TOKEN_STDIN=''
 PROJECT='' REGION='' NAME=webhook-relay TOPIC=events DATABASE='(default)' LOCATION=''
 SVIX_RATE='' SECRET=svix-token SVIX_URL='' CREATE_APPLICATIONS=true EVENT_TAGS=data.id
@@ -100,19 +102,19 @@ done
 
 [[ $PROJECT ]] || wrong_usage '--project is missing.'
 [[ $REGION ]] || wrong_usage '--region is missing.'
-fits() { # OPTION VALUE PATTERN WHAT: the value is one, or nothing was given
-  [[ -z $2 || $2 =~ ^($3)$ ]] || wrong_usage "--$1 is $2: it is $4."
+fits() { # OPTION VALUE PATTERN WHAT: refuses a value that does not match, unless it is empty
+  [[ -z $2 || $2 =~ ^($3)$ ]] || wrong_usage "--$1 is $2: it must be $4."
 }
-whole_number() { # OPTION VALUE LOW HIGH
+whole_number() { # OPTION VALUE LOW HIGH: refuses any other value, unless it is empty
   fits "$1" "$2" '0|[1-9][0-9]{0,5}' "a whole number from $3 to $4"
-  [[ -z $2 ]] || (($2 >= $3 && $2 <= $4)) || wrong_usage "--$1 is $2: it is from $3 to $4."
+  [[ -z $2 ]] || (($2 >= $3 && $2 <= $4)) || wrong_usage "--$1 is $2: it must be from $3 to $4."
 }
 fits project "$PROJECT" '[a-z][a-z0-9-]{4,28}[a-z0-9]' "a project's id"
 fits region "$REGION" '[a-z]+-[a-z]+[0-9]+' 'a region, such as europe-west1'
 fits firestore-location "$LOCATION" '[a-z]+(-[a-z]+)?[0-9]+' 'a region, or eur3 or nam5'
-fits name "$NAME" '[a-z][a-z0-9-]{0,17}[a-z0-9]' 'up to 19 of a-z, 0-9 and -, as accounts are named'
+fits name "$NAME" '[a-z][a-z0-9-]{0,17}[a-z0-9]' 'up to 19 of a-z, 0-9 and - (service accounts get it)'
 fits topic "$TOPIC" '[a-zA-Z][a-zA-Z0-9._~+%-]{2,200}' "a topic's name"
-[[ $TOPIC != goog* ]] || wrong_usage "--topic is $TOPIC: names with goog are Google's."
+[[ $TOPIC != goog* ]] || wrong_usage "--topic is $TOPIC: names that begin with goog are Google's."
 fits secret "$SECRET" '[a-zA-Z0-9_-]{1,255}' "a secret's name"
 fits svix-url "$SVIX_URL" 'https://[^[:space:];]+' 'an https URL'
 fits event-tags "$EVENT_TAGS" '[^[:space:];]+' 'comma-separated paths'
@@ -125,15 +127,15 @@ whole_number cpu "$CPU" 1 8
 
 # -- sizes
 
-# Pub/Sub pushes up to 3,000 events at once to a subscriber that makes them wait
-# (https://cloud.google.com/pubsub/docs/push), and charges each refusal to all. So the instances
-# must have room for 3,000, and their last one must get its turn within the budget, also where
-# its instance gets half its share of Svix's rate:
+# Pub/Sub has up to 3,000 pushes outstanding at a subscriber that is slow to answer
+# (https://cloud.google.com/pubsub/docs/push). After a refusal it pushes more slowly for all events.
+# So the instances must have room for 3,000 requests, and the last of these must get its turn within
+# the budget. An instance may get only half of its share of Svix's rate, hence the factor 2:
 #
 #   max instances x concurrency >= 3,000        budget - 20 s >= 2 x 3,000 / rate
 readonly PUSHES=3000
 readonly LAST_TURN=20       # seconds: the longest that an attempt takes (relay/config.py)
-readonly AN_INSTANCE=200    # calls to Svix a second that one processor makes with room to spare
+readonly AN_INSTANCE=200    # calls to Svix a second that one processor can easily make
 readonly LEAST_BODIES=48    # MiB: three of Pub/Sub's largest pushes, 14 MB each, and small ones
 readonly DEFAULT_BUDGET=240 # seconds
 readonly DEFAULT_CONCURRENCY=800
@@ -143,10 +145,10 @@ larger() { echo $(($1 > $2 ? $1 : $2)); }
 
 if [[ $SVIX_RATE ]]; then
   needed=$((LAST_TURN + $(divide $((2 * PUSHES)) "$SVIX_RATE")))
-  ((needed <= 540)) || wrong_usage "At $SVIX_RATE calls a second push cannot serve a backlog: \
-Pub/Sub has up to 3,000 pushes wait at once, no push waits for longer than 600 s, and the last one \
-would need $((needed + 60)) s. What can: a Svix plan that allows 12 a second or more, or a worker \
-that pulls, which asks for as many events as it can send."
+  ((needed <= 540)) || wrong_usage "$SVIX_RATE calls a second are too few to work off a backlog by \
+push: Pub/Sub has up to 3,000 pushes wait at once, and the last one would need an ack deadline of \
+$((needed + 60)) s. Pub/Sub allows 600 s at most. Possible instead: a Svix plan that allows at least \
+12 calls a second, or a worker that pulls only as many events as it can send."
   : "${BUDGET:=$(larger "$DEFAULT_BUDGET" "$needed")}"
   ((BUDGET >= needed)) || wrong_usage "--budget $BUDGET is too short: at $SVIX_RATE calls a second \
 the last of 3,000 events needs $needed s."
@@ -157,14 +159,14 @@ fi
 whole_number min-instances "$MIN_INSTANCES" 0 "$MAX_INSTANCES"
 ((CONCURRENCY <= 1000 && MAX_INSTANCES * CONCURRENCY >= PUSHES)) || wrong_usage "There is no room \
 for the 3,000 events that Pub/Sub may push at once: --max-instances ($MAX_INSTANCES) times \
---concurrency (at most 1000) must come to that."
+--concurrency (at most 1000) must be at least 3,000."
 mebibytes=${MEMORY%?i}
 [[ $MEMORY != *Gi ]] || mebibytes=$((mebibytes * 1024))
-# 128 MiB for the process and 160 KiB for each request; a body is held up to four times over.
+# 128 MiB are for the process and 160 KiB for each request. Of a body, up to four copies are held.
 BODIES=$(((mebibytes * 1024 - 128 * 1024 - CONCURRENCY * 160) / 4096))
 ((BODIES >= LEAST_BODIES)) || wrong_usage "--memory $MEMORY is too small for $CONCURRENCY requests: \
 $((LEAST_BODIES * 4 + 128 + $(divide $((CONCURRENCY * 160)) 1024)))Mi or more."
-# Times in their order: attempt < budget < function's timeout < ack deadline.
+# The order of the times must be: attempt < budget < function's timeout < ack deadline.
 readonly BUDGET CONCURRENCY MAX_INSTANCES BODIES FUNCTION_TIMEOUT=$((BUDGET + 30)) ACK_DEADLINE=$((BUDGET + 60))
 
 readonly FUNCTION=$NAME
@@ -179,7 +181,7 @@ readonly RECONCILE_ACCOUNT=$NAME-reconcile@$PROJECT.$ACCOUNTS
 readonly APIS=(artifactregistry cloudbuild cloudfunctions cloudscheduler firestore iam logging
   monitoring pubsub run secretmanager)
 
-# -- how a step talks, looks, and changes something
+# -- what the steps use to print, to look at what exists, and to change something
 
 STEP='' CHANGED=0 UNSEEN=0 OFFLINE='' FOUND=''
 WORK=$(mktemp -d)
@@ -192,12 +194,12 @@ step() {
 
 same() { printf '   as it should be: %s\n' "$1"; }
 
-failed() { # WHAT WAS SAID
+failed() { # MESSAGE: prints it with advice, and exits
   printf '\nFailed at the step "%s".\n%s\n' "$STEP" "$1" >&2
-  printf '%s\n' 'What was done stays done: correct this and run the same command again.' >&2
+  printf '%s\n' 'What was done so far is kept. Correct this, and run the same command again.' >&2
   case $1 in
     *PERMISSION_DENIED* | *'does not have permission'*)
-      echo "The account of \`gcloud auth list\` needs roles/owner, or the step's own admin role, in $PROJECT." >&2 ;;
+      echo "The account that \`gcloud auth list\` shows needs roles/owner in $PROJECT, or the admin role for this step." >&2 ;;
     *BILLING* | *billing*) echo "Link a billing account to $PROJECT." >&2 ;;
     *'currently select an active account'* | *'active account selected'* | *UNAUTHENTICATED*)
       echo 'Run gcloud auth login.' >&2 ;;
@@ -205,20 +207,20 @@ failed() { # WHAT WAS SAID
   exit 1
 }
 
-# Whether there is what gcloud is asked for; what it prints is in $FOUND. A dry run takes what it
-# can't look at as not there, and says so.
+# Asks gcloud for something. Succeeds if it exists, and sets $FOUND to gcloud's output. A dry run
+# that can't look at it counts it as missing, and prints this.
 look() { # ARGUMENTS OF GCLOUD...
   local words=$*
   FOUND=''
   if [[ ! $OFFLINE ]]; then
     if FOUND=$(gcloud "$@" --project="$PROJECT" --quiet </dev/null 2>"$WORK/said"); then return 0; fi
-    # gcloud exits with 1 for what is not there and for a network that is down alike.
+    # gcloud exits with 1 both when something does not exist and when the network is down.
     if grep -Eqi 'NOT_FOUND|not found|does not exist|status=\[404\]' "$WORK/said" &&
       ! grep -Fq 'command not found' "$WORK/said"; then return 1; fi
     [[ $DRY_RUN ]] || failed "$(<"$WORK/said")"
     if ! grep -Eq 'PERMISSION_DENIED|does not have permission' "$WORK/said"; then
-      OFFLINE=1 # the next look would fail as well, after a minute perhaps
-      printf '   %s\n' "$(grep -m 1 . "$WORK/said")" 'From here on nothing is looked at.'
+      OFFLINE=1 # the next call would fail too, perhaps only after a minute
+      printf '   %s\n' "$(grep -m 1 . "$WORK/said")" 'From here on, nothing is looked at.'
     fi
   fi
   UNSEEN=$((UNSEEN + 1))
@@ -226,11 +228,12 @@ look() { # ARGUMENTS OF GCLOUD...
   return 1
 }
 
-among() { # WORD: whether one of the lines of $FOUND is it
+among() { # WORD: whether $FOUND has a line that equals it
   grep -Fqx -- "$1" <<<"$FOUND"
 }
 
-change() { # WORDS ARGUMENTS OF GCLOUD...
+# Runs gcloud and prints what it did. A dry run only prints the command.
+change() { # WHAT ARGUMENTS OF GCLOUD...
   local words=$1
   shift
   CHANGED=$((CHANGED + 1))
@@ -242,11 +245,11 @@ change() { # WORDS ARGUMENTS OF GCLOUD...
   printf '   %s\n' "$words"
 }
 
-made() { # NAME WORDS ARGUMENTS OF GCLOUD...: make it, unless it is among what was listed
+made() { # NAME WHAT ARGUMENTS OF GCLOUD...: makes it, unless the list in $FOUND has its name
   if among "$1"; then same "$2"; else change "made $2" "${@:3}"; fi
 }
 
-grant() { # ROLE GROUP-OF-GCLOUD NAME MEMBER...
+grant() { # ROLE GROUP-OF-GCLOUD NAME MEMBER...: grants it to each member that does not have it
   local role=$1 group name=$3 member where=() held=''
   read -ra group <<<"$2"
   shift 3
@@ -275,9 +278,9 @@ grant() { # ROLE GROUP-OF-GCLOUD NAME MEMBER...
 say_sizes() {
   step 'Sizes'
   printf '   %s\n' "$MAX_INSTANCES instances x $CONCURRENCY requests: room for the 3,000 events that Pub/Sub may push at once" \
-    "a request waits up to $BUDGET s: that serves a Svix limit from $(divide $((2 * PUSHES)) $((BUDGET - LAST_TURN))) calls a second up" \
-    "$MEMORY of memory: $BODIES MiB of large bodies at one moment"
-  [[ $SVIX_RATE ]] || echo '   Tell --svix-rate if the plan allows fewer calls, or over 800 a second.'
+    "a request waits up to $BUDGET s: enough for a Svix limit of $(divide $((2 * PUSHES)) $((BUDGET - LAST_TURN))) or more calls a second" \
+    "$MEMORY of memory: $BODIES MiB of large bodies at a time"
+  [[ $SVIX_RATE ]] || echo '   Give --svix-rate if the plan allows fewer calls, or more than 800 a second.'
 }
 
 enable_apis() {
@@ -319,8 +322,8 @@ make_database() {
   grant roles/datastore.user projects "$PROJECT" "$FUNCTION_ACCOUNT"
 }
 
-# What is indexed and what expires, with the words of deploy/firestore-indexes.txt and a state
-# after each line, in $FOUND.
+# Sets $FOUND to what is indexed and what expires: lines as in deploy/firestore-indexes.txt, each
+# with its state after it.
 look_at_indexes() {
   local rows='' group name count state fields
   look firestore indexes fields list --database="$DATABASE" --format="csv[no-heading,separator=' '](
@@ -346,7 +349,7 @@ look_at_indexes() {
 
 wanted_indexes() { sed -E '/^#/d; s/ +/ /g' deploy/firestore-indexes.txt; }
 
-# Firestore builds an index and makes a TTL policy by itself, in minutes: nobody waits for it here.
+# Firestore takes minutes to build an index or to set up a TTL policy. This does not wait for it.
 make_indexes() {
   step 'Indexes and expiry'
   local group kind fields words state command
@@ -373,11 +376,11 @@ make_indexes() {
   done < <(wanted_indexes)
 }
 
-# The token goes from standard input to a file that only we can read, and from there to gcloud: it
-# is never an argument, and never printed.
+# The token goes from standard input to a file that only this user can read, and from there to
+# gcloud. It is never an argument and never printed.
 store_token() {
   step 'The Svix token'
-  newest_version() { # the newest that is enabled: older ones may be disabled or destroyed
+  newest_version() { # the newest version that is enabled: others may be disabled or destroyed
     look secrets versions list "$SECRET" --sort-by='~createTime' \
       --format="value[separator=' '](name.basename(),state)" &&
       SECRET_VERSION=$(awk 'tolower($2) == "enabled" {print $1; exit}' <<<"$FOUND")
@@ -408,8 +411,8 @@ store_token() {
   grant roles/secretmanager.secretAccessor secrets "$SECRET" "$FUNCTION_ACCOUNT"
 }
 
-# The settings of our subscriptions that matter, in $FOUND, one line each: the name first, the
-# topic second.
+# Sets $SUBSCRIPTIONS to one line for each subscription, with the settings that matter. The first
+# field is the name, the second the topic.
 look_at_subscriptions() {
   look pubsub subscriptions list --format="csv[no-heading,separator=';'](
     name.basename(), topic.basename(), pushConfig.pushEndpoint, pushConfig.oidcToken.serviceAccountEmail,
@@ -435,7 +438,7 @@ make_topics() {
     made "$name" "the topic $name" pubsub topics create "$name"
   done
   look_at_subscriptions
-  # Before anything is forwarded: a topic without a subscription loses what it gets.
+  # This comes before the push subscription: a topic without a subscription loses its messages.
   if subscription "$DEAD_LETTER_SUBSCRIPTION" >/dev/null; then
     same "the subscription $DEAD_LETTER_SUBSCRIPTION"
   else
@@ -443,7 +446,8 @@ make_topics() {
       pubsub subscriptions create "$DEAD_LETTER_SUBSCRIPTION" --topic="$DEAD_LETTER_TOPIC" \
       "${RETRY[@]}" --message-retention-duration=31d --expiration-period=never
   fi
-  # An ack deadline is raised before the function works longer, and lowered after it works shorter.
+  # An ack deadline is raised before the function may take longer. It is lowered only after the
+  # function takes less time.
   for name in "$SUBSCRIPTION" "$DEAD_LETTER_SUBSCRIPTION"; do
     deadline=$(subscription "$name" 6) || continue
     ((deadline >= ACK_DEADLINE)) ||
@@ -463,7 +467,8 @@ deploy_function() {
     --memory="$MEMORY" --concurrency="$CONCURRENCY" --min-instances="$MIN_INSTANCES"
     --max-instances="$MAX_INSTANCES" --timeout="${FUNCTION_TIMEOUT}s"
     --set-env-vars="$environment" --set-secrets="SVIX_TOKEN=$SECRET:${SECRET_VERSION:-1}")
-  # What is deployed carries the hash of its source and settings: only another one is built.
+  # The deployed function carries a hash of its source and settings. Only if the hash differs is the
+  # function deployed again.
   version=$( (printf '%s\n' "${settings[@]}" && find main.py requirements.txt relay -type f \
     ! -name '*.pyc' -print0 | LC_ALL=C sort -z | xargs -0 cat) | git hash-object --stdin)
   if look_at_function && [[ $FOUND == "$version ACTIVE "* ]]; then
@@ -476,31 +481,34 @@ deploy_function() {
   grant roles/run.invoker 'run services' "$FUNCTION" "$PUSH_ACCOUNT" "$RECONCILE_ACCOUNT"
 }
 
-look_at_function() { # its version, state, URL and last update in $FOUND; and what pushing to it takes
-  URL=https://$FUNCTION.invalid # of a dry run, where there is none yet
+# Sets $FOUND to the function's version, state, URL and last update, and $PUSH to the flags of a
+# subscription that pushes to it.
+look_at_function() {
+  URL=https://$FUNCTION.invalid # for a dry run before the first deployment
   if look functions describe "$FUNCTION" --v2 --region="$REGION" \
     --format="value[separator=' '](labels.relay-version,state,serviceConfig.uri,updateTime)"; then
     read -r _ _ URL _ <<<"$FOUND"
   fi
-  # All push flags together, always: an update that names only one wipes the others. The audience
-  # is the service's root, which Cloud Run expects, and not the endpoint, Pub/Sub's default.
+  # The push flags are always given together: an update with only one of them clears the others.
+  # The audience is the service's root, because Cloud Run expects that. Pub/Sub's default is the
+  # endpoint.
   PUSH=(--push-endpoint="$URL/notifications" --push-auth-service-account="$PUSH_ACCOUNT"
     --push-auth-token-audience="$URL")
   [[ $FOUND ]]
 }
 
-bring_in_line() { # SUBSCRIPTION WANTED SETTINGS...
+set_subscription() { # SUBSCRIPTION WANTED SETTINGS...: makes or updates it unless it is as wanted
   local name=$1 wanted="$1;$2" topic=${2%%;*} held
   shift 2
   if ! held=$(subscription "$name"); then
     change "made the subscription $name" pubsub subscriptions create "$name" --topic="$topic" "$@"
   elif [[ $held != "$name;$topic;"* ]]; then
-    # What the other topic publishes would go nowhere.
-    failed "$name reads the topic $(cut -d ';' -f 2 <<<"$held"), and a subscription's topic can't be changed: name that one with --topic, or the relay otherwise with --name."
+    # If it were made anew for the wanted topic, nothing would read the old one.
+    failed "$name reads the topic $(cut -d ';' -f 2 <<<"$held"), and a subscription's topic can't be changed: give that topic with --topic, or another name for the relay with --name."
   elif [[ $held == "$wanted" ]]; then
     same "the subscription $name"
   else
-    change "brought the subscription $name in line" pubsub subscriptions update "$name" "$@"
+    change "updated the subscription $name" pubsub subscriptions update "$name" "$@"
   fi
 }
 
@@ -508,15 +516,15 @@ subscribe() {
   step 'The push subscription'
   local push="$URL/notifications;$PUSH_ACCOUNT;$URL" retry="$ACK_DEADLINE;10s;600s" redriving number agent
   look_at_subscriptions
-  bring_in_line "$SUBSCRIPTION" "$TOPIC;$push;$retry;604800s;$DEAD_LETTER_TOPIC;100;True" \
+  set_subscription "$SUBSCRIPTION" "$TOPIC;$push;$retry;604800s;$DEAD_LETTER_TOPIC;100;True" \
     "${PUSH[@]}" "${RETRY[@]}" --dead-letter-topic="$DEAD_LETTER_TOPIC" --max-delivery-attempts=100 \
     --message-retention-duration=7d --retain-acked-messages --expiration-period=never
-  if redriving=$(subscription "$DEAD_LETTER_SUBSCRIPTION" 3); then # not so in a dry run
+  if redriving=$(subscription "$DEAD_LETTER_SUBSCRIPTION" 3); then # missing in a first dry run
     [[ $redriving ]] || push=';;' PUSH=()
-    bring_in_line "$DEAD_LETTER_SUBSCRIPTION" "$DEAD_LETTER_TOPIC;$push;$retry;2678400s;;;" \
+    set_subscription "$DEAD_LETTER_SUBSCRIPTION" "$DEAD_LETTER_TOPIC;$push;$retry;2678400s;;;" \
       ${PUSH[@]+"${PUSH[@]}"} "${RETRY[@]}" --message-retention-duration=31d
   fi
-  # Without these two, dead-lettering silently does not happen.
+  # Without these two roles Pub/Sub moves nothing to the dead-letter topic, and reports no error.
   number=NUMBER
   if look projects describe "$PROJECT" --format='value(projectNumber)'; then number=$FOUND; fi
   agent=service-$number@gcp-sa-pubsub.iam.gserviceaccount.com
@@ -538,12 +546,12 @@ schedule() {
   elif [[ $FOUND == "$wanted" ]]; then
     same "the job $JOB"
   else
-    change "brought the job $JOB in line" scheduler jobs update http "$JOB" "${settings[@]}"
+    change "updated the job $JOB" scheduler jobs update http "$JOB" "${settings[@]}"
   fi
 }
 
-# A file with its names filled in, as $WORK/filled.json, and its hash: what was made from a file
-# carries the hash, so that only another one is sent.
+# Writes the file, with its placeholders replaced, to $WORK/filled.json, and sets $HASH to its hash.
+# What is made from a file carries the hash, so that a later run sends the file only if it differs.
 fill_in() { # FILE
   sed -e "s|\${FUNCTION}|$FUNCTION|g" -e "s|\${TOPIC}|$TOPIC|g" \
     -e "s|\${SUBSCRIPTION}|$SUBSCRIPTION|g" \
@@ -551,12 +559,12 @@ fill_in() { # FILE
   HASH=$(git hash-object "$WORK/filled.json")
 }
 
-insert() { # FIELD: the first of the file, as $WORK/file.json
+insert() { # FIELD: writes $WORK/file.json, the filled file with this field as its first
   printf '{\n  %s,\n' "$1" | cat - <(tail -n +2 "$WORK/filled.json") >"$WORK/file.json"
 }
 
-# Ours are known by a mark with the relay's name: a metric by the beginning of its description, an
-# alert by its labels. Those that have the mark and no file any more are removed.
+# The relay's own metrics and alerts have a mark with the relay's name: a metric at the beginning of
+# its description, an alert in its labels. Those with the mark but without a file are removed.
 look_at_metrics() {
   look logging metrics list --format="value(name,description)" || true
   METRICS=$(awk -F'\t' -v mark="[$FUNCTION " 'index($2, mark) == 1' <<<"$FOUND")
@@ -584,7 +592,7 @@ watch() {
     case $'\n'$METRICS in
       *$'\n'"$name"$'\t'"[$FUNCTION ${HASH:0:12}]"*) same "the metric $name" ;;
       *$'\n'"$name"$'\t'*)
-        change "changed the metric $name" logging metrics update "$name" --config-from-file="$WORK/file.json" ;;
+        change "updated the metric $name" logging metrics update "$name" --config-from-file="$WORK/file.json" ;;
       *) change "made the metric $name" logging metrics create "$name" --config-from-file="$WORK/file.json" ;;
     esac
   done
@@ -601,17 +609,17 @@ watch() {
     elif [[ $hash == "$HASH" && ${CHANNELS:-$channels} == "$channels" ]]; then
       same "the alert $name"
     else
-      change "changed the alert $name" alpha monitoring policies update "$policy" \
+      change "updated the alert $name" alpha monitoring policies update "$policy" \
         --policy-from-file="$WORK/file.json" --set-notification-channels="${CHANNELS:-$channels}"
     fi
   done
   while read -r _ name _ policy _; do
     [[ -z $name || -e deploy/alerts/$name.json ]] ||
-      change "removed the alert $name, which is no longer one" alpha monitoring policies delete "$policy"
+      change "removed the alert $name, which has no file any more" alpha monitoring policies delete "$policy"
   done <<<"$ALERTS"
   while read -r name _; do
     [[ -z $name || -e deploy/metrics/${name#"$FUNCTION-"}.json ]] ||
-      change "removed the metric $name, which is no longer one" logging metrics delete "$name"
+      change "removed the metric $name, which has no file any more" logging metrics delete "$name"
   done <<<"$METRICS"
 
   look_at_dashboards
@@ -620,13 +628,13 @@ watch() {
   if [[ $DASHBOARD == *"relay-$HASH"* ]]; then
     same 'the dashboard'
   else
-    # An update would want the etag of what it replaces: made anew, it needs none.
+    # An update would need the old dashboard's etag. Removing it and making a new one needs none.
     [[ -z $DASHBOARD ]] || change 'removed the old dashboard' monitoring dashboards delete "${DASHBOARD%%$'\t'*}"
     change 'made the dashboard' monitoring dashboards create --config-from-file="$WORK/file.json"
   fi
 }
 
-# -- the other things to do
+# -- the other actions
 
 confirm() { # QUESTION
   [[ $YES || $DRY_RUN ]] && return
@@ -638,8 +646,9 @@ confirm() { # QUESTION
   }
 }
 
-# What gcloud has no command for is asked by curl, with gcloud's own login.
-ask() { # SERVICE PATH ARGUMENTS OF CURL...: the first whole number of the answer's values
+# Asks an API with curl and gcloud's login, where gcloud has no command. Prints the first whole
+# number of the answer.
+ask() { # SERVICE PATH ARGUMENTS OF CURL...
   local override=CLOUDSDK_API_ENDPOINT_OVERRIDES_$1 service=$1 path=$2 url
   url=${!override:-https://$(tr '[:upper:]' '[:lower:]' <<<"$service").googleapis.com/}
   shift 2
@@ -649,7 +658,7 @@ ask() { # SERVICE PATH ARGUMENTS OF CURL...: the first whole number of the answe
     tr -d '"' || echo unknown
 }
 
-backlog() { # SUBSCRIPTION METRIC: some minutes old
+backlog() { # SUBSCRIPTION METRIC: its value, which is some minutes old
   local filter="metric.type=\"pubsub.googleapis.com/subscription/$2\""
   ask MONITORING "v3/projects/$PROJECT/timeSeries" --get \
     --data-urlencode "filter=$filter AND resource.labels.subscription_id=\"$1\"" \
@@ -657,11 +666,12 @@ backlog() { # SUBSCRIPTION METRIC: some minutes old
     --data-urlencode "interval.endTime=$(minutes_ago 0)"
 }
 
-minutes_ago() { # on Linux, and on a Mac
+minutes_ago() { # N: with the date command of Linux, or else of macOS
   date -u -d "$1 minutes ago" +%Y-%m-%dT%H:%M:%SZ 2>/dev/null || date -u -v "-${1}M" +%Y-%m-%dT%H:%M:%SZ
 }
 
-last_line() { # FILTER FIELDS: of the function's log within a day, with its time, in $FOUND
+# Sets $FOUND to the time and these fields of the newest log line of the last day that matches.
+last_line() { # FILTER FIELDS
   look logging read "resource.type=\"cloud_run_revision\" AND resource.labels.service_name=\"$FUNCTION\" AND $1" \
     --limit=1 --freshness=1d --format="value[separator=' '](timestamp,$2)" || true
   FOUND=${FOUND:-not within a day}
@@ -683,7 +693,7 @@ status() {
     step "What waits in $name?"
     row events "$(backlog "$name" num_undelivered_messages)"
     row 'oldest, in seconds' "$(backlog "$name" oldest_unacked_message_age)"
-    row 'pushed to' "$(subscription "$name" 3 | grep . || echo nobody)"
+    row 'pushes to' "$(subscription "$name" 3 | grep . || echo nothing)"
   done
   step 'What is parked?'
   row 'dead letters' "$(ask FIRESTORE "v1/projects/$PROJECT/databases/$DATABASE/documents:runAggregationQuery" \
@@ -703,13 +713,14 @@ status() {
   while read -r group kind fields; do
     row "$(sed -n "s/^$group $kind ${fields//\*/\\*}: //p" <<<"$FOUND" | grep . || echo missing)" "$group $kind $fields"
   done < <(wanted_indexes)
-  printf '\n%s\n' "\`python -m relay check\` says whether a delivery would work, \`dead-letters list\` what is parked."
+  printf '\n%s\n' "\`python -m relay check\` tests whether a delivery would work. \`python -m relay dead-letters list\` shows what is parked."
 }
 
 redrive() {
   step 'Redrive'
   look_at_function || [[ $DRY_RUN ]] || failed "There is no function $FUNCTION: deploy it first."
-  # Under the dead-letter subscription's own delay: what fails again stays there, and slows nobody.
+  # The dead-letter subscription has retries of its own: what fails again stays in it, and does not
+  # slow the pushes of new events.
   change 'the dead-letter subscription pushes to the function: --status shows its backlog' \
     pubsub subscriptions update "$DEAD_LETTER_SUBSCRIPTION" "${PUSH[@]}"
   grant roles/run.invoker 'run services' "$FUNCTION" "$PUSH_ACCOUNT"
@@ -717,12 +728,12 @@ redrive() {
 
 redrive_stop() {
   step 'End of the redrive'
-  change 'the dead-letter subscription pushes to nobody' \
+  change 'the dead-letter subscription no longer pushes' \
     pubsub subscriptions update "$DEAD_LETTER_SUBSCRIPTION" --push-endpoint=
 }
 
 teardown() {
-  confirm "This removes the relay $NAME from $PROJECT, with what its subscriptions still hold."
+  confirm "This removes the relay $NAME from $PROJECT, and the messages that its subscriptions still hold."
   step 'Teardown'
   local name policy
   remove() { change "removed $1" "${@:2}"; }
@@ -742,7 +753,7 @@ teardown() {
   if look_at_function; then
     remove "the function $FUNCTION" functions delete "$FUNCTION" --gen2 --region="$REGION"
   fi
-  # Alerts before the metrics that they read.
+  # The alerts go first, because they read the metrics.
   look_at_alerts
   while read -r _ name _ policy _; do
     [[ -z $name ]] || remove "the alert $name" alpha monitoring policies delete "$policy"

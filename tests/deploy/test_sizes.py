@@ -87,9 +87,9 @@ def test_the_derived_settings_are_deployed(script: Script) -> None:
 
 def test_a_run_without_svix_rate_asks_for_it(script: Script) -> None:
     ended = script.deploy(fail_at="services enable")
-    assert "Tell --svix-rate" in ended.stdout
+    assert "Give --svix-rate" in ended.stdout
     ended = script.deploy("--svix-rate", "50", fail_at="services enable")
-    assert "Tell --svix-rate" not in ended.stdout
+    assert "Give --svix-rate" not in ended.stdout
 
 
 def test_project_and_region_are_required(script: Script) -> None:
