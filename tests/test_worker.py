@@ -15,7 +15,7 @@ from local.simulator import Simulator
 from relay import intake
 from relay import worker as worker_module
 from relay.config import ATTEMPT_SECONDS, Settings
-from relay.envelope import PUSH_LIMIT, Names
+from relay.envelope import Names
 from relay.ledger import Archive, LedgerMisconfigured
 from relay.ledger.sqlite import SqliteLedger
 from relay.outcome import Remark, Result
@@ -26,7 +26,7 @@ from tests.in_process import handle, working
 
 TOKEN = "testsk_worker"
 BUDGET = ATTEMPT_SECONDS + 1
-HOLDERS = 4  # this many bodies of the largest push leave no room
+HOLDERS = 4  # as many bodies are read at once, and leave no room for another
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ async def not_admitted(relay: Worker, **headers: str) -> asyncio.Task[tuple[Resu
         await asyncio.Event().wait()
         yield b""
 
-    declared = JSON | {"content-length": str(PUSH_LIMIT)}
+    declared = JSON | {"content-length": str(relay._settings.bodies_mib * 2**20 // HOLDERS)}
     holding = [asyncio.create_task(relay.handle(never(), declared)) for _ in range(HOLDERS)]
     await asyncio.sleep(0)
     waiting = asyncio.create_task(handle(relay, b" " * 20_000, **headers))
