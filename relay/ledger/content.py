@@ -26,6 +26,6 @@ def unpack(letter_id: str, content: bytes) -> tuple[str, bytes]:
     try:
         whole = memoryview(zlib.decompress(content))
     except zlib.error:
-        raise LetterDamaged(f"the payload of {letter_id} can't be decompressed") from None
+        raise LetterDamaged(f"its payload can't be decompressed: dead letter {letter_id}") from None
     begin = _LENGTH_BYTES + int.from_bytes(whole[:_LENGTH_BYTES], "big")
     return bytes(whole[_LENGTH_BYTES:begin]).decode(), bytes(whole[begin:])

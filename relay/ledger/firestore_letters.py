@@ -188,8 +188,8 @@ class Letters:
             content += part.get("content")
         if hashlib.sha256(content).hexdigest() != digest:
             raise LetterDamaged(
-                f"the {count} parts of dead letter {letter_id} are not what was stored: their hash"
-                f" is not {digest}"
+                f"its {count} parts are not what was stored: their hash is not {digest}, in dead"
+                f" letter {letter_id}"
             )
         return bytes(content)
 

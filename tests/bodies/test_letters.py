@@ -100,7 +100,7 @@ def _take_the_second_part(relay: Relay, letter_id: str) -> str:
         with contextlib.closing(sqlite3.connect(path)) as database, database:
             half = "update dead_letters set content = substr(content, 1, 1000000) where id = ?"
             assert database.execute(half, (letter_id,)).rowcount == 1
-        return "can't be unpacked"
+        return "can't be decompressed"
     with contextlib.closing(Client(relay.settings["GOOGLE_CLOUD_PROJECT"])) as firestore:
         parts = firestore.collection("dead_letter_parts").list_documents()
         [second] = [p for p in parts if p.id.startswith(letter_id) and p.id.endswith("-2")]

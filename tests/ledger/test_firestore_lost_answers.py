@@ -98,7 +98,7 @@ class Unanswered:
         owner: Any = FirestoreAsyncClient
         method = "commit"
         if paths[0].startswith("events/"):
-            owner, method = self.ledger.batches._writes, "_send"
+            owner, method = self.ledger.batches._writes, "_make_call"
         send = getattr(owner, method)
         documents = [self.records.document(path) for path in paths]
         unchanged = {each.path: (await each.get()).update_time for each in documents}
