@@ -18,8 +18,8 @@ _PREFIX = "ce-"
 _BINARY_MARK = "ce-specversion"
 _NAMES = ("ce-id", "ce-type", "ce-project")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# Pub/Sub's quotas: attributes of a message, a name, a value. Those two are in bytes, so ours in
-# characters are wider.
+# Pub/Sub's quotas: the number of attributes, and the lengths of a name and of a value. Pub/Sub
+# counts lengths in bytes. We count characters, so our limits are wider.
 _MOST, _LONGEST_NAME, _LONGEST_VALUE = 100, 256, 1024
 
 

@@ -20,8 +20,8 @@ SETTLE_SECONDS = 5.0
 
 ATTEMPT_SECONDS = CLAIM_SECONDS + SVIX_CALL_SECONDS + SETTLE_SECONDS
 """The longest one attempt may take, without the retries of recording a delivery. A request gets its
-last turn this long before its budget ends. Only the retries of recording a delivery may go on until
-the budget ends."""
+last turn this long before its budget ends. Retries of recording or parking, polls of another
+delivery's record, and waits for a nack may go on until the budget ends."""
 
 _BUDGET = 240.0  # seconds
 _BUDGET_BOUNDS = (30.0, 540.0)

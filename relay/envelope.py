@@ -74,7 +74,8 @@ class Source:
     """How an event reached the relay. Even in a push, each field may be missing."""
 
     pushed: bool = False
-    """Whether Pub/Sub pushed the event. If not, it was posted by hand."""
+    """Whether Pub/Sub pushed the event. False for an event posted by hand or replayed, and for a
+    body that is too large to read."""
     data: bytes = field(default=b"", repr=False)
     form: Form = Form.DATA
     """What `data` is."""

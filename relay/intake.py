@@ -138,7 +138,7 @@ class _LargeParses:
 
     @contextlib.asynccontextmanager
     async def one(self) -> AsyncIterator[None]:
-        """Wait for the other large parses. Later ones are delayed for as long as this one takes.
+        """Wait for the other large parses. After this one, pause for as long as it took.
 
         One iteration of the event loop between two parses would not be enough: uvloop accepts one
         connection per iteration, and a small event needs several iterations.

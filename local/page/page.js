@@ -268,7 +268,7 @@ function makeStories(stories) {
 
 function showStory(story) {
   for (const button of $("stories").children) {
-    const is = state.is_playing && button.id === `story-${story.name}`;
+    const is = state.is_playing && button.id === `story-${story?.name}`;
     if (button.getAttribute("aria-pressed") !== String(is)) button.setAttribute("aria-pressed", is);
     if (button.disabled !== state.is_playing) button.disabled = state.is_playing;
   }

@@ -68,7 +68,7 @@ class LedgerMisconfigured(LedgerUnavailable):
 
 
 class ClaimLost(Exception):
-    """Another delivery has taken the claim over. Nothing was written."""
+    """Another has written the record meanwhile, or it was deleted. Nothing was written."""
 
 
 class LetterDamaged(Exception):
@@ -341,8 +341,8 @@ class Archive(Ledger, Protocol):
     async def discard_dead_letter(self, letter_id: str, why: str) -> None:
         """Erase a letter's payload, and keep the rest.
 
-        If the call is interrupted, repeat it. If the letter does not exist or is already discarded,
-        nothing happens.
+        If the call is interrupted, repeat it: it then erases what is left of the payload. If the
+        letter does not exist or is completely discarded, nothing happens.
         """
 
     async def delete_dead_letter(self, letter_id: str) -> None:

@@ -57,9 +57,9 @@ class FirestoreLedger:
         self._lease = lease
         self._events = client.collection("events")
         # The layer beneath the library's documents.
-        self._transport = client._firestore_api.transport  # noqa: SLF001 - private, but the ledgers' test suite uses it
-        database = client._database_string  # noqa: SLF001 - private, but the ledgers' test suite uses it
-        metadata = client._rpc_metadata  # noqa: SLF001 - private, but the ledgers' test suite uses it
+        self._transport = client._firestore_api.transport  # noqa: SLF001 - private; the ledgers' tests would notice a change
+        database = client._database_string  # noqa: SLF001 - private; the ledgers' tests would notice a change
+        metadata = client._rpc_metadata  # noqa: SLF001 - private; the ledgers' tests would notice a change
         self._names = f"{database}/documents/{self._events.id}/"
         self.batches = Batches(self._transport.grpc_channel, database, metadata)
         self._calls = Calls(client.project, self.batches)

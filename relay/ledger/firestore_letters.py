@@ -6,7 +6,7 @@ number of parts and their hash. Only then is the message parked. When a letter i
 discarded, its parts are deleted last. So a crash can leave parts without a letter, which expire,
 but never a letter without its parts.
 
-The library's documents are slower, but will do here: no delivery to Svix uses this module.
+The library's documents are slower, but will do here: a delivery uses this module only to park.
 """
 
 import asyncio

@@ -395,7 +395,8 @@ def _letter(row: sqlite3.Row, attributes: str, data: bytes) -> DeadLetter:
 def _now() -> float:
     """Seconds since 1970, in whole microseconds.
 
-    A datetime can hold them unchanged, so a query from a record's `touched_at` on finds the record.
+    A datetime can hold them unchanged, so a query that starts at a record's `touched_at` includes
+    it.
     """
     return datetime.now(UTC).timestamp()
 

@@ -37,8 +37,8 @@ CHECK_PATIENCE = 5.0  # seconds; a check should report a failure, not wait until
 def main() -> None:
     """Look into the relay, and mend it. Reads the same environment variables as the function.
 
-    Exit status: 0 all is well; 1 something is not sent; 2 wrong usage or settings; 3 the ledger
-    or Svix did not answer; 130 interrupted.
+    Exit status: 0 all is well; 1 something is not sent; 2 wrong usage or settings; 3 the ledger or
+    Svix did not answer, or `check` found a fault; 130 interrupted.
     """
 
 

@@ -63,7 +63,7 @@ class Mend(Enum):
     FANOUT = 1
     """Make Svix send messages that it never sent on."""
     EVERYTHING = 2
-    """Also mark events that Svix has as delivered, and release events that Svix has lost."""
+    """Also mark as delivered the events that Svix has, and release events that Svix has lost."""
 
 
 class Progress(Protocol):
@@ -91,10 +91,11 @@ class _Unattempted:
 class Reconciliation:
     """One comparison of the ledger with Svix. `report` has what it found so far.
 
-    `patience` is for how many seconds to retry a failing ledger. (`svix` has its own patience.)
-    With `look_again`, the run waits and rechecks messages without an attempt. Only the events of
-    `projects` are compared, or all events if it is empty. With `every_attempt`, the run checks the
-    fan-out of every message, not only where the fan-out is unconfirmed.
+    `patience`: for how many seconds to retry the read of one record. Svix and the ledger's listings
+    have their own patience. (`svix` has its own patience.) With `look_again`, the run waits and
+    rechecks messages without an attempt. Only the events of `projects` are compared, or all events
+    if it is empty. With `every_attempt`, the run checks the fan-out of every message, not only
+    where the fan-out is unconfirmed.
     """
 
     def __init__(

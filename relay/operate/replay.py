@@ -70,7 +70,8 @@ class Replay:
     def stop(self) -> None:
         """Begin no more attempts.
 
-        Attempts under way go on. All other letters are cancelled, and may stay.
+        Attempts under way go on. The tasks of all other letters are cancelled: these letters stay
+        stored, unless their deletion was already under way.
         """
         self._delivery.closing = True
         for task in self._running - self._delivery.attempting:

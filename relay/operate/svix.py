@@ -1,8 +1,8 @@
 """Asks Svix about messages, endpoints and attempts, and makes it send a message again.
 
 Listings are read newest first, page by page with their `iterator`, back to `since`. The parameter
-`after` is not used: with it, Svix begins with the oldest page, whose `iterator` leads away from
-`since`. A test on a real Svix checks that.
+`after` is not used: with it, Svix begins with the oldest page after `since`, and the `iterator`
+leads from there to still older messages. A test on a real Svix checks that.
 
 After a 429 or a failure, `SvixView` retries, for as long as its patience. Then it raises
 `SvixUnavailable` with advice for the operator. The message quotes only the status of Svix's answer.
@@ -40,7 +40,8 @@ from relay.svix_http import SvixCall, SvixHttp
 _PAGE = 250  # Svix's largest
 _CALL_SECONDS = 30.0
 _ORDERED_WITHIN = timedelta(seconds=1)
-"""Svix sorts by message id. Two messages' times may be in the opposite order by up to this."""
+"""Svix sorts by message id. Svix sorts by message id. So a message may be listed before one that is
+newer by up to this."""
 _FIRST_BACK_OFF = 1.0  # seconds, doubled each time
 _LONGEST_BACK_OFF = 30.0
 _NAME = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9_.-]{1,256}")

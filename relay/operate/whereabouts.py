@@ -31,7 +31,7 @@ the message less than `ATTEMPTED_WITHIN` ago."""
 _IN_SUBSCRIPTION = timedelta(days=7)
 _IN_DEAD_LETTER_TOPIC = timedelta(days=31)
 # How long Pub/Sub keeps an event in each; deploy.sh sets these. An event moves from the
-# subscription to the dead-letter topic, so the topic may hold it for the sum of both.
+# subscription to the dead-letter topic, so an event there may be as old as the sum of both.
 
 
 # -- what Svix says

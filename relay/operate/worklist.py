@@ -1,8 +1,9 @@
 """The events that a reconciliation still has to judge, in a temporary SQLite file.
 
-The file saves memory. (On Cloud Run, files are in memory too, at about 100 bytes an event.) An
-event is deleted from the file once it is recorded as delivered and found in Svix, and its fan-out
-is confirmed. The remaining events are judged individually.
+A file needs less memory than Python objects would. Even on Cloud Run, where files are in memory, it
+takes only about 100 bytes an event. An event is deleted from the file once it is recorded as
+delivered and found in Svix, and its fan-out is confirmed. The remaining events are judged
+individually.
 """
 
 import json

@@ -99,8 +99,9 @@ class Rate:
             self._level = tuning.CUT * rate
             if self._searching:
                 # The limit lies between two figures. The rate is above the limit, because the
-                # search overshot. The sends that Svix processed per second may be below it,
-                # because fewer may have been made than Svix allows. So use the mean of the two.
+                # search overshot. The sends that Svix processed per second may be below it, because
+                # fewer may have been made than Svix allows. So use the mean of the two, or the cut
+                # rate if that is lower.
                 taken = self._taken_since / (at - self._refused_at)
                 self._level = min(self._level, (taken + rate) / 2)
                 self._searching = False

@@ -47,11 +47,13 @@ still has requests when the others have none. With a slower climb it would use t
 limit too late."""
 
 MAKE_UP = 0.1
-"""Turns that came due during this time may still be given. A busy event loop can be this late."""
+"""If the event loop is late by up to this time, turns that came due meanwhile are still given. A
+busy event loop can be this late."""
 
 UNCALLED = 0.25
-"""Seconds. No more turns may be without a begun call than the rate gives in this time.
-Without this bound, a slow ledger would cause a burst of calls to Svix when it answers again."""
+"""Seconds. At any moment, the turns whose call has not begun may be at most as many as the rate
+gives in this time, but at least one. Without this bound, a slow ledger would cause a burst of calls
+to Svix when it answers again."""
 
 # Pauses, during which only probes are sent.
 
@@ -63,9 +65,9 @@ FAILURES_TO_PAUSE = 5
 """Failures in a row, of different events, that begin a pause. A single failure is not an outage."""
 
 MANY_FAIL, LAST_CALLS = 0.35, 50
-"""If this share of about so many calls failed, an event that fails often is not the reason. One
-customer's poison stays below it, because its line is paused. Simulated: while half of all calls
-fail, one event in 3,000 was taken for poison without this."""
+"""If this share of about the last 50 calls failed, Svix is the cause, not the event that fails
+often. Bad events of one customer stay below this share, because that project's line is paused.
+Simulated: without this, while half of all calls failed, one good event in 3,000 was given up."""
 
 FIRST_PAUSE = 0.5
 """The time to the first probe. It doubles with each probe that is refused or fails."""

@@ -7,6 +7,7 @@ its audit hooks (https://docs.python.org/3/library/audit_events.html).
 import os
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -49,3 +50,16 @@ def gone(pid: int) -> bool:
             return True
         time.sleep(0.01)
     return False
+
+
+def await_stop(pid: int) -> None:
+    """Wait until each thread of the process and its children is stopped, after SIGSTOP.
+
+    On a busy machine a thread of Java goes on for a moment, and answers what has just come.
+    """
+    leader = psutil.Process(pid)
+    for process in (leader, *leader.children(recursive=True)):
+        for thread in process.threads():
+            stat = Path(f"/proc/{process.pid}/task/{thread.id}/stat")
+            while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "T":
+                time.sleep(0.01)

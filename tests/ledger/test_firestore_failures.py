@@ -20,6 +20,7 @@ from relay.ledger import (
     LedgerUnavailable,
 )
 from relay.ledger.firestore import FirestoreLedger
+from tests.harness.processes import await_stop
 from tests.ledger.events import claimed, event, letter
 from tests.ledger.ledgers import KEY
 from tests.wire import serving
@@ -98,6 +99,7 @@ async def test_a_suspended_firestore_is_given_up_and_no_harm_is_done(
     ]
     calls: list[Call] = [*settling, lambda: ledger.claim(event("evt_new"))]
     server.send_signal(signal.SIGSTOP)
+    await_stop(server.pid)
     with monkeypatch.context() as impatient:
         impatient.setattr(*CUT_SHORT)
         for call in calls:
