@@ -254,6 +254,14 @@ def test_fanout_is_the_worst_of_the_endpoints(
     assert (Remedy.FIX in where.remedies) is (fanout is Fanout.NEVER_SENT_ON)
 
 
+def test_an_event_without_a_record_is_published_again() -> None:
+    """A reconciliation follows the records, so `--fix` would not find it."""
+    svix = SvixAnswer(message(2 * HOUR), Destinations([endpoint()], []))
+    where = locate(Evidence(now=NOW, svix=svix))
+    assert (where.place, where.fanout) == (Place.UNRECORDED, Fanout.NEVER_SENT_ON)
+    assert where.remedies == (Remedy.PUBLISH,)
+
+
 def test_without_endpoints_and_attempts_the_fanout_is_unknown() -> None:
     assert found(RECORDS["delivered"], SvixAnswer(message(2 * HOUR))).fanout is None
     assert found(RECORDS["delivered"], SvixAnswer(None)).fanout is None
