@@ -142,8 +142,9 @@ class Refused(Exception):
 def read(body: bytes, headers: Mapping[str, str], tag_paths: Sequence[str]) -> Event:
     """The event in a request's body.
 
-    `headers` has lower-case names, and yields a repeated name each time, as Starlette's headers do.
-    `tag_paths` lead to strings in the event, such as `data.id`. Raises `Refused`.
+    `headers` has lower-case names. If a header was sent twice, `headers.items()` yields it twice,
+    as Starlette's headers do. `tag_paths` lead to strings in the event, such as `data.id`. Raises
+    `Refused`.
     """
     attributes = Attributes.of_headers(headers)
     source = _source(headers, attributes, body)

@@ -54,9 +54,9 @@ class SvixSender(ClientBase):
     async def send(self, event: Event, idempotency_key: str) -> Answer:
         """Create the event's message. A second send with the same key creates no second message.
 
-        If Svix does not know the application, the answer is UNAVAILABLE when the relay creates
-        applications: another send is creating it. Otherwise it is REJECTED, with the code
-        `unknown_application`.
+        Svix may answer that it does not know the application. If the relay creates applications,
+        another send is creating it at this moment, so the answer counts as UNAVAILABLE. If not, it
+        counts as REJECTED, with the code `unknown_application`.
         """
         message = MessageIn(event_type=event.type, event_id=event.id, payload={})
         if event.tags:

@@ -1,7 +1,7 @@
 """Parses JSON strictly: refuses what another parser may read differently.
 
-Lone surrogates in escapes and repeated names pass. `envelope.py` looks for the surrogates, and for
-repeats of the names that it needs. Other repeats go to Svix.
+Two such things are not refused here: repeated names, and escapes of lone surrogates. `envelope.py`
+looks for the surrogates, and for repeats of the names that it needs. Other repeats go to Svix.
 
 An event's text goes to Svix as it came, recoded to UTF-8 where it was not. The relay parses it only
 to check it and to read a few values. Svix and the customer parse the same text, and must read the

@@ -91,11 +91,11 @@ class _Unattempted:
 class Reconciliation:
     """One comparison of the ledger with Svix. `report` has what it found so far.
 
-    `patience`: for how many seconds to retry the read of one record. Svix and the ledger's listings
-    have their own patience. (`svix` has its own patience.) With `look_again`, the run waits and
-    rechecks messages without an attempt. Only the events of `projects` are compared, or all events
-    if it is empty. With `every_attempt`, the run checks the fan-out of every message, not only
-    where the fan-out is unconfirmed.
+    `patience`: for how many seconds to retry the read of one record. `svix` and the ledger's
+    listings have their own patience. With `look_again`, the run waits and rechecks messages without
+    an attempt. Only the events of `projects` are compared, or all events if it is empty. With
+    `every_attempt`, the run checks the fan-out of every message, not only where the fan-out is
+    unconfirmed.
     """
 
     def __init__(

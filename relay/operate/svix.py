@@ -40,8 +40,8 @@ from relay.svix_http import SvixCall, SvixHttp
 _PAGE = 250  # Svix's largest
 _CALL_SECONDS = 30.0
 _ORDERED_WITHIN = timedelta(seconds=1)
-"""Svix sorts by message id. Svix sorts by message id. So a message may be listed before one that is
-newer by up to this."""
+"""Svix sorts by message id, not by time. So in a listing with the newest first, a message may come
+before another that is newer by up to this."""
 _FIRST_BACK_OFF = 1.0  # seconds, doubled each time
 _LONGEST_BACK_OFF = 30.0
 _NAME = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9_.-]{1,256}")

@@ -34,8 +34,9 @@ create table letters (
 create index letters_of_event on letters (key);
 """
 # `state` is the record's state. It is null if only the event's message was listed. `confirmed` is
-# true if the fan-out need not be checked. `listed` is true if the event's message, if there is one,
-# is in the part of Svix's listing that is read.
+# true if the fan-out need not be checked. `listed` is true if the event is so recent that any
+# message of it must be in the part of Svix's listing that is read. Then, without a listed message,
+# Svix does not have one.
 
 _ADD = """
 insert into events (key, project, event_id, state, confirmed, listed)
@@ -81,7 +82,8 @@ class Candidate:
     state: State | None
     """The record's state when it was listed; None if no record was listed."""
     listed: bool
-    """Whether the part of Svix's listing that was read would have the event's message."""
+    """Whether the event is so recent that the part of Svix's listing that was read must have any
+    message of it."""
     message: Message | None
     """The event's message; None if Svix did not list one."""
 

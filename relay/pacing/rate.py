@@ -63,7 +63,10 @@ class Rate:
         self.next_at -= interval
 
     def use(self, interval: float) -> None:
-        """A call begins whose request waited, so the rate was in use for `interval` seconds."""
+        """Count `interval` seconds as time in which the rate was in use.
+
+        To be called when a request that had to wait for its turn begins its call.
+        """
         self._used += interval
 
     def restart_window(self) -> None:

@@ -42,9 +42,9 @@ CUT = 0.9
 with 0.8, less of the limit is used."""
 
 CLIMB = 20.0
-"""After this time of use, the rate has doubled since the cut. At the end of a backlog, one instance
-still has requests when the others have none. With a slower climb it would use their share of the
-limit too late."""
+"""After this time of use, the rate is twice what the cut left. The climb must be this fast for the
+end of a backlog: the last instance that has requests should soon use the whole limit, also the part
+that the other instances no longer need."""
 
 MAKE_UP = 0.1
 """If the event loop is late by up to this time, turns that came due meanwhile are still given. A
