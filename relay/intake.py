@@ -111,7 +111,7 @@ class Intake:
     def _admit_next(self) -> None:
         """Admit the next bodies while there is room.
 
-        A body does not overtake the next one, even if only it would fit.
+        The next body is never overtaken, even if it does not fit and a later one would.
         """
         while self._lines:
             project, line = next(iter(self._lines.items()))

@@ -82,8 +82,8 @@ class Candidate:
     state: State | None
     """The record's state when it was listed; None if no record was listed."""
     listed: bool
-    """Whether the event is so recent that the part of Svix's listing that was read must have any
-    message of it."""
+    """Whether the event is so recent that its message, if Svix has one, must be in the part of
+    Svix's listing that was read."""
     message: Message | None
     """The event's message; None if Svix did not list one."""
 

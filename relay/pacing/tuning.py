@@ -51,8 +51,8 @@ MAKE_UP = 0.1
 busy event loop can be this late."""
 
 UNCALLED = 0.25
-"""Seconds. At any moment, the turns whose call has not begun may be at most as many as the rate
-gives in this time, but at least one. Without this bound, a slow ledger would cause a burst of calls
+"""Seconds. The turns whose call has not begun are at most as many as the rate gives in this time;
+one is always allowed. Without this bound, a slow ledger would cause a burst of calls
 to Svix when it answers again."""
 
 # Pauses, during which only probes are sent.
