@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from statistics import median
 
@@ -306,7 +307,8 @@ async def _first_answer(client: Client, started: Function, body: bytes) -> None:
     """Wait for the first answer: the master listens before its worker can answer."""
     while True:
         with contextlib.suppress(PyreqwestError):
-            if (await load.post(client, started.notifications, body)).status == 200:  # noqa: PLR2004 - HTTP's own number
+            answer = await load.post(client, started.notifications, body)
+            if answer.status == HTTPStatus.OK:
                 return
         await asyncio.sleep(0.01)
 

@@ -139,7 +139,7 @@ class Ledger:
     rows: dict[str, _Row]
     is_cut_off: bool = False
 
-    async def record(self, key: str) -> Record | None:  # noqa: ARG002 - the Protocol's
+    async def record(self, key: str) -> Record | None:  # noqa: ARG002 - the Protocol has it
         """Find no record: reads are not modelled, except for the time that they take."""
         await self._reach()
         return None
@@ -165,9 +165,9 @@ class Ledger:
     async def complete(
         self,
         claim: Claim,
-        svix_message_id: str | None,  # noqa: ARG002 - the Protocol's
+        svix_message_id: str | None,  # noqa: ARG002 - the Protocol has it
         *,
-        fanout_confirmed: bool,  # noqa: ARG002 - the Protocol's
+        fanout_confirmed: bool,  # noqa: ARG002 - the Protocol has it
     ) -> None:
         """Record that the event is delivered."""
         await self._settle(claim, "delivered")

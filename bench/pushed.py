@@ -97,9 +97,9 @@ class Figures:
     seconds: float
     delivered: int
     twice: int
-    goal: float | None = None
+    goal: float | None
     """At least this share of the limit must be used."""
-    most_refused: float = 0.03
+    most_refused: float
     """Of the calls. The first burst's refusals, thirty or so an instance, weigh much in 2,000."""
 
     @property

@@ -40,6 +40,11 @@ class Shares:
     refused_with: float
     """The share of calls refused in the minute after it started."""
 
+    @property
+    def is_met(self) -> bool:
+        """Whether both were reached in time."""
+        return max(self.stopped, self.started) <= WITHIN
+
 
 def change(seed: int, *, instances: int = 4, rate: float = 50.0) -> Shares:
     """Stop one of the instances once all have found their shares, then start another one."""

@@ -81,13 +81,17 @@ class Attributes:
     @property
     def content_type(self) -> str | None:
         """The content type of the event's data."""
-        return self.valid.get("content-type", self.valid.get("Content-Type"))
+        return self._value("content-type")
 
     @property
     def compressed(self) -> bool:
         """Whether the event's data is compressed."""
-        encoding = self.valid.get("content-encoding", self.valid.get("Content-Encoding", ""))
+        encoding = self._value("content-encoding") or ""
         return "content-encoding" in self.invalid or encoding.lower() not in {"", "identity"}
+
+    def _value(self, name: str) -> str | None:
+        """An attribute's value; a publisher may write its name as HTTP does: `Content-Type`."""
+        return self.valid.get(name, self.valid.get(name.title()))
 
     def context(self) -> dict[str, Any]:
         """CloudEvents' context attributes, sorted, so that each delivery makes the same text."""

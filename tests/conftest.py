@@ -1,5 +1,11 @@
 """Loads the plugins of `tests/harness`, which say how the suites run."""
 
+from collections.abc import Iterator
+
+import pytest
+
+from tests.function import Svix, simulator
+
 pytest_plugins = [
     "tests.harness.scratch",
     "tests.harness.limit",
@@ -8,3 +14,10 @@ pytest_plugins = [
     "tests.harness.emulators",
     "tests.harness.report",
 ]
+
+
+@pytest.fixture(scope="module")
+def svix() -> Iterator[Svix]:
+    """The simulator, as it is by default. A suite that wants another one has its own fixture."""
+    with simulator() as started:
+        yield started

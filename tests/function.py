@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -71,6 +72,15 @@ def function(
     settings = {"SVIX_TOKEN": TOKEN, "SVIX_SERVER_URL": svix_url, **environment}
     with running(command, ready=listening(port), env=settings, cwd=ROOT) as server:
         yield Function(f"http://127.0.0.1:{port}", server)
+
+
+@contextlib.contextmanager
+def function_on_sqlite(svix: Svix, /, **environment: str) -> Iterator[Function]:
+    """The function with an embedded ledger of its own."""
+    with tempfile.TemporaryDirectory() as directory:
+        ledger = f"sqlite:{directory}/ledger.db"
+        with function(svix.url, LEDGER=ledger, **environment) as started:
+            yield started
 
 
 def new_google_project() -> str:

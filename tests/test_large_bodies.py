@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import httpx
-import psutil
 import pytest
 
-from tests.function import JSON, Function, Svix, event, function, simulator, wrapped
+from bench.functions import Function as Measured
+from tests.function import JSON, Function, Svix, event, function_on_sqlite, wrapped
 
 LARGE, SMALL, SLOW = 60, 20, 200
 MIB = 2**20
@@ -20,36 +20,23 @@ MEMORY_MB = 450
 
 
 @pytest.fixture(scope="module")
-def svix() -> Iterator[Svix]:
-    with simulator() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def relay(svix: Svix, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Function]:
+def relay(svix: Svix) -> Iterator[Function]:
     """With the least memory for bodies: 32 MiB, which are 22 of these."""
-    ledger = tmp_path_factory.mktemp("ledger") / "ledger.db"
-    with function(svix.url, LEDGER=f"sqlite:{ledger}", BODIES_MIB="32") as started:
+    with function_on_sqlite(svix, BODIES_MIB="32") as started:
         yield started
-
-
-def processes(relay: Function) -> list[psutil.Process]:
-    """The server and its worker."""
-    master = psutil.Process(relay.server.pid)
-    return [master, *master.children(recursive=True)]
 
 
 async def test_many_large_bodies_fit_and_small_events_go_on(relay: Function, svix: Svix) -> None:
     """84 MB at once, while Svix refuses: each is delivered once, and nothing is killed."""
     svix.control.inject("status", times=3, status=429, headers={"Retry-After": "1"})
-    workers = [process.pid for process in processes(relay)]
+    measured = Measured(relay.url, relay.server)
+    workers = [process.pid for process in measured.processes()]
     peak = 0.0
 
     async def watch() -> None:
         nonlocal peak
         while True:
-            infos = [process.memory_full_info() for process in processes(relay)]
-            peak = max(peak, sum(getattr(info, "pss", info.rss) for info in infos) / MIB)
+            peak = max(peak, measured.megabytes())
             await asyncio.sleep(0.05)
 
     names = [f"evt_large_{number}" for number in range(LARGE)]
@@ -66,7 +53,7 @@ async def test_many_large_bodies_fit_and_small_events_go_on(relay: Function, svi
         watching.cancel()
     assert Counter(answer.json()["outcome"] for answer in answers) == {"delivered": len(names)}
     assert Counter(m["event_id"] for m in svix.control.messages("acme")) == Counter(names)
-    assert [process.pid for process in processes(relay)] == workers
+    assert [process.pid for process in measured.processes()] == workers
     assert peak < MEMORY_MB
 
 

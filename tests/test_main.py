@@ -24,7 +24,7 @@ from tests.function import (
     Svix,
     event,
     function,
-    new_google_project,
+    function_on_sqlite,
     simulator,
     wrapped,
 )
@@ -43,10 +43,9 @@ def svix() -> Iterator[Svix]:
 
 
 @pytest.fixture(scope="module")
-def relay(svix: Svix, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Function]:
+def relay(svix: Svix) -> Iterator[Function]:
     """The function, which all tests share. Each test has event ids of its own."""
-    ledger = tmp_path_factory.mktemp("ledger") / "ledger.db"
-    with function(svix.url, LEDGER=f"sqlite:{ledger}", REQUEST_BUDGET_SECONDS="30") as started:
+    with function_on_sqlite(svix, REQUEST_BUDGET_SECONDS="30") as started:
         yield started
 
 
@@ -143,11 +142,9 @@ async def test_of_a_hundred_posts_at_once_one_delivers_and_none_is_refused(
     kind: str, svix: Svix, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """There is one message, and ninety-nine duplicates without a 409, even with two instances."""
-    settings = {"LEDGER": f"sqlite:{tmp_path}/ledger.db"}
+    settings: dict[str, str] = {"LEDGER": f"sqlite:{tmp_path}/ledger.db"}
     if kind == "firestore":
-        emulator = request.getfixturevalue("firestore_emulator")
-        project = new_google_project()
-        settings = {"FIRESTORE_EMULATOR_HOST": emulator, "GOOGLE_CLOUD_PROJECT": project}
+        settings = request.getfixturevalue("firestore")
     svix.control.conduct(latency=0.2)
     with contextlib.ExitStack() as stack:
         urls = [stack.enter_context(function(svix.url, **settings)).url for _ in range(2)]

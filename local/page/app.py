@@ -175,12 +175,12 @@ class Page:
         options = await request.json()
         if self.teller.is_playing:
             return JSONResponse({"detail": "A story is playing. End it first."}, 409, _HEADERS)
-        if options.get("action") == "restart":
-            self.teller.forget()
         try:
             work = ACTIONS[options["action"]](self.lanes[options["lane"]], options)
         except KeyError as missing:
             return JSONResponse({"detail": f"there is no {missing}"}, 400, _HEADERS)
+        if options["action"] == "restart":
+            self.teller.forget()
         # It is not awaited: a deployment takes seconds, and the page shows its progress.
         task = asyncio.ensure_future(work)
         self._tasks.add(task)

@@ -57,7 +57,7 @@ class Stage:
         """Wait until every function has pushes and has begun its calls to Svix."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LONGEST_BACK_OFF):
-                while not all(lane.is_busy for lane in self.lanes):  # noqa: ASYNC110 - no event
+                while not all(lane.is_busy for lane in self.lanes):  # noqa: ASYNC110 - nothing signals it
                     await asyncio.sleep(_POLL)
         await asyncio.sleep(_CALL_TAKES)
 

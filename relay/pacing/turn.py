@@ -27,11 +27,6 @@ class Turn:
         self._is_called = self._is_over = False
 
     @property
-    def given_at(self) -> float:
-        """When the turn was given, in seconds of the pacer's clock."""
-        return self._given.at
-
-    @property
     def superseded(self) -> bool:
         """Whether a pause for this turn's project has begun since the turn was given."""
         return self._traffic.pauses.superseded(self._given.project, self._given.at)

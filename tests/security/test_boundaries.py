@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.function import JSON, Function, Svix, event, function, simulator, wrapped
+from tests.function import JSON, Function, Svix, event, function_on_sqlite, wrapped
 
 MIB = 1024 * 1024
 HOSTILE = [
@@ -34,17 +34,9 @@ CONTROLS = ["a\nb", "a\r\n{}", 'a"b', "a\x1b[2J", "a\x00b", "a\u2028b", "a\x7f"]
 
 
 @pytest.fixture(scope="module")
-def svix() -> Iterator[Svix]:
-    """The simulator, whose calls the tests check."""
-    with simulator() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def relay(svix: Svix, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Function]:
+def relay(svix: Svix) -> Iterator[Function]:
     """The function."""
-    ledger = tmp_path_factory.mktemp("ledger") / "ledger.db"
-    with function(svix.url, LEDGER=f"sqlite:{ledger}") as started:
+    with function_on_sqlite(svix) as started:
         yield started
 
 
