@@ -101,7 +101,7 @@ async def reconcile(
 ) -> int:
     """Compare the ledger with Svix: was everything sent?
 
-    Looks at the events that were touched since then, and at all undelivered ones. --fix marks as
+    Looks at the records written at --since or later, and at all undelivered ones. --fix marks as
     delivered the events that Svix has, releases events that Svix has lost, and makes Svix send
     messages that it never sent on. Exit status 1 if an event is not sent, or still waits.
     """

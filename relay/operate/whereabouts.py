@@ -404,7 +404,7 @@ def _fanout(standings: Sequence[Standing]) -> Fanout:
     return Fanout.NO_ENDPOINT
 
 
-# The first row that has any endpoint's standing applies. The most urgent row comes first.
+# Rows are tried in order, most urgent first. A row applies if an endpoint's standing is in it.
 _FANOUT = (
     (Fanout.NEVER_SENT_ON, {Standing.NEVER_SENT}),
     (Fanout.FAILING, {Standing.RETRYING, Standing.FAILED}),
