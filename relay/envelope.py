@@ -225,7 +225,7 @@ def _is_wrapped(value: Any) -> bool:
 
 
 def _without_data(body: bytes) -> tuple[bytes, str]:
-    """Split a large push into the body without its data, which is small to parse, and the data.
+    """Cut the data out of a large push. Returns the rest, which is quick to parse, and the data.
 
     Without a `data` string, the body is returned whole.
     """

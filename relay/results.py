@@ -50,7 +50,7 @@ def in_progress(claimed: InProgress) -> Result:
 
 
 def not_accepted(outcome: Outcome, answer: Answer, retry_after: float | None = None) -> Result:
-    """Svix did not accept the event. `retry_after` is in seconds."""
+    """The delivery ends, and Svix's last answer was not a success. `retry_after` is in seconds."""
     return Result(
         outcome=outcome,
         detail=f"Svix: {answer}",

@@ -24,7 +24,7 @@ _PLACES = {
     Place.BEING_SENT: "being sent: a delivery holds the claim",
     Place.ABANDONED: "not sent yet: the delivery that held the claim died",
     Place.WAITING: "not sent yet: it waits for its redelivery",
-    Place.OVERDUE: "not sent, and its redelivery is overdue",
+    Place.OVERDUE: "not sent, and no redelivery has come",
     Place.PARKED: "parked: it can't be sent as it is",
     Place.DISCARDED: "discarded by an operator",
     Place.MISSING: "recorded as delivered, but Svix does not have it",
@@ -254,7 +254,7 @@ def _endpoint_json(found: EndpointStanding) -> dict[str, object]:
 _ROWS = (
     # what is counted, its meaning, what mends it
     (Place.MISSING, "recorded as delivered, not in Svix", "reconcile --fix, then seek or publish"),
-    (Place.OVERDUE, "not sent, and its redelivery is overdue", "as inspect says, for each"),
+    (Place.OVERDUE, "not sent, and no redelivery has come", "as inspect says, for each"),
     (Place.PARKED, "can't be sent as it is", "dead-letters list, then replay or discard"),
     (Fanout.NEVER_SENT_ON, "in Svix, which never sent it on", "reconcile --fix"),
     (Place.ABANDONED, "its delivery died; its redelivery sends it", None),

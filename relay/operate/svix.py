@@ -230,7 +230,8 @@ class SvixView(ClientBase):
             except HttpError as error:
                 reply = _Reply(_failed_answer(call, error.code))
             except (PyreqwestError, HTTPValidationError, ValueError, TypeError, AttributeError):
-                # The SDK raises the last four for a body that is not the API's.
+                # The SDK raises HTTPValidationError for each 422, and the last three for a body
+                # that is not the API's.
                 reply = _Reply(_failed_answer(call))
             report(reply.answer)
         return reply

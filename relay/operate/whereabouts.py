@@ -135,7 +135,8 @@ class Place(StrEnum):
     WAITING = "waiting"
     """The claim was released. Pub/Sub will redeliver the event."""
     OVERDUE = "overdue"
-    """The event is not sent, and Pub/Sub should have redelivered it by now."""
+    """The event is not sent. Pub/Sub should have redelivered it by now, or never will, because the
+    event was acknowledged."""
     PARKED = "parked"
     """The event is stored as a dead letter."""
     DISCARDED = "discarded"

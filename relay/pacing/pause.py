@@ -12,8 +12,8 @@ Uniform = Callable[[float, float], float]
 class Pause:
     """A period during which only probes are sent: calls that test whether it can end.
 
-    Each probe that fails extends it. The closed gate opens when a probe succeeds. Any success ends
-    the other pauses.
+    Each probe that fails extends it. `pauses.py` lists the kinds of pause, and decides when each
+    ends.
     """
 
     def __init__(self, uniform: Uniform) -> None:
@@ -45,7 +45,7 @@ class Pause:
     def began_after(self, given_at: float) -> bool:
         """Whether the pause began after this turn was given.
 
-        If so, the turn's answer says nothing about whether the pause can end.
+        If so, the turn is not a probe: its call was sent before the pause.
         """
         return self.began_at is not None and given_at < self.began_at
 

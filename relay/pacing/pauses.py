@@ -1,11 +1,12 @@
 """The pauses. While one lasts, only probes are sent.
 
-    the closed gate    begins with three refusals in a row that changed the rate
+    the closed gate    begins with three refusals in a row that changed the rate; ends when Svix
+                       processes a probe
     an outage          begins with five failures in a row, of different events of two projects or
-                       more
+                       more; ends when Svix processes any send
     a project's pause  begins with five failures in a row of different events of one project; only
-                       that project's line waits
-    the claims' pause  begins when the ledger does not answer a claim
+                       that project's line waits; ends when Svix processes a send of the project
+    the claims' pause  begins when the ledger does not answer a claim; ends when it answers one
 
 Uses no clock and no event loop: the time is passed to each method. Times are seconds.
 """
@@ -134,7 +135,7 @@ class Pauses:
             self._svix.extend(at, seconds)
 
     def failed(self, project: str, event: str, given_at: float, at: float) -> None:
-        """A call failed. Failures of calls sent before the current pause are ignored."""
+        """A call failed. If it was sent before a pause began, it does not extend that pause."""
         self._last_failed = project
         if self._svix.began_after(given_at):
             return

@@ -93,7 +93,8 @@ hanging event must not prolong an outage for all. Svix usually answers in a tent
 # Nacks: with each nack Pub/Sub doubles a back-off that slows down the whole subscription.
 
 ACKS_BETWEEN_NACKS = 2
-"""Each ack halves Pub/Sub's back-off, so two acks more than undo the doubling of one nack."""
+"""Each ack halves Pub/Sub's back-off and each nack doubles it. So after one nack and two acks, the
+back-off is shorter than before the nack."""
 
 BETWEEN_NACKS = 0.5
 """The minimum time between two nacks. Twenty simultaneous nacks raise the back-off to its maximum
