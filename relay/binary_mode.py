@@ -40,7 +40,8 @@ class Attributes:
     def of(cls, pairs: Iterable[tuple[str, object]], repeated: Iterable[str] = ()) -> "Attributes":
         """The attributes in these pairs of name and value.
 
-        `repeated` are names that occurred more than once before `pairs` was made.
+        `repeated`: the names that the publisher's JSON object had more than once. `pairs` has each
+        of them only once, because the parser kept the last value.
         """
         valid: dict[str, str] = {}
         invalid = set(repeated)
@@ -64,7 +65,7 @@ class Attributes:
 
     @property
     def for_replay(self) -> dict[str, str | None]:
-        """The valid attributes, and None for each invalid `ce-...` and `content-encoding`.
+        """The valid attributes, and None for up to 100 invalid `ce-...` and `content-encoding`.
 
         A replay reads None as invalid again. Otherwise it would send an event without an attribute
         that the publisher gave it.

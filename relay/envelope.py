@@ -337,7 +337,10 @@ def _name_fault(event: dict[str, Any], field_name: str) -> str | None:
     if field_name in strict_json.repeated_names(event):
         return f"`{field_name}` occurs twice"
     if not _NAME.fullmatch(name) or name in {".", ".."}:
-        return f"`{field_name}` must be 1 to 256 of the characters a-z A-Z 0-9 _ . -, not . or .."
+        return (
+            f"`{field_name}` must have 1 to 256 characters, each one of a-z A-Z 0-9 _ . - "
+            "(`.` and `..` alone are not allowed)"
+        )
     reserved = _RESERVED_PREFIX.get(field_name)
     if reserved and name.startswith(reserved):
         return f"`{field_name}` must not begin with {reserved}, because Svix's own ids do"

@@ -29,7 +29,7 @@ _CLOUD_TRACE = re.compile(r"([0-9a-f]{32})(?:/.*)?")
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """Writes the lines of at least the severity `level` to standard output.
+    """Writes one line for each delivery whose severity is at least `level`, to standard output.
 
     `cloud_project` is the Google Cloud project of the traces. Without it, lines have no trace.
     """

@@ -244,8 +244,8 @@ def _storable(name: str | None) -> str | None:
 class Ledger(Protocol):
     """A ledger as a delivery uses it.
 
-    Every method may raise `LedgerUnavailable`. It takes at most `LEDGER_CALL_SECONDS` unless it
-    says otherwise. A cancelled write may still be made.
+    Every method may raise `LedgerUnavailable`. A method takes at most `LEDGER_CALL_SECONDS` unless
+    it says otherwise. A cancelled write may still be made.
     """
 
     async def record(self, key: str) -> Record | None:
@@ -342,11 +342,13 @@ class Archive(Ledger, Protocol):
         """Erase a letter's payload, and keep the rest.
 
         If the call is interrupted, repeat it: it then erases what is left of the payload. If the
-        letter does not exist or is completely discarded, nothing happens.
+        letter does not exist or is completely discarded, nothing happens. Erasing a large payload
+        may take minutes.
         """
 
     async def delete_dead_letter(self, letter_id: str) -> None:
         """Delete a letter that was replayed. If it does not exist, nothing happens.
 
-        A letter that was discarded meanwhile stays, without its payload.
+        A letter that was discarded meanwhile stays, without its payload. Deleting a large letter
+        may take minutes.
         """

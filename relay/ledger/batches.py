@@ -6,7 +6,8 @@ condition, answer and failure. This module knows documents, not events.
 
 A write or a read is sent immediately if few calls are under way. Otherwise it waits until one of
 these ends or is slow, or until twenty wait. Then the next batch is sent. It takes at most twenty of
-those that wait. No timer delays a batch until it is full.
+those that wait. Never more than `MANY` batches are under way. No timer delays a batch until it is
+full.
 
 A call has a short timeout, and Google's library does not retry it. A write that was aborted, or
 whose answer was lost, is retried in a call of its own until its caller gives up. If the first write

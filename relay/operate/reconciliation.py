@@ -169,7 +169,8 @@ class Reconciliation:
     def _add(self, worklist: Worklist, record: Record) -> None:
         if self._only and record.project not in self._only:
             return
-        # No message is older than its event's first claim.
+        # A message is never older than its event's first claim. So if that claim is not before
+        # `since`, Svix's listing back to `since` contains the message.
         listed = record.first_claimed_at - _CLOCKS_APART >= self.report.since
         self.report.events += worklist.add_record(
             record, listed=listed, confirmed=self._is_confirmed(record)

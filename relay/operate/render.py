@@ -170,7 +170,7 @@ def _advice(remedy: Remedy, found: Inspection) -> str:
         case Remedy.REDRIVE:
             return (
                 "after 100 deliveries Pub/Sub moves an event to the dead-letter topic: "
-                "`./deploy.sh --redrive` delivers the events there"
+                "`./deploy.sh --redrive` pushes the events in it to the function again"
             )
         case Remedy.SEEK:
             claimed_at = evidence.record.first_claimed_at if evidence.record else None

@@ -22,7 +22,8 @@ within 20 minutes: the retry policy may wait 10, push back-off 1, and the delive
 is three times that."""
 
 ATTEMPTED_WITHIN = timedelta(hours=1)
-"""How long after accepting a message Svix may make the first attempt. It usually takes seconds."""
+"""Svix may make the first attempt up to this long after it accepted a message. Usually it takes
+seconds."""
 
 LOOKED_AT_TWICE = timedelta(minutes=5)
 """If two looks this far apart find no attempt, Svix has forgotten the message, even if it accepted

@@ -35,8 +35,8 @@ create index letters_of_event on letters (key);
 """
 # `state` is the record's state. It is null if only the event's message was listed. `confirmed` is
 # true if the fan-out need not be checked. `listed` is true if the event is so recent that any
-# message of it must be in the part of Svix's listing that is read. Then, without a listed message,
-# Svix does not have one.
+# message of it must be in the part of Svix's listing that is read. If no message of such an event
+# is found there, Svix has none.
 
 _ADD = """
 insert into events (key, project, event_id, state, confirmed, listed)

@@ -4,7 +4,8 @@ pacer.py     lets requests wait for turns
 turn.py      one turn, as a request uses it
 traffic.py   the open turns, and what each answer says about Svix
 rate.py      how many calls a second may be made
-pauses.py    the pauses, during which only probes are sent; pause.py is one of them
+pauses.py    all pauses, during which only probes are sent
+pause.py     a single pause
 lines.py     which requests wait, and which is next
 nacks.py     when a push may be nacked
 tuning.py    the numbers for all of these, and how each was found

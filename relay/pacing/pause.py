@@ -45,7 +45,7 @@ class Pause:
     def began_after(self, given_at: float) -> bool:
         """Whether the pause began after this turn was given.
 
-        If so, the turn is not a probe: its call was sent before the pause.
+        If so, the turn is not a probe.
         """
         return self.began_at is not None and given_at < self.began_at
 

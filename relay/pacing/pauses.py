@@ -8,6 +8,8 @@
                        that project's line waits; ends when Svix processes a send of the project
     the claims' pause  begins when the ledger does not answer a claim; ends when it answers one
 
+During a closed gate, a probe that fails turns it into an outage. During an outage, a probe that is
+refused turns it into a closed gate.
 Uses no clock and no event loop: the time is passed to each method. Times are seconds.
 """
 

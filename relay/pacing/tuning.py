@@ -65,9 +65,11 @@ FAILURES_TO_PAUSE = 5
 """Failures in a row, of different events, that begin a pause. A single failure is not an outage."""
 
 MANY_FAIL, LAST_CALLS = 0.35, 50
-"""If this share of about the last 50 calls failed, Svix is the cause, not the event that fails
-often. Bad events of one customer stay below this share, because that project's line is paused.
-Simulated: without this, while half of all calls failed, one good event in 3,000 was given up."""
+"""An event that fails again and again may be nacked early (`_HOPELESS_FAILURES` in `delivery.py`),
+but only while less than this share of about the last 50 calls failed. If more failed, Svix is the
+cause, not the event. Bad events of one customer stay below this share, because that project's line
+is paused. Simulated: without this, while half of all calls failed, one good event in 3,000 was
+given up."""
 
 FIRST_PAUSE = 0.5
 """The time to the first probe. It doubles with each probe that is refused or fails."""
