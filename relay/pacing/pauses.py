@@ -10,6 +10,7 @@
 
 During a closed gate, a probe that fails turns it into an outage. During an outage, a probe that is
 refused turns it into a closed gate.
+
 Uses no clock and no event loop: the time is passed to each method. Times are seconds.
 """
 
