@@ -1,1 +1,1 @@
-"""What an event costs and what a rate limit does, compared with the function most would write."""
+"""Measures costs, crashes, backlogs, memory, and how one customer's events delay another's."""

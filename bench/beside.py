@@ -1,4 +1,4 @@
-"""What customers do to each other, over HTTP: the relay and the obvious function in the same run.
+"""How one customer's events delay another's, over HTTP: the relay and the obvious function.
 
 It repeats a part of what `bench/neighbours.py` does in virtual time. The other projects' events are
 posted directly, not through the push simulator, so that they are timed from their push. Times are
@@ -129,7 +129,7 @@ async def flood(start: Start) -> Figures:
 
 
 async def outage(start: Start) -> Figures:
-    """Svix fails for 45 s, in three ways in turn, under a steady 20 events a second."""
+    """Svix fails for 45 s, in three ways in turn, while 20 events a second are published."""
     begins, a_second = 10.0, 20
     ends = begins + OUTAGE
     async with Simulator(token=TOKEN, latency=0.1) as simulator:
@@ -174,21 +174,32 @@ async def measure() -> list[Row]:
             ours, theirs = [await poison(start, kind) for start in functions]
             what = f"20 poison events ({title}), the others at 10/s"
             rows += [
-                Row(f"{what}: p99 from push, s", ours["p99"], theirs["p99"], 1.0),
-                Row(f"{what}: their nacks", ours["nacks"], theirs["nacks"], 0),
+                Row(f"{what}: others' p99 from push, s", ours["p99"], theirs["p99"], 1.0),
+                Row(f"{what}: others' nacks", ours["nacks"], theirs["nacks"], 0),
             ]
         ours, theirs = [await flood(start) for start in functions]
         what = "a flood of one project, the others at 1/s"
         rows += [
-            Row(f"{what}: p99 from push, s", ours["p99"], theirs["p99"], 2.0),
-            Row(f"{what}: limit used", ours["used"], theirs["used"], 0.95, at_least=True),
+            Row(f"{what}: others' p99 from push, s", ours["p99"], theirs["p99"], 2.0),
+            Row(
+                f"{what}: share of the limit used",
+                ours["used"],
+                theirs["used"],
+                0.95,
+                at_least=True,
+            ),
         ]
         ours, theirs = [await outage(start) for start in functions]
-        goals: dict[str, float | None] = {"missing": 0, "twice": 0, "late nacks": 0, "nacks": None}
-        what = "45 s of outage at 20/s"
+        outage_rows: tuple[tuple[str, str, float | None], ...] = (
+            ("missing", "missing in Svix", 0),
+            ("twice", "in Svix twice", 0),
+            ("late nacks", "nacks of events published in its last 30 s", 0),
+            ("nacks", "all nacks", None),
+        )
+        what = "an outage of 45 s, 20 events a second"
         rows += [
-            Row(f"{what}: {each}", ours[each], theirs[each], goal) for each, goal in goals.items()
+            Row(f"{what}: {name}", ours[key], theirs[key], goal) for key, name, goal in outage_rows
         ]
-        title = f"{what}: acknowledged a second, 10 to 20 s later"
+        title = f"{what}: acks a second, 10 to 20 s after it"
         rows.append(Row(title, ours["full rate"], theirs["full rate"], 19.0, at_least=True))
     return rows

@@ -1,4 +1,4 @@
-"""A real limit of memory for a process, where the machine has Linux control groups to give.
+"""A memory limit that the kernel enforces, on machines that allow Linux control groups.
 
 Source: https://docs.kernel.org/admin-guide/cgroup-v1/memory.html and
 https://docs.kernel.org/admin-guide/cgroup-v2.html
@@ -15,7 +15,7 @@ _ROOT = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A control group with a limit of memory; the kernel kills what exceeds it."""
+    """A control group with a memory limit. If its processes exceed that, the kernel kills some."""
 
     path: Path
     _peak: str
@@ -32,7 +32,10 @@ class Group:
 
 @contextlib.contextmanager
 def limited(megabytes: int) -> Iterator[Group | None]:
-    """A group with this limit, empty at the end; None where the machine allows none."""
+    """A group with this limit; None if the machine allows no group.
+
+    The group's processes must end before the block does.
+    """
     name = f"relay-bench-{os.getpid()}"
     versions = (
         (_ROOT / "memory" / name, "memory.limit_in_bytes", "memory.max_usage_in_bytes"),

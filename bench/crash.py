@@ -64,7 +64,15 @@ class Figures:
         return [self.name, *counts, str(self.twice), "yes" if self.is_met else "NO"]
 
 
-HEADER = ["SIGKILL", "pushes", "claimed", "last after, s", "goal", "twice", "met"]
+HEADER = [
+    "A worker is killed",
+    "pushes",
+    "claimed at the kill",
+    "first redelivery to last delivery, s",
+    "goal",
+    "in Svix twice",
+    "met",
+]
 
 
 @contextlib.contextmanager
@@ -144,7 +152,7 @@ async def _run(pushes: int) -> list[Figures]:
     found: list[Figures] = []
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         if lacking := emulators.missing():
-            print(f"On the embedded ledger, because Firestore's emulator can't run: {lacking}")
+            print(f"On the SQLite ledger, because Firestore's emulator can't run: {lacking}")
             ledgers = [{"LEDGER": f"sqlite:{folder}/{number}.db"} for number in range(2)]
         else:
             settings = stack.enter_context(firestore())

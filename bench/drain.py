@@ -97,7 +97,7 @@ _FOUR = Scenario("", 0.93, 0.03, instances=4)
 VARIATIONS = [
     replace(
         _FOUR,
-        name="an instance is killed and one starts, half-way",
+        name="an instance is killed and another one starts after 200 s",
         swap_at=200.0,
         seeds_without_nack=0.0,  # the killed instance's pushes are nacked
     ),
@@ -108,7 +108,7 @@ VARIATIONS = [
     replace(_FOUR, name="the limit is halved and doubled each minute", halved_every=60.0),
     replace(
         _FOUR,
-        name="28 a second, budget 240 s",
+        name="Svix allows 28/s, budget 240 s",
         used=0.9,  # the end of the backlog is a larger part of 5,000 events
         rate=28.0,
         events=5000,
@@ -118,7 +118,7 @@ VARIATIONS = [
     ),
     replace(
         _FOUR,
-        name="12 a second, budget 540 s",
+        name="Svix allows 12/s, budget 540 s",
         used=0.9,
         rate=12.0,
         budget=540.0,
@@ -132,7 +132,10 @@ VARIATIONS = [
 
 
 def drain(scenario: Scenario, seed: int, give_up_after: float | None = None) -> Run:
-    """One run of the relay. With `give_up_after`, one of the obvious function for these seconds."""
+    """One run of the relay. With `give_up_after`, one run of the obvious function.
+
+    It ends after that many seconds.
+    """
 
     async def main() -> Run:
         uniform = random.Random(seed).uniform  # noqa: S311 - reproducible, not secret
@@ -187,7 +190,7 @@ def _run(
 
 @dataclass(slots=True)
 class Outcome:
-    """A scenario's runs, and a run of the obvious function for as long as the relay took."""
+    """A scenario's runs, and a run of the obvious function, as long as the longest of them."""
 
     scenario: Scenario
     runs: list[Run]
@@ -229,16 +232,16 @@ class Outcome:
 
 
 HEADER = [
-    "20,000 events against 50 a second",
+    "A backlog; Svix allows 50/s unless the row says otherwise",
     "events",
     "limit used",
     "goal",
     "refused",
     "goal",
     "nacks",
-    "obvious function: used",
-    "refused",
-    "ratio of use",
+    "obvious function: limit used",
+    "obvious function: refused",
+    "ratio of limit used",
     "met",
 ]
 
@@ -320,7 +323,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.drain", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the events, and no plot")
     parser.add_argument("--virtual", action="store_true", help="nothing over HTTP")
-    parser.add_argument("--seeds", type=int, default=10, help="the most runs of each row")
+    parser.add_argument(
+        "--seeds", type=int, default=10, help="the maximum number of runs of each row"
+    )
     arguments = parser.parse_args(argv)
     scenarios = [
         replace(each, seeds=min(each.seeds, arguments.seeds)) for each in (*SCENARIOS, *VARIATIONS)

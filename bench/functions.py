@@ -1,6 +1,6 @@
-"""What every bench measures: a function as Cloud Run serves it, and a Svix.
+"""What the benches on real processes use: a function as Cloud Run serves it, and a Svix simulator.
 
-Both are real processes: the functions framework with its worker, and the Svix simulator.
+A function is two processes: the functions framework's server, and its worker.
 """
 
 import base64
@@ -64,9 +64,10 @@ def function(
     ready: Callable[[str], bool] | None = None,
     group: Group | None = None,
 ) -> Iterator[Function]:
-    """Start a function. `ready` is a probe that gets its URL; the default is whether it listens.
+    """Start a function. `group` limits the memory of all its processes.
 
-    `group` limits the memory of all its processes.
+    `ready` gets the function's URL and says whether the function is ready. By default it is ready
+    when it listens.
     """
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -87,7 +88,7 @@ def function(
 
 @contextlib.contextmanager
 def simulator(*arguments: str) -> Iterator[str]:
-    """Start the Svix simulator with these arguments of its command line. Yields its URL."""
+    """Start the Svix simulator with these command-line arguments. Yields its URL."""
     command = [sys.executable, "-m", "local.simulator", "--port", "0", "--token", TOKEN]
     with running([*command, *arguments], ready="Svix simulator on", cwd=ROOT) as server:
         yield server.ready_line.split()[-1]

@@ -1,4 +1,4 @@
-"""The load generator: posts events with a number in flight, or at a number a second."""
+"""The load generator: posts events with a fixed number in flight, or at a fixed rate."""
 
 import asyncio
 import contextlib

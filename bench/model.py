@@ -67,9 +67,9 @@ class Svix:
     failed: int = 0
     """Calls that went wrong."""
     calls: list[tuple[float, bool]] = field(default_factory=list)
-    """The time of each call that reached the limit, and whether it was refused."""
+    """The time of each send that did not go wrong, and whether the limit refused it."""
     allowed: float = 0.0
-    """The calls that the limit has allowed until now, without the burst."""
+    """How many calls the limit would have allowed until now, without the burst."""
     _tokens: float = 0.0
     _filled_at: float = 0.0
 

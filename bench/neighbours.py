@@ -1,12 +1,13 @@
-"""What customers do to each other: poison, floods, hanging calls, outages.
+"""How one customer's events delay another's: poison, floods, hanging calls, outages.
 
 `python -m bench.neighbours` runs the relay's own delivery and pacer (`bench/model.py`) and the
 obvious function in virtual time, and then the main rows over HTTP (`bench/beside.py`). It prints
 the tables of docs/measurements.md and writes them to bench/results/.
 
-"From push" is the time from the push's arrival at the function to its acknowledgement. In this run
-the other projects have a subscription of their own. "From publishing" includes the time for which
-Pub/Sub holds a message back. In this run all projects share one subscription.
+"From push" is the time from the push's arrival at the function to its acknowledgement. It is
+measured in a run in which the other projects have a subscription of their own. "From publishing"
+also includes the time in Pub/Sub. It is measured in a run in which all projects share one
+subscription.
 """
 
 import argparse
@@ -30,7 +31,8 @@ NEW = Policy(floor=3000)
 """A new subscription: at one event a second, its window is 13 when the poison comes."""
 BURST = 50.0
 POISON, FLOOD = 1_000_000, 2_000_000
-"""Messages from these numbers on are poison, or the flood. Lower numbers are the others'."""
+"""Messages with numbers from POISON on are poison, and from FLOOD on they are the flood. Lower
+numbers belong to the other projects."""
 OUTAGE_BEGINS, OUTAGE_ENDS = 10.0, 55.0
 """Seconds."""
 OTHERS = 20
@@ -52,7 +54,8 @@ class World:
     instances: int = 4
     policy: Policy = BUSY
     beside: bool = False
-    """Whether there are two runs: the others have a subscription of their own, or share one."""
+    """Whether to make two runs: one in which the other projects have a subscription of their own,
+    and one in which all projects share one."""
     counts_from: float = 0.0
     """The use of the limit counts from this time on."""
     ends_at: float | None = None
@@ -136,9 +139,9 @@ WRONGS: dict[str, Callable[[], Wrong]] = {
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Two runs: the others have a subscription of their own, or all share one.
+    """Two runs: in `apart` the other projects have a subscription of their own.
 
-    They are the same run if `World.beside` is false.
+    In `shared` all projects share one. Both are the same run if `World.beside` is false.
     """
 
     apart: Run
@@ -210,7 +213,7 @@ def flood(events: int, ends_at: float | None = None) -> World:
 
 
 def outage(kind: str, projects: int) -> World:
-    """Svix fails for 45 s, under a steady 20 events a second."""
+    """Svix fails for 45 s, while 20 events a second are published."""
     return World(tuple(model.steady(20.0, 85.0)), f"down, {kind}", rate=200.0, projects=projects)
 
 
@@ -259,15 +262,15 @@ P99_FROM_PUSH = Figure(
     1.0,
 )
 P99_FROM_PUBLISHING = Figure(
-    "p99 from publishing, s", lambda seen: percentile(seen.shared.from_publishing(), 0.99)
+    "others' p99 from publishing, s", lambda seen: percentile(seen.shared.from_publishing(), 0.99)
 )
 NACKS = Figure("nacks", lambda seen: len(seen.shared.nacked), 0, shown="{:,.0f}")
 MISSING = Figure("missing in Svix", _missing, 0, shown="{:.0f}")
 
-OF_POISON = (
+POISON_FIGURES = (
     P99_FROM_PUSH,
     Figure(
-        "their nacks",
+        "others' nacks",
         lambda seen: (
             seen.apart.nacks(seen.apart.others()) + seen.shared.nacks(seen.shared.others())
         ),
@@ -275,34 +278,42 @@ OF_POISON = (
         shown="{:.0f}",
     ),
     P99_FROM_PUBLISHING,
-    Figure("over 1 s from publishing, %", _over_a_second),
-    replace(NACKS, name="nacks of the poison", goal=None),
+    Figure("others' events over 1 s from publishing, %", _over_a_second),
+    replace(NACKS, name="all nacks, shared subscription", goal=None),
 )
-OF_A_FLOOD = (
+FLOOD_FIGURES = (
     replace(P99_FROM_PUSH, goal=2.0),
     Figure(
         "limit used, %", lambda seen: 100 * seen.apart.used, 97.0, at_least=True, shown="{:.1f}"
     ),
 )
-OF_ITS_TAIL = (
+TAIL_FIGURES = (
     replace(P99_FROM_PUSH, goal=2.0),
     replace(P99_FROM_PUBLISHING, shown="{:.1f}"),
     Figure(
-        "last of the flood, s from publishing",
+        "last ack, s after the flood was published",
         lambda seen: max(seen.shared.acked.values()) - 10,
         shown="{:.0f}",
     ),
     NACKS,
 )
-OF_A_DRAIN = (
+DRAIN_FIGURES = (
     Figure("seconds", lambda seen: max(seen.shared.acked.values()), shown="{:.1f}"),
     NACKS,
 )
-OF_FAILURES = (NACKS, replace(P99_FROM_PUBLISHING, name="p99, s"), MISSING)
-OF_AN_OUTAGE = (
+FAILURE_FIGURES = (NACKS, replace(P99_FROM_PUBLISHING, name="p99 from publishing, s"), MISSING)
+OUTAGE_FIGURES = (
     MISSING,
-    Figure("nacks of its last 30 s", _nacks_of_late, 0, shown="{:,.0f}"),
-    Figure("a second, 10 to 20 s later", _back_at_full_rate, 20.0, at_least=True, shown="{:.1f}"),
+    Figure(
+        "nacks of events published in the outage's last 30 s", _nacks_of_late, 0, shown="{:,.0f}"
+    ),
+    Figure(
+        "acks a second, 10 to 20 s after the outage",
+        _back_at_full_rate,
+        20.0,
+        at_least=True,
+        shown="{:.1f}",
+    ),
     replace(NACKS, name="all nacks", goal=None),
 )
 
@@ -310,8 +321,8 @@ Table = tuple[str, tuple[Figure, ...], dict[str, World]]
 
 TABLES: list[Table] = [
     (
-        "20 poison events of one project, for 15 minutes",
-        OF_POISON,
+        "20 poison events of one project, in a run of 15 minutes",
+        POISON_FIGURES,
         {
             f"{kind}; the others {load}": poison(kind, rate, projects)
             for kind in ("500", "hanging", "in turn")
@@ -321,21 +332,21 @@ TABLES: list[Table] = [
                 ("are one project, at 1/s", 1.0, 1),
             )
         }
-        | {"500; the others at 1/s, new": replace(poison("500", 1.0), policy=NEW)},
+        | {"500; the others at 1/s, new subscription": replace(poison("500", 1.0), policy=NEW)},
     ),
     (
-        "A flood of one project, another one at 1/s; Svix allows 50/s",
-        OF_A_FLOOD,
+        "A flood of one project, another project at 1/s; Svix allows 50/s",
+        FLOOD_FIGURES,
         {"more than the window holds, all the time": flood(30_000, ends_at=310.0)},
     ),
     (
-        "The tail of a flood, another project at 1/s",
-        OF_ITS_TAIL,
+        "A flood until it has drained, another project at 1/s",
+        TAIL_FIGURES,
         {"3,000 (fits the window)": flood(3000), "10,000": flood(10_000)},
     ),
     (
-        "20,000 events at 50/s, one of many projects each",
-        OF_A_DRAIN,
+        "A backlog of 20,000 events of 20 projects; Svix allows 50/s",
+        DRAIN_FIGURES,
         {
             "nothing goes wrong": World(tuple(model.backlog(20_000))),
             "2 calls in 1,000 hang for 10 s": World(
@@ -344,13 +355,13 @@ TABLES: list[Table] = [
         },
     ),
     (
-        "Half of all calls fail for five minutes, at 10/s",
-        OF_FAILURES,
-        {"500": World(tuple(model.steady(10.0, 330.0)), "half fail for 5 min")},
+        "Half of all calls fail for five minutes; 10 events a second",
+        FAILURE_FIGURES,
+        {"Svix answers 500": World(tuple(model.steady(10.0, 330.0)), "half fail for 5 min")},
     ),
     (
-        "Svix down for everybody for 45 s, at 20/s",
-        OF_AN_OUTAGE,
+        "An outage of 45 s: Svix fails every call; 20 events a second",
+        OUTAGE_FIGURES,
         {
             f"{kind}, {projects} project{'s' * (projects > 1)}": outage(kind, projects)
             for kind in ("500", "hanging")
@@ -389,7 +400,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--virtual", action="store_true", help="nothing over HTTP")
     arguments = parser.parse_args(argv)
     tables = TABLES[4:] if arguments.quick else TABLES
-    print("In virtual time; the goal in (), the obvious function in []:", flush=True)
+    print(
+        "In virtual time; goals in parentheses, the obvious function's figures in brackets:",
+        flush=True,
+    )
     shown, is_met = [], True
     with ProcessPoolExecutor(2) as processes:
         running = [

@@ -36,7 +36,7 @@ _directories = itertools.count()
 
 
 def relays(directory: Path, count: int = 1) -> Start:
-    """Start `count` instances of the relay. They share one embedded ledger."""
+    """Start `count` instances of the relay. They share one SQLite ledger."""
 
     def start(svix_url: str, stack: contextlib.ExitStack) -> list[str]:
         ledger = directory / f"ledger-{next(_directories)}.db"
@@ -66,8 +66,8 @@ async def pushing_to(
 ) -> AsyncIterator[Callable[[int], Awaitable[bool]]]:
     """Yields a function that pushes a message to the instance with the fewest pushes."""
     busy = dict.fromkeys(urls, 0)
-    # Each push has its own connection. On a busy machine, the server may close a kept one just as
-    # it is used.
+    # Each push has its own connection. On a busy machine, the server may close an idle connection
+    # just as the next push uses it.
     async with load.client(keep_alive=False) as client:
 
         async def deliver(number: int) -> bool:
@@ -100,7 +100,8 @@ class Figures:
     goal: float | None
     """At least this share of the limit must be used."""
     most_refused: float
-    """Of the calls. The first burst's refusals, thirty or so an instance, weigh much in 2,000."""
+    """At most this share of the calls may be refused. The first burst's refusals, about thirty for
+    each instance, are a large part of 2,000."""
 
     @property
     def is_met(self) -> bool:
@@ -138,7 +139,7 @@ HEADER = [
     "nacks",
     "seconds",
     "delivered",
-    "twice",
+    "in Svix twice",
     "met",
 ]
 
@@ -198,7 +199,7 @@ async def measure(*, quick: bool) -> list[Figures]:
         cold, warm = await cold_start(relays(directory))
         print(
             f"\n1,000 events at {IN_FLIGHT} in flight, Svix without a limit: {cold:.1f} s cold, "
-            f"{warm:.1f} s warm: {warm / cold:.2f} of it (goal: 0.9)\n"
+            f"{warm:.1f} s warm. Cold is {warm / cold:.2f} times as fast (goal: at least 0.9)\n"
         )
         results = [await drain("relay", relays(directory), 0.95)]
         if not quick:

@@ -13,12 +13,12 @@ from local.push import Policy, Subscription
 from tests import virtual_time
 
 WITHIN = 60.0
-"""The goal: the longest that it may take."""
+"""The goal: the longest that finding the new shares may take."""
 USED, FAIR = 0.95, 0.5
 """The remaining instances have reached their shares when together they use this share of the limit.
 The new instance has reached its share when it has this part of an equal share."""
 
-HEADER = ["4 instances at 50 a second", "seconds, at most", "goal", "refused meanwhile", "met"]
+HEADER = ["4 instances; Svix allows 50/s", "seconds, at most", "goal", "refused meanwhile", "met"]
 
 _WINDOW = 10.0
 """Calls are counted over this time."""
@@ -42,7 +42,7 @@ class Shares:
 
     @property
     def is_met(self) -> bool:
-        """Whether both were reached in time."""
+        """Whether the shares were reached in time after both changes."""
         return max(self.stopped, self.started) <= WITHIN
 
 
@@ -101,14 +101,17 @@ def rows(seeds: list[Shares]) -> list[list[str]]:
     started = max(each.started for each in seeds)
     return [
         [
-            f"one stops: the others use {USED:.0%} of the limit after",
+            f"an instance stops: time until the others use {USED:.0%} of the limit",
             f"{stopped:.0f}",
             f"<= {WITHIN:.0f}",
             f"{max(each.refused_without for each in seeds):.1%}",
             "yes" if stopped <= WITHIN else "NO",
         ],
         [
-            "one starts: it has half an equal share, and all use as much, after",
+            (
+                "an instance starts: time until it has half of an equal share "
+                f"and all together use {USED:.0%} of the limit"
+            ),
             f"{started:.0f}",
             f"<= {WITHIN:.0f}",
             f"{max(each.refused_with for each in seeds):.1%}",

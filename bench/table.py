@@ -18,12 +18,13 @@ class Figure:
     target: float
     relay: list[float]
     against: list[float] = field(default_factory=list)
-    """The figure to compare with, from the same repetitions: naive's, if `name` names no other."""
+    """The figures to compare with, from the same repetitions: the obvious function's, unless `name`
+    says otherwise."""
     at_least: bool = False
 
     @property
     def judged(self) -> list[float]:
-        """The values for which the target is."""
+        """The values to which the target applies."""
         if not self.against:
             return self.relay
         return [ours / theirs for ours, theirs in zip(self.relay, self.against, strict=True)]
@@ -41,8 +42,9 @@ class Figure:
 
 def show(figures: Sequence[Figure]) -> None:
     """Print a table, with a row for each figure."""
+    width = max(len(figure.name) for figure in figures)
     print(
-        f"\n{'':46}{'unit':>6}{'naive':>9}{'relay':>9}{'ratio':>7}"
+        f"\n{'':{width}}{'unit':>7}{'compared with':>15}{'relay':>9}{'ratio':>7}"
         f"  {'spread':<12}{'target':>8}  met"
     )
     for figure in figures:
@@ -52,8 +54,8 @@ def show(figures: Sequence[Figure]) -> None:
         spread = f"{min(judged):.3g}-{max(judged):.3g}" if len(judged) > 1 else ""
         target = f"{'>=' if figure.at_least else '<='} {figure.target:g}"
         print(
-            f"{figure.name:46}{figure.unit:>6}{against:>9}{median(figure.relay):>9.4g}{ratio:>7}"
-            f"  {spread:<12}{target:>8}  {'yes' if figure.is_met else 'NO'}"
+            f"{figure.name:{width}}{figure.unit:>7}{against:>15}{median(figure.relay):>9.4g}"
+            f"{ratio:>7}  {spread:<12}{target:>8}  {'yes' if figure.is_met else 'NO'}"
         )
 
 
