@@ -65,7 +65,8 @@ class Attributes:
 
     @property
     def for_replay(self) -> dict[str, str | None]:
-        """The valid attributes, and None for up to 100 invalid `ce-...` and `content-encoding`.
+        """The attributes that a dead letter stores: the valid ones with their values, and up to 100
+        invalid ones named `ce-...` or `content-encoding`, each with the value None.
 
         A replay reads None as invalid again. Otherwise it would send an event without an attribute
         that the publisher gave it.

@@ -6,8 +6,8 @@ condition, answer and failure. This module knows documents, not events.
 
 A write or a read is sent immediately if few calls are under way. Otherwise it waits until one of
 these ends or is slow, or until twenty wait. Then the next batch is sent. It takes at most twenty of
-those that wait. Never more than `MANY` batches are under way. No timer delays a batch until it is
-full.
+those that wait. At most `MANY` batches are under way. A batch is never held back so that it fills
+up.
 
 A call has a short timeout, and Google's library does not retry it. A write that was aborted, or
 whose answer was lost, is retried in a call of its own until its caller gives up. If the first write
@@ -100,7 +100,8 @@ class Batches:
     call.
 
     Both raise Google's exceptions, and `Closed`. They retry for ever if no answer comes, so the
-    caller must set a timeout. If it is cancelled before its write is sent, the write is not sent.
+    caller must set a timeout. If the caller is cancelled before its write is sent, the write is not
+    sent.
     """
 
     def __init__(self, channel: Any, database: str, metadata: Sequence[tuple[str, str]]) -> None:

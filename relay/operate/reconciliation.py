@@ -206,10 +206,10 @@ class Reconciliation:
     async def _read_messages(self, worklist: Worklist, project: str) -> None:
         since, until = self.report.since, self.report.until
         async for message in self._svix.messages(project, since):
-            if until is not None and message.accepted_at > until:
-                continue
-            self.report.messages += 1
-            if worklist.add_message(project, message):
+            # After `until`, only the messages of undelivered events matter.
+            is_late = until is not None and message.accepted_at > until
+            self.report.messages += not is_late
+            if worklist.add_message(project, message, known_only=is_late):
                 self.report.places[Place.IN_SVIX] += 1
 
     async def _judge_all(

@@ -19,7 +19,7 @@ class Report:
     events: int = 0
     """The number of records compared: all undelivered ones, and those written in the time asked."""
     messages: int = 0
-    """The number of messages that were read from Svix's listings."""
+    """The number of messages in Svix's listings that were accepted in the time asked."""
     places: Counter[Place] = field(default_factory=Counter)
     """The number of events at each place."""
     never_sent_on: int = 0

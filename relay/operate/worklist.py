@@ -51,6 +51,10 @@ values (:key, :project, :event_id, 1, 1, :message)
 on conflict do update set message = excluded.message
 """
 
+_UPDATE_MESSAGE = """
+update events set message = :message where project = :project and key = :key
+"""
+
 _SETTLE = """
 delete from events where project = :project and key = :key and state = 'delivered' and confirmed
 """
@@ -141,10 +145,11 @@ class Worklist:
         }
         self._database.execute(_ADD_LETTER, row)
 
-    def add_message(self, project: str, message: Message) -> bool:
+    def add_message(self, project: str, message: Message, *, known_only: bool) -> bool:
         """Add a message that Svix listed. Returns whether its event is done and was deleted.
 
-        An event is done if it is recorded as delivered and its fan-out is confirmed.
+        An event is done if it is recorded as delivered and its fan-out is confirmed. With
+        `known_only`, a message whose event is not in the worklist is ignored.
         """
         event_id = message.event_id or message.id
         key = bytes.fromhex(key_of(project, event_id))
@@ -156,7 +161,7 @@ class Worklist:
         }
         if self._database.execute(_SETTLE, row).rowcount:
             return True
-        self._database.execute(_ADD_MESSAGE, row)
+        self._database.execute(_UPDATE_MESSAGE if known_only else _ADD_MESSAGE, row)
         return False
 
     def projects(self) -> list[str]:

@@ -206,6 +206,17 @@ async def test_a_window_that_ended_before_now(
     assert (report.events, report.delivered, found(report)) == (2, 1, {Place.WAITING: 1})
 
 
+async def test_an_undelivered_event_that_svix_accepted_after_the_window(
+    svix: Svix, rows: Rows, archive: Archive, view: SvixView
+) -> None:
+    """Its delivery died before the settle. Svix's listing shows that the event is not waiting."""
+    rows.add(State.CLAIMED, "evt_1", untouched=MINUTE)
+    svix.add_message("evt_1", age=MINUTE)
+    report = await reconcile(archive, view, 3 * HOUR, until=HOUR)
+    assert (report.events, found(report)) == (1, {Place.UNSETTLED: 1})
+    assert "GET /api/v1/app/acme/msg/evt_1" not in svix.paths
+
+
 async def test_an_event_that_svix_accepted_before_the_time_compared(
     svix: Svix, rows: Rows, archive: Archive, view: SvixView
 ) -> None:
