@@ -65,11 +65,11 @@ class Attributes:
 
     @property
     def for_replay(self) -> dict[str, str | None]:
-        """The attributes that a dead letter stores: the valid ones with their values, and up to 100
-        invalid ones named `ce-...` or `content-encoding`, each with the value None.
+        """The attributes that a dead letter stores.
 
-        A replay reads None as invalid again. Otherwise it would send an event without an attribute
-        that the publisher gave it.
+        These are the valid ones with their values, and up to 100 invalid ones named `ce-...` or
+        `content-encoding`, each with the value None. A replay reads None as invalid again.
+        Otherwise it would send an event without an attribute that the publisher gave it.
         """
         invalid = (n for n in self.invalid if n.startswith(_PREFIX) or n == "content-encoding")
         names_first = sorted(invalid, key=lambda name: (name not in _NAMES, name))
