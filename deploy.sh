@@ -678,7 +678,7 @@ last_line() { # FILTER FIELDS
 }
 
 status() {
-  local name group kind fields run complete without
+  local name group kind fields run complete needs_operator
   row() { printf '   %-22s%s\n' "$1" "$2"; }
   step 'Does it deliver?'
   look_at_function || failed 'It is not deployed.'
@@ -699,11 +699,11 @@ status() {
   row 'dead letters' "$(ask FIRESTORE "v1/projects/$PROJECT/databases/$DATABASE/documents:runAggregationQuery" \
     --header 'Content-Type: application/json' --data '{"structuredAggregationQuery": {"structuredQuery": {"from": [{"collectionId": "dead_letters"}]}, "aggregations": [{"count": {}}]}}'), discarded ones included"
   step 'When was it reconciled?'
-  last_line 'jsonPayload.reconciliation:*' jsonPayload.reconciliation.complete,jsonPayload.reconciliation.without
-  read -r run complete without <<<"$FOUND"
+  last_line 'jsonPayload.reconciliation:*' jsonPayload.reconciliation.complete,jsonPayload.reconciliation.needs_operator
+  read -r run complete needs_operator <<<"$FOUND"
   case $complete in
-    True) row 'last run' "$run: $without event(s) that a customer goes without" ;;
-    False) row 'last run' "$run: cut off; so far ${without:-unknown} event(s) that a customer goes without" ;;
+    True) row 'last run' "$run: ${needs_operator:-?} event(s) need an operator" ;;
+    False) row 'last run' "$run: did not finish; ${needs_operator:-?} event(s) so far need an operator" ;;
     *) row 'last run' "$FOUND" ;;
   esac
   look scheduler jobs describe "$JOB" --location="$REGION" --format="value[separator=' '](state,schedule)" || true

@@ -336,7 +336,7 @@ def test_status_fits_on_one_page(cloud: Google, deployed: Deployed) -> None:
     payloads: list[dict[str, Any]] = [
         {"outcome": "delivered", "project": "acme"},
         {"outcome": "unavailable", "detail": "ConnectError"},
-        {"message": "reconciliation", "reconciliation": {"without": 2, "complete": True}},
+        {"message": "reconciliation", "reconciliation": {"needs_operator": 2, "complete": True}},
     ]
     resource = {"type": "cloud_run_revision", "labels": {"service_name": "webhook-relay"}}
     cloud.entries[:] = [
@@ -358,7 +358,7 @@ def test_status_fits_on_one_page(cloud: Google, deployed: Deployed) -> None:
         "events 42",
         "oldest, in seconds 42",
         "dead letters 3, discarded ones included",
-        "last run 2999-01-01T00:00:02Z: 2 event(s) that a customer goes without",
+        "last run 2999-01-01T00:00:02Z: 2 event(s) need an operator",
         "schedule ENABLED 17 * * * *",
         "READY events composite state shard touched_at",
         "ACTIVE dead_letters ttl expires_at",
