@@ -23,8 +23,8 @@ What to do (default: deploy)
                         parked, when did the last reconciliation run
   --redrive             push the dead-letter subscription's messages to the function
   --redrive-stop        stop pushing them
-  --teardown            remove what this script made, except Firestore's data and the token.
-                        Asks for confirmation first
+  --teardown            remove what this script created, except Firestore's data, the token's
+                        secret, the topic and the enabled APIs. Asks for confirmation first
   --dry-run             print the commands that would change something, and change nothing.
                         Works without a login too; everything then counts as missing
   --yes                 do not ask for confirmation
@@ -48,7 +48,8 @@ Svix
                         park events of projects that Svix does not know
   --event-tags PATHS    comma-separated paths into the event whose values become tags (data.id)
 
-The function (what you leave out is calculated; values that do not fit together are refused)
+The function (--budget, --concurrency and --max-instances are calculated if you leave them out;
+values that do not fit together are refused)
   --budget SECONDS      the longest that a request may take, 30 to 540  (240)
   --concurrency N       requests at a time in one instance, 1 to 1000   (800)
   --max-instances N     (4)

@@ -253,7 +253,9 @@ def test_the_dead_letter_alert_explains_each_outcome_that_parks() -> None:
 
 def test_misconfigured_may_be_svix_or_google() -> None:
     """The outcome covers both, and the alert's text says how to tell them apart."""
-    assert all(word in text_of("misconfigured") for word in ("svix_status", "401", "404", "roles"))
+    text = text_of("misconfigured")
+    assert all(word in text for word in ("svix_status", "redirect", "2xx", "roles"))
+    assert all(text.count(status) == 1 for status in ("401", "402", "403", "404", "405"))
 
 
 def test_the_limits_fit_a_wait_of_four_minutes() -> None:
