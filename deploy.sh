@@ -103,28 +103,30 @@ done
 
 [[ $PROJECT ]] || wrong_usage '--project is missing.'
 [[ $REGION ]] || wrong_usage '--region is missing.'
-fits() { # OPTION VALUE PATTERN WHAT: refuses a value that does not match, unless it is empty
+# Refuses a value that does not match, unless it is empty.
+require_match() { # OPTION VALUE PATTERN WHAT
   [[ -z $2 || $2 =~ ^($3)$ ]] || wrong_usage "--$1 is $2: it must be $4."
 }
-whole_number() { # OPTION VALUE LOW HIGH: refuses any other value, unless it is empty
-  fits "$1" "$2" '0|[1-9][0-9]{0,5}' "a whole number from $3 to $4"
+# Refuses a value that is not in the range, unless it is empty.
+require_whole_number() { # OPTION VALUE LOW HIGH
+  require_match "$1" "$2" '0|[1-9][0-9]{0,5}' "a whole number from $3 to $4"
   [[ -z $2 ]] || (($2 >= $3 && $2 <= $4)) || wrong_usage "--$1 is $2: it must be from $3 to $4."
 }
-fits project "$PROJECT" '[a-z][a-z0-9-]{4,28}[a-z0-9]' "a project's id"
-fits region "$REGION" '[a-z]+-[a-z]+[0-9]+' 'a region, such as europe-west1'
-fits firestore-location "$LOCATION" '[a-z]+(-[a-z]+)?[0-9]+' 'a region, or eur3 or nam5'
-fits name "$NAME" '[a-z][a-z0-9-]{0,17}[a-z0-9]' 'up to 19 of a-z, 0-9 and - (service accounts get it)'
-fits topic "$TOPIC" '[a-zA-Z][a-zA-Z0-9._~+%-]{2,200}' "a topic's name"
+require_match project "$PROJECT" '[a-z][a-z0-9-]{4,28}[a-z0-9]' "a project's id"
+require_match region "$REGION" '[a-z]+-[a-z]+[0-9]+' 'a region, such as europe-west1'
+require_match firestore-location "$LOCATION" '[a-z]+(-[a-z]+)?[0-9]+' 'a region, or eur3 or nam5'
+require_match name "$NAME" '[a-z][a-z0-9-]{0,17}[a-z0-9]' 'up to 19 of a-z, 0-9 and - (service accounts get it)'
+require_match topic "$TOPIC" '[a-zA-Z][a-zA-Z0-9._~+%-]{2,200}' "a topic's name"
 [[ $TOPIC != goog* ]] || wrong_usage "--topic is $TOPIC: names that begin with goog are Google's."
-fits secret "$SECRET" '[a-zA-Z0-9_-]{1,255}' "a secret's name"
-fits svix-url "$SVIX_URL" 'https://[^[:space:];]+' 'an https URL'
-fits event-tags "$EVENT_TAGS" '[^[:space:];]+' 'comma-separated paths'
-fits memory "$MEMORY" '[1-9][0-9]{0,4}(Mi|Gi)' 'a size such as 512Mi or 1Gi'
-whole_number svix-rate "$SVIX_RATE" 1 100000
-whole_number budget "$BUDGET" 30 540
-whole_number concurrency "$CONCURRENCY" 1 1000
-whole_number max-instances "$MAX_INSTANCES" 1 1000
-whole_number cpu "$CPU" 1 8
+require_match secret "$SECRET" '[a-zA-Z0-9_-]{1,255}' "a secret's name"
+require_match svix-url "$SVIX_URL" 'https://[^[:space:];]+' 'an https URL'
+require_match event-tags "$EVENT_TAGS" '[^[:space:];]+' 'comma-separated paths'
+require_match memory "$MEMORY" '[1-9][0-9]{0,4}(Mi|Gi)' 'a size such as 512Mi or 1Gi'
+require_whole_number svix-rate "$SVIX_RATE" 1 100000
+require_whole_number budget "$BUDGET" 30 540
+require_whole_number concurrency "$CONCURRENCY" 1 1000
+require_whole_number max-instances "$MAX_INSTANCES" 1 1000
+require_whole_number cpu "$CPU" 1 8
 
 # -- sizes
 
@@ -135,29 +137,29 @@ whole_number cpu "$CPU" 1 8
 #
 #   max instances x concurrency >= 3,000        budget - 20 s >= 2 x 3,000 / rate
 readonly PUSHES=3000
-readonly LAST_TURN=20       # seconds: the longest that an attempt takes (relay/config.py)
-readonly AN_INSTANCE=200    # calls to Svix a second that one processor can easily make
-readonly LEAST_BODIES=48    # MiB: three of Pub/Sub's largest pushes, 14 MB each, and small ones
-readonly DEFAULT_BUDGET=240 # seconds
+readonly ATTEMPT_SECONDS=20     # the longest that an attempt takes (relay/config.py)
+readonly CALLS_PER_INSTANCE=200 # calls to Svix a second that one processor can easily make
+readonly MIN_BODIES_MIB=48      # three of Pub/Sub's largest pushes, 14 MB each, and small ones
+readonly DEFAULT_BUDGET=240     # seconds
 readonly DEFAULT_CONCURRENCY=800
 
-divide() { echo $((($1 + $2 - 1) / $2)); } # rounded up
-larger() { echo $(($1 > $2 ? $1 : $2)); }
+divide_up() { echo $((($1 + $2 - 1) / $2)); }
+max() { echo $(($1 > $2 ? $1 : $2)); }
 
 if [[ $SVIX_RATE ]]; then
-  needed=$((LAST_TURN + $(divide $((2 * PUSHES)) "$SVIX_RATE")))
+  needed=$((ATTEMPT_SECONDS + $(divide_up $((2 * PUSHES)) "$SVIX_RATE")))
   ((needed <= 540)) || wrong_usage "$SVIX_RATE calls a second are too few to work off a backlog by \
 push: Pub/Sub has up to 3,000 pushes wait at once, and the last one would need an ack deadline of \
 $((needed + 60)) s. Pub/Sub allows 600 s at most. Possible instead: a Svix plan that allows at least \
 12 calls a second, or a worker that pulls only as many events as it can send."
-  : "${BUDGET:=$(larger "$DEFAULT_BUDGET" "$needed")}"
+  : "${BUDGET:=$(max "$DEFAULT_BUDGET" "$needed")}"
   ((BUDGET >= needed)) || wrong_usage "--budget $BUDGET is too short: at $SVIX_RATE calls a second \
 the last of 3,000 events needs $needed s."
 fi
 : "${BUDGET:=$DEFAULT_BUDGET}"
-: "${CONCURRENCY:=$(larger "$DEFAULT_CONCURRENCY" "$(divide "$PUSHES" "${MAX_INSTANCES:-$PUSHES}")")}"
-: "${MAX_INSTANCES:=$(larger "$(divide "$PUSHES" "$CONCURRENCY")" "$(divide "${SVIX_RATE:-1}" "$AN_INSTANCE")")}"
-whole_number min-instances "$MIN_INSTANCES" 0 "$MAX_INSTANCES"
+: "${CONCURRENCY:=$(max "$DEFAULT_CONCURRENCY" "$(divide_up "$PUSHES" "${MAX_INSTANCES:-$PUSHES}")")}"
+: "${MAX_INSTANCES:=$(max "$(divide_up "$PUSHES" "$CONCURRENCY")" "$(divide_up "${SVIX_RATE:-1}" "$CALLS_PER_INSTANCE")")}"
+require_whole_number min-instances "$MIN_INSTANCES" 0 "$MAX_INSTANCES"
 ((CONCURRENCY <= 1000 && MAX_INSTANCES * CONCURRENCY >= PUSHES)) || wrong_usage "There is no room \
 for the 3,000 events that Pub/Sub may push at once: --max-instances ($MAX_INSTANCES) times \
 --concurrency (at most 1000) must be at least 3,000."
@@ -165,8 +167,8 @@ mebibytes=${MEMORY%?i}
 [[ $MEMORY != *Gi ]] || mebibytes=$((mebibytes * 1024))
 # 128 MiB are for the process and 160 KiB for each request. Of a body, up to four copies are held.
 BODIES=$(((mebibytes * 1024 - 128 * 1024 - CONCURRENCY * 160) / 4096))
-((BODIES >= LEAST_BODIES)) || wrong_usage "--memory $MEMORY is too small for $CONCURRENCY requests: \
-$((LEAST_BODIES * 4 + 128 + $(divide $((CONCURRENCY * 160)) 1024)))Mi or more."
+((BODIES >= MIN_BODIES_MIB)) || wrong_usage "--memory $MEMORY is too small for $CONCURRENCY requests: \
+$((MIN_BODIES_MIB * 4 + 128 + $(divide_up $((CONCURRENCY * 160)) 1024)))Mi or more."
 # The order of the times must be: attempt < budget < function's timeout < ack deadline.
 readonly BUDGET CONCURRENCY MAX_INSTANCES BODIES FUNCTION_TIMEOUT=$((BUDGET + 30)) ACK_DEADLINE=$((BUDGET + 60))
 
@@ -184,7 +186,7 @@ readonly APIS=(artifactregistry cloudbuild cloudfunctions cloudscheduler firesto
 
 # -- what the steps use to print, to look at what exists, and to change something
 
-STEP='' CHANGED=0 UNSEEN=0 OFFLINE='' FOUND=''
+STEP='' CHANGED=0 UNCHECKED=0 OFFLINE='' FOUND=''
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
 
@@ -193,7 +195,7 @@ step() {
   printf '%s\n' "== $1"
 }
 
-same() { printf '   as it should be: %s\n' "$1"; }
+print_unchanged() { printf '   as it should be: %s\n' "$1"; }
 
 failed() { # MESSAGE: prints it with advice, and exits
   printf '\nFailed at the step "%s".\n%s\n' "$STEP" "$1" >&2
@@ -224,7 +226,7 @@ look() { # ARGUMENTS OF GCLOUD...
       printf '   %s\n' "$(grep -m 1 . "$WORK/said")" 'From here on, nothing is looked at.'
     fi
   fi
-  UNSEEN=$((UNSEEN + 1))
+  UNCHECKED=$((UNCHECKED + 1))
   printf '   not looked at: gcloud %s\n' "${words%% --f*}"
   return 1
 }
@@ -246,8 +248,9 @@ change() { # WHAT ARGUMENTS OF GCLOUD...
   printf '   %s\n' "$words"
 }
 
-made() { # NAME WHAT ARGUMENTS OF GCLOUD...: makes it, unless the list in $FOUND has its name
-  if among "$1"; then same "$2"; else change "made $2" "${@:3}"; fi
+# Creates something, unless the list in $FOUND has its name.
+create_if_missing() { # NAME WHAT ARGUMENTS OF GCLOUD...
+  if among "$1"; then print_unchanged "$2"; else change "made $2" "${@:3}"; fi
 }
 
 grant() { # ROLE GROUP-OF-GCLOUD NAME MEMBER...: grants it to each member that does not have it
@@ -259,7 +262,7 @@ grant() { # ROLE GROUP-OF-GCLOUD NAME MEMBER...: grants it to each member that d
     --format='value(bindings.role,bindings.members)'; then held=$FOUND; fi
   for member in "$@"; do
     if grep -Fqx "$role"$'\t'"serviceAccount:$member" <<<"$held"; then
-      same "$role for $member"
+      print_unchanged "$role for $member"
       continue
     fi
     case ${group[*]} in
@@ -276,10 +279,10 @@ grant() { # ROLE GROUP-OF-GCLOUD NAME MEMBER...: grants it to each member that d
 
 # -- the steps
 
-say_sizes() {
+print_sizes() {
   step 'Sizes'
   printf '   %s\n' "$MAX_INSTANCES instances x $CONCURRENCY requests: room for the 3,000 events that Pub/Sub may push at once" \
-    "a request waits up to $BUDGET s: enough for a Svix limit of $(divide $((2 * PUSHES)) $((BUDGET - LAST_TURN))) or more calls a second" \
+    "a request waits up to $BUDGET s: enough for a Svix limit of $(divide_up $((2 * PUSHES)) $((BUDGET - ATTEMPT_SECONDS))) or more calls a second" \
     "$MEMORY of memory: $BODIES MiB of large bodies at a time"
   [[ $SVIX_RATE ]] || echo '   Give --svix-rate if the plan allows fewer calls, or more than 800 a second.'
 }
@@ -294,14 +297,14 @@ enable_apis() {
   if ((${#missing[@]})); then
     change "enabled ${missing[*]}" services enable "${missing[@]}"
   else
-    same "all ${#APIS[@]} are enabled"
+    print_unchanged "all ${#APIS[@]} are enabled"
   fi
 }
 
 make_accounts() {
   step 'Service accounts'
   look iam service-accounts list --format='value(email)' || true
-  make_account() { made "$1" "$1" iam service-accounts create "${1%%@*}" --display-name="$2"; }
+  make_account() { create_if_missing "$1" "$1" iam service-accounts create "${1%%@*}" --display-name="$2"; }
   make_account "$FUNCTION_ACCOUNT" 'The webhook relay: Firestore and one secret'
   make_account "$PUSH_ACCOUNT" 'Pub/Sub pushing to the webhook relay'
   make_account "$RECONCILE_ACCOUNT" 'Cloud Scheduler calling the webhook relay'
@@ -318,7 +321,7 @@ make_database() {
   elif [[ $LOCATION && $FOUND != *" $LOCATION" ]]; then
     failed "The database $DATABASE is in ${FOUND##* }, and a database can't be moved: name another one with --database, or leave out --firestore-location."
   else
-    same "the database $DATABASE, in ${FOUND##* }"
+    print_unchanged "the database $DATABASE, in ${FOUND##* }"
   fi
   grant roles/datastore.user projects "$PROJECT" "$FUNCTION_ACCOUNT"
 }
@@ -359,7 +362,7 @@ make_indexes() {
     words="$group $kind $fields"
     state=$(sed -n "s/^${words//\*/\\*}: //p" <<<"$FOUND")
     case $state in
-      READY | ACTIVE) same "$words" ;;
+      READY | ACTIVE) print_unchanged "$words" ;;
       CREATING) printf '   being built: %s\n' "$words" ;;
       ?*) failed "$words is in the state $state: https://console.cloud.google.com/firestore" ;;
       '')
@@ -388,7 +391,7 @@ store_token() {
   }
   SECRET_VERSION=''
   if newest_version; then
-    same "the secret $SECRET"
+    print_unchanged "the secret $SECRET"
   else
     [[ $TOKEN_STDIN || $DRY_RUN ]] || failed "There is no secret $SECRET: give the token once, with --token-stdin."
     change "made the secret $SECRET" secrets create "$SECRET" --replication-policy=automatic
@@ -398,7 +401,7 @@ store_token() {
     [[ -s $WORK/token ]] || failed 'Standard input held no token.'
     if [[ $SECRET_VERSION ]] && look secrets versions access "$SECRET_VERSION" --secret="$SECRET" &&
       [[ $FOUND == "$(<"$WORK/token")" ]]; then
-      same "its version $SECRET_VERSION"
+      print_unchanged "its version $SECRET_VERSION"
     else
       FOUND=''
       change 'stored a new version' secrets versions add "$SECRET" --data-file="$WORK/token"
@@ -436,12 +439,12 @@ make_topics() {
   local name deadline
   look pubsub topics list --format='value(name.basename())' || true
   for name in "$TOPIC" "$DEAD_LETTER_TOPIC"; do
-    made "$name" "the topic $name" pubsub topics create "$name"
+    create_if_missing "$name" "the topic $name" pubsub topics create "$name"
   done
   look_at_subscriptions
   # This comes before the push subscription: a topic without a subscription loses its messages.
   if subscription "$DEAD_LETTER_SUBSCRIPTION" >/dev/null; then
-    same "the subscription $DEAD_LETTER_SUBSCRIPTION"
+    print_unchanged "the subscription $DEAD_LETTER_SUBSCRIPTION"
   else
     change "made the subscription $DEAD_LETTER_SUBSCRIPTION" \
       pubsub subscriptions create "$DEAD_LETTER_SUBSCRIPTION" --topic="$DEAD_LETTER_TOPIC" \
@@ -473,7 +476,7 @@ deploy_function() {
   version=$( (printf '%s\n' "${settings[@]}" && find main.py requirements.txt relay -type f \
     ! -name '*.pyc' -print0 | LC_ALL=C sort -z | xargs -0 cat) | git hash-object --stdin)
   if look_at_function && [[ $FOUND == "$version ACTIVE "* ]]; then
-    same "version ${version:0:12}"
+    print_unchanged "version ${version:0:12}"
   else
     change "deployed version ${version:0:12}" functions deploy "$FUNCTION" --gen2 \
       --region="$REGION" --source=. "${settings[@]}" --update-labels="relay-version=$version"
@@ -507,7 +510,7 @@ set_subscription() { # SUBSCRIPTION WANTED SETTINGS...: makes or updates it unle
     # If it were made anew for the wanted topic, nothing would read the old one.
     failed "$name reads the topic $(cut -d ';' -f 2 <<<"$held"), and a subscription's topic can't be changed: give that topic with --topic, or another name for the relay with --name."
   elif [[ $held == "$wanted" ]]; then
-    same "the subscription $name"
+    print_unchanged "the subscription $name"
   else
     change "updated the subscription $name" pubsub subscriptions update "$name" "$@"
   fi
@@ -545,7 +548,7 @@ schedule() {
       httpTarget.oidcToken.audience,attemptDeadline)"; then
     change "made the job $JOB" scheduler jobs create http "$JOB" "${settings[@]}"
   elif [[ $FOUND == "$wanted" ]]; then
-    same "the job $JOB"
+    print_unchanged "the job $JOB"
   else
     change "updated the job $JOB" scheduler jobs update http "$JOB" "${settings[@]}"
   fi
@@ -582,7 +585,7 @@ look_at_dashboards() {
   DASHBOARD=$(awk -F'\t' -v name="$FUNCTION" '$1 == name {print $2 "\t" $3}' <<<"$FOUND")
 }
 
-watch() {
+set_up_monitoring() {
   step 'Metrics, alerts, dashboard'
   local file name hash policy channels
   look_at_metrics
@@ -591,7 +594,7 @@ watch() {
     fill_in "$file"
     sed "2s/\"description\": \"/&[$FUNCTION ${HASH:0:12}] /" "$WORK/filled.json" >"$WORK/file.json"
     case $'\n'$METRICS in
-      *$'\n'"$name"$'\t'"[$FUNCTION ${HASH:0:12}]"*) same "the metric $name" ;;
+      *$'\n'"$name"$'\t'"[$FUNCTION ${HASH:0:12}]"*) print_unchanged "the metric $name" ;;
       *$'\n'"$name"$'\t'*)
         change "updated the metric $name" logging metrics update "$name" --config-from-file="$WORK/file.json" ;;
       *) change "made the metric $name" logging metrics create "$name" --config-from-file="$WORK/file.json" ;;
@@ -608,7 +611,7 @@ watch() {
       change "made the alert $name" alpha monitoring policies create \
         --policy-from-file="$WORK/file.json" --notification-channels="$CHANNELS"
     elif [[ $hash == "$HASH" && ${CHANNELS:-$channels} == "$channels" ]]; then
-      same "the alert $name"
+      print_unchanged "the alert $name"
     else
       change "updated the alert $name" alpha monitoring policies update "$policy" \
         --policy-from-file="$WORK/file.json" --set-notification-channels="${CHANNELS:-$channels}"
@@ -627,7 +630,7 @@ watch() {
   fill_in deploy/dashboard.json
   insert "\"labels\": {\"relay-$HASH\": \"\"}"
   if [[ $DASHBOARD == *"relay-$HASH"* ]]; then
-    same 'the dashboard'
+    print_unchanged 'the dashboard'
   else
     # An update would need the old dashboard's etag. Removing it and making a new one needs none.
     [[ -z $DASHBOARD ]] || change 'removed the old dashboard' monitoring dashboards delete "${DASHBOARD%%$'\t'*}"
@@ -649,7 +652,7 @@ confirm() { # QUESTION
 
 # Asks an API with curl and gcloud's login, where gcloud has no command. Prints the first whole
 # number of the answer.
-ask() { # SERVICE PATH ARGUMENTS OF CURL...
+call_api() { # SERVICE PATH ARGUMENTS OF CURL...
   local override=CLOUDSDK_API_ENDPOINT_OVERRIDES_$1 service=$1 path=$2 url
   url=${!override:-https://$(tr '[:upper:]' '[:lower:]' <<<"$service").googleapis.com/}
   shift 2
@@ -661,7 +664,7 @@ ask() { # SERVICE PATH ARGUMENTS OF CURL...
 
 backlog() { # SUBSCRIPTION METRIC: its value, which is some minutes old
   local filter="metric.type=\"pubsub.googleapis.com/subscription/$2\""
-  ask MONITORING "v3/projects/$PROJECT/timeSeries" --get \
+  call_api MONITORING "v3/projects/$PROJECT/timeSeries" --get \
     --data-urlencode "filter=$filter AND resource.labels.subscription_id=\"$1\"" \
     --data-urlencode "interval.startTime=$(minutes_ago 10)" \
     --data-urlencode "interval.endTime=$(minutes_ago 0)"
@@ -697,7 +700,7 @@ status() {
     row 'pushes to' "$(subscription "$name" 3 | grep . || echo nothing)"
   done
   step 'What is parked?'
-  row 'dead letters' "$(ask FIRESTORE "v1/projects/$PROJECT/databases/$DATABASE/documents:runAggregationQuery" \
+  row 'dead letters' "$(call_api FIRESTORE "v1/projects/$PROJECT/databases/$DATABASE/documents:runAggregationQuery" \
     --header 'Content-Type: application/json' --data '{"structuredAggregationQuery": {"structuredQuery": {"from": [{"collectionId": "dead_letters"}]}, "aggregations": [{"count": {}}]}}'), discarded ones included"
   step 'When was it reconciled?'
   last_line 'jsonPayload.reconciliation:*' jsonPayload.reconciliation.complete,jsonPayload.reconciliation.needs_operator
@@ -774,7 +777,7 @@ teardown() {
 
 case $ACTION in
   deploy)
-    say_sizes
+    print_sizes
     enable_apis
     make_accounts
     make_database
@@ -784,7 +787,7 @@ case $ACTION in
     deploy_function
     subscribe
     schedule
-    watch
+    set_up_monitoring
     ;;
   status) status ;;
   redrive) redrive ;;
@@ -796,7 +799,7 @@ if [[ $ACTION == status ]]; then
   :
 elif [[ $DRY_RUN ]]; then
   printf '\nA dry run: %d command(s) would change something, nothing was changed.\n' "$CHANGED"
-  ((UNSEEN == 0)) || printf '%d thing(s) could not be looked at, and count as not there.\n' "$UNSEEN"
+  ((UNCHECKED == 0)) || printf '%d thing(s) could not be looked at, and count as not there.\n' "$UNCHECKED"
 elif ((CHANGED)); then
   printf '\nDone: %d change(s).\n' "$CHANGED"
 else
