@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Sets up the relay in an empty Google Cloud project. Each further run changes only what differs.
-# Each step looks at what exists, changes what differs, and prints what it did. After a failure
-# the same command can be run again.
+# Sets up the relay in a Google Cloud project, or updates it. Each step looks at what exists,
+# changes what differs, and prints what it did. After a failure the same command can be run again.
 
 set -euo pipefail
 ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || {
@@ -26,14 +25,14 @@ What to do (default: deploy)
   --teardown            remove what this script created, except Firestore's data, the token's
                         secret, the topic and the enabled APIs. Asks for confirmation first
   --dry-run             print the commands that would change something, and change nothing.
-                        Works without a login too; everything then counts as missing
+                        Also works without a login; then everything is assumed to be missing
   --yes                 do not ask for confirmation
 
 Where
   --project PROJECT     required
   --region REGION       of the function and of its schedule; required
   --name NAME           of the function; other names begin with it      (webhook-relay)
-  --topic TOPIC         to which the platform publishes; made if needed (events)
+  --topic TOPIC         to which the platform publishes; created if missing (events)
   --database DATABASE   Firestore database                              ((default))
   --firestore-location LOCATION
                         of a new database, such as eur3 or nam5         (the region)
@@ -64,7 +63,7 @@ HELP
 
 # -- options
 
-readonly RUNTIME=python313 # a version that the whole suite is run on
+readonly RUNTIME=python313 # CI runs every suite on this version
 ACTION=deploy DRY_RUN='' YES='' TOKEN_STDIN=''
 PROJECT='' REGION='' NAME=webhook-relay TOPIC=events DATABASE='(default)' LOCATION=''
 SVIX_RATE='' SECRET=svix-token SVIX_URL='' CREATE_APPLICATIONS=true EVENT_TAGS=data.id
@@ -115,7 +114,8 @@ require_whole_number() { # OPTION VALUE LOW HIGH
 require_match project "$PROJECT" '[a-z][a-z0-9-]{4,28}[a-z0-9]' "a project's id"
 require_match region "$REGION" '[a-z]+-[a-z]+[0-9]+' 'a region, such as europe-west1'
 require_match firestore-location "$LOCATION" '[a-z]+(-[a-z]+)?[0-9]+' 'a region, or eur3 or nam5'
-require_match name "$NAME" '[a-z][a-z0-9-]{0,17}[a-z0-9]' 'up to 19 of a-z, 0-9 and - (service accounts get it)'
+require_match name "$NAME" '[a-z][a-z0-9-]{0,17}[a-z0-9]' \
+  "2 to 19 characters of a-z, 0-9 and -, beginning with a letter (the service accounts' names contain it)"
 require_match topic "$TOPIC" '[a-zA-Z][a-zA-Z0-9._~+%-]{2,200}' "a topic's name"
 [[ $TOPIC != goog* ]] || wrong_usage "--topic is $TOPIC: names that begin with goog are Google's."
 require_match secret "$SECRET" '[a-zA-Z0-9_-]{1,255}' "a secret's name"
@@ -131,9 +131,9 @@ require_whole_number cpu "$CPU" 1 8
 # -- sizes
 
 # Pub/Sub has up to 3,000 pushes outstanding at a subscriber that is slow to answer
-# (https://cloud.google.com/pubsub/docs/push). After a refusal it pushes more slowly for all events.
-# So the instances must have room for 3,000 requests, and the last of these must get its turn within
-# the budget. An instance may get only half of its share of Svix's rate, hence the factor 2:
+# (https://cloud.google.com/pubsub/docs/push). After a nack it pushes all events more slowly. So the
+# instances must have room for 3,000 requests, and the last of these must get its turn within the
+# budget. An instance may get only half of its share of Svix's rate, hence the factor 2:
 #
 #   max instances x concurrency >= 3,000        budget - 20 s >= 2 x 3,000 / rate
 readonly PUSHES=3000
@@ -148,10 +148,10 @@ max() { echo $(($1 > $2 ? $1 : $2)); }
 
 if [[ $SVIX_RATE ]]; then
   needed=$((ATTEMPT_SECONDS + $(divide_up $((2 * PUSHES)) "$SVIX_RATE")))
-  ((needed <= 540)) || wrong_usage "$SVIX_RATE calls a second are too few to work off a backlog by \
-push: Pub/Sub has up to 3,000 pushes wait at once, and the last one would need an ack deadline of \
-$((needed + 60)) s. Pub/Sub allows 600 s at most. Possible instead: a Svix plan that allows at least \
-12 calls a second, or a worker that pulls only as many events as it can send."
+  ((needed <= 540)) || wrong_usage "$SVIX_RATE calls a second are too few for a push \
+subscription. Pub/Sub may push 3,000 events at once, and the last of them would need an ack deadline \
+of $((needed + 60)) s. Pub/Sub allows 600 s at most. Use a Svix plan that allows at least 12 calls a \
+second, or a worker that pulls only as many events as it can send."
   : "${BUDGET:=$(max "$DEFAULT_BUDGET" "$needed")}"
   ((BUDGET >= needed)) || wrong_usage "--budget $BUDGET is too short: at $SVIX_RATE calls a second \
 the last of 3,000 events needs $needed s."
@@ -165,7 +165,8 @@ for the 3,000 events that Pub/Sub may push at once: --max-instances ($MAX_INSTAN
 --concurrency (at most 1000) must be at least 3,000."
 mebibytes=${MEMORY%?i}
 [[ $MEMORY != *Gi ]] || mebibytes=$((mebibytes * 1024))
-# 128 MiB are for the process and 160 KiB for each request. Of a body, up to four copies are held.
+# 128 MiB are for the process, and 160 KiB for each request. Up to four copies of a body are in
+# memory at once, so each MiB of bodies needs 4096 KiB.
 BODIES=$(((mebibytes * 1024 - 128 * 1024 - CONCURRENCY * 160) / 4096))
 ((BODIES >= MIN_BODIES_MIB)) || wrong_usage "--memory $MEMORY is too small for $CONCURRENCY requests: \
 $((MIN_BODIES_MIB * 4 + 128 + $(divide_up $((CONCURRENCY * 160)) 1024)))Mi or more."
@@ -184,7 +185,7 @@ readonly RECONCILE_ACCOUNT=$NAME-reconcile@$PROJECT.$ACCOUNTS
 readonly APIS=(artifactregistry cloudbuild cloudfunctions cloudscheduler firestore iam logging
   monitoring pubsub run secretmanager)
 
-# -- what the steps use to print, to look at what exists, and to change something
+# -- helpers: print, look up, change
 
 STEP='' CHANGED=0 UNCHECKED=0 OFFLINE='' FOUND=''
 WORK=$(mktemp -d)
@@ -195,11 +196,11 @@ step() {
   printf '%s\n' "== $1"
 }
 
-print_unchanged() { printf '   as it should be: %s\n' "$1"; }
+print_unchanged() { printf '   unchanged: %s\n' "$1"; }
 
 failed() { # MESSAGE: prints it with advice, and exits
   printf '\nFailed at the step "%s".\n%s\n' "$STEP" "$1" >&2
-  printf '%s\n' 'What was done so far is kept. Correct this, and run the same command again.' >&2
+  printf '%s\n' 'The changes made so far are kept. Fix this, then run the same command again.' >&2
   case $1 in
     *PERMISSION_DENIED* | *'does not have permission'*)
       echo "The account that \`gcloud auth list\` shows needs roles/owner in $PROJECT, or the admin role for this step." >&2 ;;
@@ -210,8 +211,8 @@ failed() { # MESSAGE: prints it with advice, and exits
   exit 1
 }
 
-# Asks gcloud for something. Succeeds if it exists, and sets $FOUND to gcloud's output. A dry run
-# that can't look at it counts it as missing, and prints this.
+# Looks something up with gcloud. If it exists, this succeeds and sets $FOUND to gcloud's output. If
+# a dry run can't look it up, it says so and assumes that the thing is missing.
 look() { # ARGUMENTS OF GCLOUD...
   local words=$*
   FOUND=''
@@ -223,11 +224,11 @@ look() { # ARGUMENTS OF GCLOUD...
     [[ $DRY_RUN ]] || failed "$(<"$WORK/said")"
     if ! grep -Eq 'PERMISSION_DENIED|does not have permission' "$WORK/said"; then
       OFFLINE=1 # the next call would fail too, perhaps only after a minute
-      printf '   %s\n' "$(grep -m 1 . "$WORK/said")" 'From here on, nothing is looked at.'
+      printf '   %s\n' "$(grep -m 1 . "$WORK/said")" 'Nothing more is checked: all the rest is assumed to be missing.'
     fi
   fi
   UNCHECKED=$((UNCHECKED + 1))
-  printf '   not looked at: gcloud %s\n' "${words%% --f*}"
+  printf '   not checked: gcloud %s\n' "${words%% --f*}"
   return 1
 }
 
@@ -241,7 +242,7 @@ change() { # WHAT ARGUMENTS OF GCLOUD...
   shift
   CHANGED=$((CHANGED + 1))
   if [[ $DRY_RUN ]]; then
-    printf '   would: gcloud%s\n' "$(printf ' %q' "$@" --project="$PROJECT" --quiet)"
+    printf '   would run: gcloud%s\n' "$(printf ' %q' "$@" --project="$PROJECT" --quiet)"
     return
   fi
   gcloud "$@" --project="$PROJECT" --quiet </dev/null >"$WORK/said" 2>&1 || failed "$(<"$WORK/said")"
@@ -250,7 +251,7 @@ change() { # WHAT ARGUMENTS OF GCLOUD...
 
 # Creates something, unless the list in $FOUND has its name.
 create_if_missing() { # NAME WHAT ARGUMENTS OF GCLOUD...
-  if among "$1"; then print_unchanged "$2"; else change "made $2" "${@:3}"; fi
+  if among "$1"; then print_unchanged "$2"; else change "created $2" "${@:3}"; fi
 }
 
 grant() { # ROLE GROUP-OF-GCLOUD NAME MEMBER...: grants it to each member that does not have it
@@ -314,7 +315,7 @@ make_database() {
   step 'Firestore'
   if ! look firestore databases describe --database="$DATABASE" \
     --format="value[separator=' '](type,locationId)"; then
-    change "made the database $DATABASE" firestore databases create --database="$DATABASE" \
+    change "created the database $DATABASE" firestore databases create --database="$DATABASE" \
       --location="${LOCATION:-$REGION}" --type=firestore-native
   elif [[ $FOUND != FIRESTORE_NATIVE* ]]; then
     failed "The database $DATABASE is in Datastore mode: name another one with --database."
@@ -374,7 +375,7 @@ make_indexes() {
             # shellcheck disable=SC2086 # one flag for each field
             read -ra command <<<"indexes composite create $(printf -- '--field-config=field-path=%s,order=ascending ' $fields)" ;;
         esac
-        change "asked for: $words" firestore "${command[@]}" --collection-group="$group" \
+        change "requested: $words" firestore "${command[@]}" --collection-group="$group" \
           --database="$DATABASE" --async ;;
     esac
   done < <(wanted_indexes)
@@ -394,14 +395,14 @@ store_token() {
     print_unchanged "the secret $SECRET"
   else
     [[ $TOKEN_STDIN || $DRY_RUN ]] || failed "There is no secret $SECRET: give the token once, with --token-stdin."
-    change "made the secret $SECRET" secrets create "$SECRET" --replication-policy=automatic
+    change "created the secret $SECRET" secrets create "$SECRET" --replication-policy=automatic
   fi
   if [[ $TOKEN_STDIN ]]; then
     (umask 077 && tr -d '[:space:]' >"$WORK/token")
     [[ -s $WORK/token ]] || failed 'Standard input held no token.'
     if [[ $SECRET_VERSION ]] && look secrets versions access "$SECRET_VERSION" --secret="$SECRET" &&
       [[ $FOUND == "$(<"$WORK/token")" ]]; then
-      print_unchanged "its version $SECRET_VERSION"
+      print_unchanged "the secret's version $SECRET_VERSION"
     else
       FOUND=''
       change 'stored a new version' secrets versions add "$SECRET" --data-file="$WORK/token"
@@ -442,16 +443,17 @@ make_topics() {
     create_if_missing "$name" "the topic $name" pubsub topics create "$name"
   done
   look_at_subscriptions
-  # This comes before the push subscription: a topic without a subscription loses its messages.
+  # The dead-letter subscription is created before the push subscription, because a topic without a
+  # subscription loses its messages.
   if subscription "$DEAD_LETTER_SUBSCRIPTION" >/dev/null; then
     print_unchanged "the subscription $DEAD_LETTER_SUBSCRIPTION"
   else
-    change "made the subscription $DEAD_LETTER_SUBSCRIPTION" \
+    change "created the subscription $DEAD_LETTER_SUBSCRIPTION" \
       pubsub subscriptions create "$DEAD_LETTER_SUBSCRIPTION" --topic="$DEAD_LETTER_TOPIC" \
       "${RETRY[@]}" --message-retention-duration=31d --expiration-period=never
   fi
-  # An ack deadline is raised before the function may take longer. It is lowered only after the
-  # function takes less time.
+  # An ack deadline must always be longer than the function's timeout. So it is raised before the
+  # function is deployed, and lowered only afterwards (in `subscribe`).
   for name in "$SUBSCRIPTION" "$DEAD_LETTER_SUBSCRIPTION"; do
     deadline=$(subscription "$name" 6) || continue
     ((deadline >= ACK_DEADLINE)) ||
@@ -471,8 +473,8 @@ deploy_function() {
     --memory="$MEMORY" --concurrency="$CONCURRENCY" --min-instances="$MIN_INSTANCES"
     --max-instances="$MAX_INSTANCES" --timeout="${FUNCTION_TIMEOUT}s"
     --set-env-vars="$environment" --set-secrets="SVIX_TOKEN=$SECRET:${SECRET_VERSION:-1}")
-  # The deployed function carries a hash of its source and settings. Only if the hash differs is the
-  # function deployed again.
+  # The deployed function carries a hash of its source and settings. The function is deployed again
+  # only if the hash differs or the function is not active.
   version=$( (printf '%s\n' "${settings[@]}" && find main.py requirements.txt relay -type f \
     ! -name '*.pyc' -print0 | LC_ALL=C sort -z | xargs -0 cat) | git hash-object --stdin)
   if look_at_function && [[ $FOUND == "$version ACTIVE "* ]]; then
@@ -501,13 +503,13 @@ look_at_function() {
   [[ $FOUND ]]
 }
 
-set_subscription() { # SUBSCRIPTION WANTED SETTINGS...: makes or updates it unless it is as wanted
+set_subscription() { # SUBSCRIPTION WANTED SETTINGS...: creates or updates it unless it is as wanted
   local name=$1 wanted="$1;$2" topic=${2%%;*} held
   shift 2
   if ! held=$(subscription "$name"); then
-    change "made the subscription $name" pubsub subscriptions create "$name" --topic="$topic" "$@"
+    change "created the subscription $name" pubsub subscriptions create "$name" --topic="$topic" "$@"
   elif [[ $held != "$name;$topic;"* ]]; then
-    # If it were made anew for the wanted topic, nothing would read the old one.
+    # If the subscription were recreated for the new topic, nothing would read the old topic.
     failed "$name reads the topic $(cut -d ';' -f 2 <<<"$held"), and a subscription's topic can't be changed: give that topic with --topic, or another name for the relay with --name."
   elif [[ $held == "$wanted" ]]; then
     print_unchanged "the subscription $name"
@@ -546,7 +548,7 @@ schedule() {
   if ! look scheduler jobs describe "$JOB" --location="$REGION" --format="value[separator=';'](schedule,
       timeZone,httpTarget.uri,httpTarget.oidcToken.serviceAccountEmail,
       httpTarget.oidcToken.audience,attemptDeadline)"; then
-    change "made the job $JOB" scheduler jobs create http "$JOB" "${settings[@]}"
+    change "created the job $JOB" scheduler jobs create http "$JOB" "${settings[@]}"
   elif [[ $FOUND == "$wanted" ]]; then
     print_unchanged "the job $JOB"
   else
@@ -555,7 +557,8 @@ schedule() {
 }
 
 # Writes the file, with its placeholders replaced, to $WORK/filled.json, and sets $HASH to its hash.
-# What is made from a file carries the hash, so that a later run sends the file only if it differs.
+# The metric, alert or dashboard made from the file carries this hash. So a later run sends the file
+# only if it has changed.
 fill_in() { # FILE
   sed -e "s|\${FUNCTION}|$FUNCTION|g" -e "s|\${TOPIC}|$TOPIC|g" \
     -e "s|\${SUBSCRIPTION}|$SUBSCRIPTION|g" \
@@ -597,7 +600,7 @@ set_up_monitoring() {
       *$'\n'"$name"$'\t'"[$FUNCTION ${HASH:0:12}]"*) print_unchanged "the metric $name" ;;
       *$'\n'"$name"$'\t'*)
         change "updated the metric $name" logging metrics update "$name" --config-from-file="$WORK/file.json" ;;
-      *) change "made the metric $name" logging metrics create "$name" --config-from-file="$WORK/file.json" ;;
+      *) change "created the metric $name" logging metrics create "$name" --config-from-file="$WORK/file.json" ;;
     esac
   done
 
@@ -608,7 +611,7 @@ set_up_monitoring() {
     insert "\"userLabels\": {\"relay\": \"$FUNCTION\", \"relay_alert\": \"$name\", \"relay_hash\": \"$HASH\"}"
     read -r _ _ hash policy channels <<<"$(grep "^$FUNCTION $name " <<<"$ALERTS")" || true
     if [[ ! $policy ]]; then
-      change "made the alert $name" alpha monitoring policies create \
+      change "created the alert $name" alpha monitoring policies create \
         --policy-from-file="$WORK/file.json" --notification-channels="$CHANNELS"
     elif [[ $hash == "$HASH" && ${CHANNELS:-$channels} == "$channels" ]]; then
       print_unchanged "the alert $name"
@@ -632,9 +635,9 @@ set_up_monitoring() {
   if [[ $DASHBOARD == *"relay-$HASH"* ]]; then
     print_unchanged 'the dashboard'
   else
-    # An update would need the old dashboard's etag. Removing it and making a new one needs none.
+    # An update would need the old dashboard's etag. Deleting it and creating a new one needs none.
     [[ -z $DASHBOARD ]] || change 'removed the old dashboard' monitoring dashboards delete "${DASHBOARD%%$'\t'*}"
-    change 'made the dashboard' monitoring dashboards create --config-from-file="$WORK/file.json"
+    change 'created the dashboard' monitoring dashboards create --config-from-file="$WORK/file.json"
   fi
 }
 
@@ -678,7 +681,7 @@ minutes_ago() { # N: with the date command of Linux, or else of macOS
 last_line() { # FILTER FIELDS
   look logging read "resource.type=\"cloud_run_revision\" AND resource.labels.service_name=\"$FUNCTION\" AND $1" \
     --limit=1 --freshness=1d --format="value[separator=' '](timestamp,$2)" || true
-  FOUND=${FOUND:-not within a day}
+  FOUND=${FOUND:-none in the last 24 hours}
 }
 
 status() {
@@ -690,7 +693,7 @@ status() {
   last_line 'jsonPayload.outcome="delivered"' jsonPayload.project
   row 'last delivery' "$FOUND"
   last_line 'severity>=WARNING AND jsonPayload.outcome:*' jsonPayload.outcome,jsonPayload.detail
-  row 'last trouble' "$FOUND"
+  row 'last problem' "$FOUND"
   ACCESS_TOKEN=$(gcloud auth print-access-token 2>/dev/null) || true
   look_at_subscriptions
   for name in "$SUBSCRIPTION" "$DEAD_LETTER_SUBSCRIPTION"; do
@@ -702,7 +705,7 @@ status() {
   step 'What is parked?'
   row 'dead letters' "$(call_api FIRESTORE "v1/projects/$PROJECT/databases/$DATABASE/documents:runAggregationQuery" \
     --header 'Content-Type: application/json' --data '{"structuredAggregationQuery": {"structuredQuery": {"from": [{"collectionId": "dead_letters"}]}, "aggregations": [{"count": {}}]}}'), discarded ones included"
-  step 'When was it reconciled?'
+  step 'When did the last reconciliation run?'
   last_line 'jsonPayload.reconciliation:*' jsonPayload.reconciliation.complete,jsonPayload.reconciliation.needs_operator
   read -r run complete needs_operator <<<"$FOUND"
   case $complete in
@@ -798,8 +801,8 @@ esac
 if [[ $ACTION == status ]]; then
   :
 elif [[ $DRY_RUN ]]; then
-  printf '\nA dry run: %d command(s) would change something, nothing was changed.\n' "$CHANGED"
-  ((UNCHECKED == 0)) || printf '%d thing(s) could not be looked at, and count as not there.\n' "$UNCHECKED"
+  printf '\nDry run: nothing was changed. %d command(s) would run.\n' "$CHANGED"
+  ((UNCHECKED == 0)) || printf '%d lookup(s) failed or were skipped: what they look for is assumed to be missing.\n' "$UNCHECKED"
 elif ((CHANGED)); then
   printf '\nDone: %d change(s).\n' "$CHANGED"
 else
