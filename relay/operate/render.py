@@ -254,7 +254,7 @@ def _endpoint_json(found: EndpointStanding) -> dict[str, object]:
 _ROWS = (
     # what is counted, its meaning, what mends it
     (Place.MISSING, "recorded as delivered, not in Svix", "reconcile --fix, then seek or publish"),
-    (Place.OVERDUE, "not sent, and no redelivery has come", "as inspect says, for each"),
+    (Place.OVERDUE, "not sent, and no redelivery has come", "do what inspect says, for each event"),
     (Place.PARKED, "can't be sent as it is", "dead-letters list, then replay or discard"),
     (Fanout.NEVER_SENT_ON, "in Svix, which never sent it on", "reconcile --fix"),
     (Place.ABANDONED, "its delivery died; its redelivery sends it", None),
