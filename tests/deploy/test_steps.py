@@ -17,7 +17,7 @@ from tests.deploy.gcloud import alone, require_gcloud
 from tests.deploy.script import Script
 from tests.function import ROOT, TOKEN
 
-CHANGES = 44
+CHANGES = 45
 URL = "https://relay.example"
 PUSH = "webhook-relay-push@acme-relay.iam.gserviceaccount.com"
 

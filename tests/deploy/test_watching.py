@@ -156,6 +156,20 @@ def test_the_alert_needs_operator_fires_with_the_number_of_events(
     assert "${log.extracted_label.needs_operator}" in text_of("needs_operator")
 
 
+@pytest.mark.parametrize("remark", Remark)
+def test_each_remark_has_an_alert(remark: Remark) -> None:
+    (condition,) = POLICIES[remark]["conditions"]
+    assert f'metric.labels.remark="{remark}"' in condition["conditionThreshold"]["filter"]
+
+
+def test_the_alert_payload_changed_says_how_to_find_the_event(entries: list[Entry]) -> None:
+    (query,) = re.findall(r'`(jsonPayload[^`]*"payload_changed")`', text_of("payload_changed"))
+    (entry,) = (entry for entry in entries if matches(query, entry))
+    for name, value in {"project": "acme", "event_id": "evt_1"}.items():
+        assert f"`{name}`" in text_of("payload_changed")
+        assert entry["jsonPayload"][name] == value
+
+
 def test_the_counts_that_the_alerts_name_are_in_the_line(
     reconciled: Callable[[int], Entry],
 ) -> None:
@@ -274,5 +288,6 @@ def test_the_limits_fit_a_wait_of_four_minutes() -> None:
         "needs_operator": [],
         "no_reconciliation": [],
         "oldest_unacked": [900],
+        "payload_changed": [0],
         "silence": [],
     }
