@@ -25,10 +25,10 @@ check: lint ## before each commit: lint, and every test that starts no process
 test: $(VENV)/dev ## every suite (ARGS='tests/test_envelope.py -k name' for less)
 	$(PYTEST) --numprocesses=$(WORKERS) --dist=worksteal $(ARGS)
 
-conformance: $(VENV)/dev ## what the relay relies on a Svix for, on that of SVIX_SERVER_URL and SVIX_TOKEN
+conformance: $(VENV)/dev ## run tests/svix on the Svix that SVIX_SERVER_URL and SVIX_TOKEN name
 	CONFORMANCE=1 $(PYTEST) tests/svix $(ARGS)
 
-soak: $(VENV)/dev ## the suites at full length, one after the other: an hour or so
+soak: $(VENV)/dev ## every suite at full length (about an hour)
 	SOAK=1 $(PYTEST) --override-ini=faulthandler_timeout=7500 $(ARGS)
 
 lint: $(VENV)/dev ## ruff, mypy --strict, shellcheck
@@ -37,24 +37,24 @@ lint: $(VENV)/dev ## ruff, mypy --strict, shellcheck
 	$(BIN)/mypy
 	$(BIN)/shellcheck $(wildcard *.sh deploy/*.sh) .ci/run
 
-bench: $(VENV)/dev ## what an event costs and what a rate limit does, beside a naive function (ARGS=--quick)
+bench: $(VENV)/dev ## measure the relay and a naive function: cost, rate limits, crashes, memory (ARGS=--quick)
 	$(BIN)/python -m bench $(ARGS)
 
-lock: $(VENV)/dev ## compile requirements*.in anew
+lock: $(VENV)/dev ## recompile requirements*.in
 	$(BIN)/uv pip compile $(LOCK) requirements.in -o requirements.txt
 	$(BIN)/uv pip compile $(LOCK) requirements-dev.in -o requirements-dev.txt
 
 LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --quiet --upgrade --custom-compile-command "make lock"
 
-clean: ## remove what make made
+clean: ## remove everything that make created
 	rm -rf .venv .local .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-# Stamps: an environment is made anew when what it is made of has changed.
+# `runtime` and `dev` are stamp files: if a requirements file is newer, make installs it again.
 $(VENV)/runtime: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "Python 3.11 or newer is needed, $(PYTHON) is $(VERSION): make PYTHON=python3.13"; exit 1; }
-	@echo "Setting up Python $(VERSION) in $(VENV) (a minute, once)"
+		|| { echo "Python 3.11 or newer is needed, but $(PYTHON) is $(VERSION). Try: make $(MAKECMDGOALS) PYTHON=python3.13"; exit 1; }
+	@echo "Setting up Python $(VERSION) in $(VENV) (takes about a minute, only the first time)"
 	@$(PYTHON) -m venv $(VENV) \
 		|| { echo "$(PYTHON) can't make environments: on Debian, apt install python3-venv"; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Sets up the relay in an empty Google Cloud project. Each further run changes only what differs.
-# Each step looks at what exists, changes what differs, and prints what it did. After a failure
-# the same command can be run again.
+# Sets up the relay in a Google Cloud project, or updates it. Each step looks at what exists,
+# changes what differs, and prints what it did. After a failure the same command can be run again.
 
 set -euo pipefail
 ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || {
@@ -23,17 +22,17 @@ What to do (default: deploy)
                         parked, when did the last reconciliation run
   --redrive             push the dead-letter subscription's messages to the function
   --redrive-stop        stop pushing them
-  --teardown            remove what this script made, except Firestore's data and the token.
-                        Asks for confirmation first
+  --teardown            remove what this script created, except Firestore's data, the token's
+                        secret, the topic and the enabled APIs. Asks for confirmation first
   --dry-run             print the commands that would change something, and change nothing.
-                        Works without a login too; everything then counts as missing
+                        Also works without a login; then everything is assumed to be missing
   --yes                 do not ask for confirmation
 
 Where
   --project PROJECT     required
   --region REGION       of the function and of its schedule; required
   --name NAME           of the function; other names begin with it      (webhook-relay)
-  --topic TOPIC         to which the platform publishes; made if needed (events)
+  --topic TOPIC         to which the platform publishes; created if missing (events)
   --database DATABASE   Firestore database                              ((default))
   --firestore-location LOCATION
                         of a new database, such as eur3 or nam5         (the region)
@@ -48,7 +47,8 @@ Svix
                         park events of projects that Svix does not know
   --event-tags PATHS    comma-separated paths into the event whose values become tags (data.id)
 
-The function (what you leave out is calculated; values that do not fit together are refused)
+The function (--budget, --concurrency and --max-instances are calculated if you leave them out;
+values that do not fit together are refused)
   --budget SECONDS      the longest that a request may take, 30 to 540  (240)
   --concurrency N       requests at a time in one instance, 1 to 1000   (800)
   --max-instances N     (4)
@@ -63,7 +63,7 @@ HELP
 
 # -- options
 
-readonly RUNTIME=python313 # a version that the whole suite is run on
+readonly RUNTIME=python313 # CI runs every suite on this version
 ACTION=deploy DRY_RUN='' YES='' TOKEN_STDIN=''
 PROJECT='' REGION='' NAME=webhook-relay TOPIC=events DATABASE='(default)' LOCATION=''
 SVIX_RATE='' SECRET=svix-token SVIX_URL='' CREATE_APPLICATIONS=true EVENT_TAGS=data.id
@@ -102,70 +102,74 @@ done
 
 [[ $PROJECT ]] || wrong_usage '--project is missing.'
 [[ $REGION ]] || wrong_usage '--region is missing.'
-fits() { # OPTION VALUE PATTERN WHAT: refuses a value that does not match, unless it is empty
+# Refuses a value that does not match, unless it is empty.
+require_match() { # OPTION VALUE PATTERN WHAT
   [[ -z $2 || $2 =~ ^($3)$ ]] || wrong_usage "--$1 is $2: it must be $4."
 }
-whole_number() { # OPTION VALUE LOW HIGH: refuses any other value, unless it is empty
-  fits "$1" "$2" '0|[1-9][0-9]{0,5}' "a whole number from $3 to $4"
+# Refuses a value that is not in the range, unless it is empty.
+require_whole_number() { # OPTION VALUE LOW HIGH
+  require_match "$1" "$2" '0|[1-9][0-9]{0,5}' "a whole number from $3 to $4"
   [[ -z $2 ]] || (($2 >= $3 && $2 <= $4)) || wrong_usage "--$1 is $2: it must be from $3 to $4."
 }
-fits project "$PROJECT" '[a-z][a-z0-9-]{4,28}[a-z0-9]' "a project's id"
-fits region "$REGION" '[a-z]+-[a-z]+[0-9]+' 'a region, such as europe-west1'
-fits firestore-location "$LOCATION" '[a-z]+(-[a-z]+)?[0-9]+' 'a region, or eur3 or nam5'
-fits name "$NAME" '[a-z][a-z0-9-]{0,17}[a-z0-9]' 'up to 19 of a-z, 0-9 and - (service accounts get it)'
-fits topic "$TOPIC" '[a-zA-Z][a-zA-Z0-9._~+%-]{2,200}' "a topic's name"
+require_match project "$PROJECT" '[a-z][a-z0-9-]{4,28}[a-z0-9]' "a project's id"
+require_match region "$REGION" '[a-z]+-[a-z]+[0-9]+' 'a region, such as europe-west1'
+require_match firestore-location "$LOCATION" '[a-z]+(-[a-z]+)?[0-9]+' 'a region, or eur3 or nam5'
+require_match name "$NAME" '[a-z][a-z0-9-]{0,17}[a-z0-9]' \
+  "2 to 19 characters of a-z, 0-9 and -, beginning with a letter (the service accounts' names contain it)"
+require_match topic "$TOPIC" '[a-zA-Z][a-zA-Z0-9._~+%-]{2,200}' "a topic's name"
 [[ $TOPIC != goog* ]] || wrong_usage "--topic is $TOPIC: names that begin with goog are Google's."
-fits secret "$SECRET" '[a-zA-Z0-9_-]{1,255}' "a secret's name"
-fits svix-url "$SVIX_URL" 'https://[^[:space:];]+' 'an https URL'
-fits event-tags "$EVENT_TAGS" '[^[:space:];]+' 'comma-separated paths'
-fits memory "$MEMORY" '[1-9][0-9]{0,4}(Mi|Gi)' 'a size such as 512Mi or 1Gi'
-whole_number svix-rate "$SVIX_RATE" 1 100000
-whole_number budget "$BUDGET" 30 540
-whole_number concurrency "$CONCURRENCY" 1 1000
-whole_number max-instances "$MAX_INSTANCES" 1 1000
-whole_number cpu "$CPU" 1 8
+require_match secret "$SECRET" '[a-zA-Z0-9_-]{1,255}' "a secret's name"
+require_match svix-url "$SVIX_URL" 'https://[^[:space:];]+' 'an https URL'
+require_match event-tags "$EVENT_TAGS" '[^[:space:];]+' 'comma-separated paths'
+require_match memory "$MEMORY" '[1-9][0-9]{0,4}(Mi|Gi)' 'a size such as 512Mi or 1Gi'
+require_whole_number svix-rate "$SVIX_RATE" 1 100000
+require_whole_number budget "$BUDGET" 30 540
+require_whole_number concurrency "$CONCURRENCY" 1 1000
+require_whole_number max-instances "$MAX_INSTANCES" 1 1000
+require_whole_number cpu "$CPU" 1 8
 
 # -- sizes
 
 # Pub/Sub has up to 3,000 pushes outstanding at a subscriber that is slow to answer
-# (https://cloud.google.com/pubsub/docs/push). After a refusal it pushes more slowly for all events.
-# So the instances must have room for 3,000 requests, and the last of these must get its turn within
-# the budget. An instance may get only half of its share of Svix's rate, hence the factor 2:
+# (https://cloud.google.com/pubsub/docs/push). After a nack it pushes all events more slowly. So the
+# instances must have room for 3,000 requests, and the last of these must get its turn within the
+# budget. An instance may get only half of its share of Svix's rate, hence the factor 2:
 #
 #   max instances x concurrency >= 3,000        budget - 20 s >= 2 x 3,000 / rate
 readonly PUSHES=3000
-readonly LAST_TURN=20       # seconds: the longest that an attempt takes (relay/config.py)
-readonly AN_INSTANCE=200    # calls to Svix a second that one processor can easily make
-readonly LEAST_BODIES=48    # MiB: three of Pub/Sub's largest pushes, 14 MB each, and small ones
-readonly DEFAULT_BUDGET=240 # seconds
+readonly ATTEMPT_SECONDS=20     # the longest that an attempt takes (relay/config.py)
+readonly CALLS_PER_INSTANCE=200 # calls to Svix a second that one processor can easily make
+readonly MIN_BODIES_MIB=48      # three of Pub/Sub's largest pushes, 14 MB each, and small ones
+readonly DEFAULT_BUDGET=240     # seconds
 readonly DEFAULT_CONCURRENCY=800
 
-divide() { echo $((($1 + $2 - 1) / $2)); } # rounded up
-larger() { echo $(($1 > $2 ? $1 : $2)); }
+divide_up() { echo $((($1 + $2 - 1) / $2)); }
+max() { echo $(($1 > $2 ? $1 : $2)); }
 
 if [[ $SVIX_RATE ]]; then
-  needed=$((LAST_TURN + $(divide $((2 * PUSHES)) "$SVIX_RATE")))
-  ((needed <= 540)) || wrong_usage "$SVIX_RATE calls a second are too few to work off a backlog by \
-push: Pub/Sub has up to 3,000 pushes wait at once, and the last one would need an ack deadline of \
-$((needed + 60)) s. Pub/Sub allows 600 s at most. Possible instead: a Svix plan that allows at least \
-12 calls a second, or a worker that pulls only as many events as it can send."
-  : "${BUDGET:=$(larger "$DEFAULT_BUDGET" "$needed")}"
+  needed=$((ATTEMPT_SECONDS + $(divide_up $((2 * PUSHES)) "$SVIX_RATE")))
+  ((needed <= 540)) || wrong_usage "$SVIX_RATE calls a second are too few for a push \
+subscription. Pub/Sub may push 3,000 events at once, and the last of them would need an ack deadline \
+of $((needed + 60)) s. Pub/Sub allows 600 s at most. Use a Svix plan that allows at least 12 calls a \
+second, or a worker that pulls only as many events as it can send."
+  : "${BUDGET:=$(max "$DEFAULT_BUDGET" "$needed")}"
   ((BUDGET >= needed)) || wrong_usage "--budget $BUDGET is too short: at $SVIX_RATE calls a second \
 the last of 3,000 events needs $needed s."
 fi
 : "${BUDGET:=$DEFAULT_BUDGET}"
-: "${CONCURRENCY:=$(larger "$DEFAULT_CONCURRENCY" "$(divide "$PUSHES" "${MAX_INSTANCES:-$PUSHES}")")}"
-: "${MAX_INSTANCES:=$(larger "$(divide "$PUSHES" "$CONCURRENCY")" "$(divide "${SVIX_RATE:-1}" "$AN_INSTANCE")")}"
-whole_number min-instances "$MIN_INSTANCES" 0 "$MAX_INSTANCES"
+: "${CONCURRENCY:=$(max "$DEFAULT_CONCURRENCY" "$(divide_up "$PUSHES" "${MAX_INSTANCES:-$PUSHES}")")}"
+: "${MAX_INSTANCES:=$(max "$(divide_up "$PUSHES" "$CONCURRENCY")" "$(divide_up "${SVIX_RATE:-1}" "$CALLS_PER_INSTANCE")")}"
+require_whole_number min-instances "$MIN_INSTANCES" 0 "$MAX_INSTANCES"
 ((CONCURRENCY <= 1000 && MAX_INSTANCES * CONCURRENCY >= PUSHES)) || wrong_usage "There is no room \
 for the 3,000 events that Pub/Sub may push at once: --max-instances ($MAX_INSTANCES) times \
 --concurrency (at most 1000) must be at least 3,000."
 mebibytes=${MEMORY%?i}
 [[ $MEMORY != *Gi ]] || mebibytes=$((mebibytes * 1024))
-# 128 MiB are for the process and 160 KiB for each request. Of a body, up to four copies are held.
+# 128 MiB are for the process, and 160 KiB for each request. Up to four copies of a body are in
+# memory at once, so each MiB of bodies needs 4096 KiB.
 BODIES=$(((mebibytes * 1024 - 128 * 1024 - CONCURRENCY * 160) / 4096))
-((BODIES >= LEAST_BODIES)) || wrong_usage "--memory $MEMORY is too small for $CONCURRENCY requests: \
-$((LEAST_BODIES * 4 + 128 + $(divide $((CONCURRENCY * 160)) 1024)))Mi or more."
+((BODIES >= MIN_BODIES_MIB)) || wrong_usage "--memory $MEMORY is too small for $CONCURRENCY requests: \
+$((MIN_BODIES_MIB * 4 + 128 + $(divide_up $((CONCURRENCY * 160)) 1024)))Mi or more."
 # The order of the times must be: attempt < budget < function's timeout < ack deadline.
 readonly BUDGET CONCURRENCY MAX_INSTANCES BODIES FUNCTION_TIMEOUT=$((BUDGET + 30)) ACK_DEADLINE=$((BUDGET + 60))
 
@@ -181,9 +185,9 @@ readonly RECONCILE_ACCOUNT=$NAME-reconcile@$PROJECT.$ACCOUNTS
 readonly APIS=(artifactregistry cloudbuild cloudfunctions cloudscheduler firestore iam logging
   monitoring pubsub run secretmanager)
 
-# -- what the steps use to print, to look at what exists, and to change something
+# -- helpers: print, look up, change
 
-STEP='' CHANGED=0 UNSEEN=0 OFFLINE='' FOUND=''
+STEP='' CHANGED=0 UNCHECKED=0 OFFLINE='' FOUND=''
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
 
@@ -192,11 +196,11 @@ step() {
   printf '%s\n' "== $1"
 }
 
-same() { printf '   as it should be: %s\n' "$1"; }
+print_unchanged() { printf '   unchanged: %s\n' "$1"; }
 
 failed() { # MESSAGE: prints it with advice, and exits
   printf '\nFailed at the step "%s".\n%s\n' "$STEP" "$1" >&2
-  printf '%s\n' 'What was done so far is kept. Correct this, and run the same command again.' >&2
+  printf '%s\n' 'The changes made so far are kept. Fix this, then run the same command again.' >&2
   case $1 in
     *PERMISSION_DENIED* | *'does not have permission'*)
       echo "The account that \`gcloud auth list\` shows needs roles/owner in $PROJECT, or the admin role for this step." >&2 ;;
@@ -207,8 +211,8 @@ failed() { # MESSAGE: prints it with advice, and exits
   exit 1
 }
 
-# Asks gcloud for something. Succeeds if it exists, and sets $FOUND to gcloud's output. A dry run
-# that can't look at it counts it as missing, and prints this.
+# Looks something up with gcloud. If it exists, this succeeds and sets $FOUND to gcloud's output. If
+# a dry run can't look it up, it says so and assumes that the thing is missing.
 look() { # ARGUMENTS OF GCLOUD...
   local words=$*
   FOUND=''
@@ -220,11 +224,11 @@ look() { # ARGUMENTS OF GCLOUD...
     [[ $DRY_RUN ]] || failed "$(<"$WORK/said")"
     if ! grep -Eq 'PERMISSION_DENIED|does not have permission' "$WORK/said"; then
       OFFLINE=1 # the next call would fail too, perhaps only after a minute
-      printf '   %s\n' "$(grep -m 1 . "$WORK/said")" 'From here on, nothing is looked at.'
+      printf '   %s\n' "$(grep -m 1 . "$WORK/said")" 'Nothing more is checked: all the rest is assumed to be missing.'
     fi
   fi
-  UNSEEN=$((UNSEEN + 1))
-  printf '   not looked at: gcloud %s\n' "${words%% --f*}"
+  UNCHECKED=$((UNCHECKED + 1))
+  printf '   not checked: gcloud %s\n' "${words%% --f*}"
   return 1
 }
 
@@ -238,15 +242,16 @@ change() { # WHAT ARGUMENTS OF GCLOUD...
   shift
   CHANGED=$((CHANGED + 1))
   if [[ $DRY_RUN ]]; then
-    printf '   would: gcloud%s\n' "$(printf ' %q' "$@" --project="$PROJECT" --quiet)"
+    printf '   would run: gcloud%s\n' "$(printf ' %q' "$@" --project="$PROJECT" --quiet)"
     return
   fi
   gcloud "$@" --project="$PROJECT" --quiet </dev/null >"$WORK/said" 2>&1 || failed "$(<"$WORK/said")"
   printf '   %s\n' "$words"
 }
 
-made() { # NAME WHAT ARGUMENTS OF GCLOUD...: makes it, unless the list in $FOUND has its name
-  if among "$1"; then same "$2"; else change "made $2" "${@:3}"; fi
+# Creates something, unless the list in $FOUND has its name.
+create_if_missing() { # NAME WHAT ARGUMENTS OF GCLOUD...
+  if among "$1"; then print_unchanged "$2"; else change "created $2" "${@:3}"; fi
 }
 
 grant() { # ROLE GROUP-OF-GCLOUD NAME MEMBER...: grants it to each member that does not have it
@@ -258,7 +263,7 @@ grant() { # ROLE GROUP-OF-GCLOUD NAME MEMBER...: grants it to each member that d
     --format='value(bindings.role,bindings.members)'; then held=$FOUND; fi
   for member in "$@"; do
     if grep -Fqx "$role"$'\t'"serviceAccount:$member" <<<"$held"; then
-      same "$role for $member"
+      print_unchanged "$role for $member"
       continue
     fi
     case ${group[*]} in
@@ -275,10 +280,10 @@ grant() { # ROLE GROUP-OF-GCLOUD NAME MEMBER...: grants it to each member that d
 
 # -- the steps
 
-say_sizes() {
+print_sizes() {
   step 'Sizes'
   printf '   %s\n' "$MAX_INSTANCES instances x $CONCURRENCY requests: room for the 3,000 events that Pub/Sub may push at once" \
-    "a request waits up to $BUDGET s: enough for a Svix limit of $(divide $((2 * PUSHES)) $((BUDGET - LAST_TURN))) or more calls a second" \
+    "a request waits up to $BUDGET s: enough for a Svix limit of $(divide_up $((2 * PUSHES)) $((BUDGET - ATTEMPT_SECONDS))) or more calls a second" \
     "$MEMORY of memory: $BODIES MiB of large bodies at a time"
   [[ $SVIX_RATE ]] || echo '   Give --svix-rate if the plan allows fewer calls, or more than 800 a second.'
 }
@@ -293,14 +298,14 @@ enable_apis() {
   if ((${#missing[@]})); then
     change "enabled ${missing[*]}" services enable "${missing[@]}"
   else
-    same "all ${#APIS[@]} are enabled"
+    print_unchanged "all ${#APIS[@]} are enabled"
   fi
 }
 
 make_accounts() {
   step 'Service accounts'
   look iam service-accounts list --format='value(email)' || true
-  make_account() { made "$1" "$1" iam service-accounts create "${1%%@*}" --display-name="$2"; }
+  make_account() { create_if_missing "$1" "$1" iam service-accounts create "${1%%@*}" --display-name="$2"; }
   make_account "$FUNCTION_ACCOUNT" 'The webhook relay: Firestore and one secret'
   make_account "$PUSH_ACCOUNT" 'Pub/Sub pushing to the webhook relay'
   make_account "$RECONCILE_ACCOUNT" 'Cloud Scheduler calling the webhook relay'
@@ -310,14 +315,14 @@ make_database() {
   step 'Firestore'
   if ! look firestore databases describe --database="$DATABASE" \
     --format="value[separator=' '](type,locationId)"; then
-    change "made the database $DATABASE" firestore databases create --database="$DATABASE" \
+    change "created the database $DATABASE" firestore databases create --database="$DATABASE" \
       --location="${LOCATION:-$REGION}" --type=firestore-native
   elif [[ $FOUND != FIRESTORE_NATIVE* ]]; then
     failed "The database $DATABASE is in Datastore mode: name another one with --database."
   elif [[ $LOCATION && $FOUND != *" $LOCATION" ]]; then
     failed "The database $DATABASE is in ${FOUND##* }, and a database can't be moved: name another one with --database, or leave out --firestore-location."
   else
-    same "the database $DATABASE, in ${FOUND##* }"
+    print_unchanged "the database $DATABASE, in ${FOUND##* }"
   fi
   grant roles/datastore.user projects "$PROJECT" "$FUNCTION_ACCOUNT"
 }
@@ -358,7 +363,7 @@ make_indexes() {
     words="$group $kind $fields"
     state=$(sed -n "s/^${words//\*/\\*}: //p" <<<"$FOUND")
     case $state in
-      READY | ACTIVE) same "$words" ;;
+      READY | ACTIVE) print_unchanged "$words" ;;
       CREATING) printf '   being built: %s\n' "$words" ;;
       ?*) failed "$words is in the state $state: https://console.cloud.google.com/firestore" ;;
       '')
@@ -370,7 +375,7 @@ make_indexes() {
             # shellcheck disable=SC2086 # one flag for each field
             read -ra command <<<"indexes composite create $(printf -- '--field-config=field-path=%s,order=ascending ' $fields)" ;;
         esac
-        change "asked for: $words" firestore "${command[@]}" --collection-group="$group" \
+        change "requested: $words" firestore "${command[@]}" --collection-group="$group" \
           --database="$DATABASE" --async ;;
     esac
   done < <(wanted_indexes)
@@ -387,17 +392,17 @@ store_token() {
   }
   SECRET_VERSION=''
   if newest_version; then
-    same "the secret $SECRET"
+    print_unchanged "the secret $SECRET"
   else
     [[ $TOKEN_STDIN || $DRY_RUN ]] || failed "There is no secret $SECRET: give the token once, with --token-stdin."
-    change "made the secret $SECRET" secrets create "$SECRET" --replication-policy=automatic
+    change "created the secret $SECRET" secrets create "$SECRET" --replication-policy=automatic
   fi
   if [[ $TOKEN_STDIN ]]; then
     (umask 077 && tr -d '[:space:]' >"$WORK/token")
     [[ -s $WORK/token ]] || failed 'Standard input held no token.'
     if [[ $SECRET_VERSION ]] && look secrets versions access "$SECRET_VERSION" --secret="$SECRET" &&
       [[ $FOUND == "$(<"$WORK/token")" ]]; then
-      same "its version $SECRET_VERSION"
+      print_unchanged "the secret's version $SECRET_VERSION"
     else
       FOUND=''
       change 'stored a new version' secrets versions add "$SECRET" --data-file="$WORK/token"
@@ -435,19 +440,20 @@ make_topics() {
   local name deadline
   look pubsub topics list --format='value(name.basename())' || true
   for name in "$TOPIC" "$DEAD_LETTER_TOPIC"; do
-    made "$name" "the topic $name" pubsub topics create "$name"
+    create_if_missing "$name" "the topic $name" pubsub topics create "$name"
   done
   look_at_subscriptions
-  # This comes before the push subscription: a topic without a subscription loses its messages.
+  # The dead-letter subscription is created before the push subscription, because a topic without a
+  # subscription loses its messages.
   if subscription "$DEAD_LETTER_SUBSCRIPTION" >/dev/null; then
-    same "the subscription $DEAD_LETTER_SUBSCRIPTION"
+    print_unchanged "the subscription $DEAD_LETTER_SUBSCRIPTION"
   else
-    change "made the subscription $DEAD_LETTER_SUBSCRIPTION" \
+    change "created the subscription $DEAD_LETTER_SUBSCRIPTION" \
       pubsub subscriptions create "$DEAD_LETTER_SUBSCRIPTION" --topic="$DEAD_LETTER_TOPIC" \
       "${RETRY[@]}" --message-retention-duration=31d --expiration-period=never
   fi
-  # An ack deadline is raised before the function may take longer. It is lowered only after the
-  # function takes less time.
+  # An ack deadline must always be longer than the function's timeout. So it is raised before the
+  # function is deployed, and lowered only afterwards (in `subscribe`).
   for name in "$SUBSCRIPTION" "$DEAD_LETTER_SUBSCRIPTION"; do
     deadline=$(subscription "$name" 6) || continue
     ((deadline >= ACK_DEADLINE)) ||
@@ -467,12 +473,12 @@ deploy_function() {
     --memory="$MEMORY" --concurrency="$CONCURRENCY" --min-instances="$MIN_INSTANCES"
     --max-instances="$MAX_INSTANCES" --timeout="${FUNCTION_TIMEOUT}s"
     --set-env-vars="$environment" --set-secrets="SVIX_TOKEN=$SECRET:${SECRET_VERSION:-1}")
-  # The deployed function carries a hash of its source and settings. Only if the hash differs is the
-  # function deployed again.
+  # The deployed function carries a hash of its source and settings. The function is deployed again
+  # only if the hash differs or the function is not active.
   version=$( (printf '%s\n' "${settings[@]}" && find main.py requirements.txt relay -type f \
     ! -name '*.pyc' -print0 | LC_ALL=C sort -z | xargs -0 cat) | git hash-object --stdin)
   if look_at_function && [[ $FOUND == "$version ACTIVE "* ]]; then
-    same "version ${version:0:12}"
+    print_unchanged "version ${version:0:12}"
   else
     change "deployed version ${version:0:12}" functions deploy "$FUNCTION" --gen2 \
       --region="$REGION" --source=. "${settings[@]}" --update-labels="relay-version=$version"
@@ -497,16 +503,16 @@ look_at_function() {
   [[ $FOUND ]]
 }
 
-set_subscription() { # SUBSCRIPTION WANTED SETTINGS...: makes or updates it unless it is as wanted
+set_subscription() { # SUBSCRIPTION WANTED SETTINGS...: creates or updates it unless it is as wanted
   local name=$1 wanted="$1;$2" topic=${2%%;*} held
   shift 2
   if ! held=$(subscription "$name"); then
-    change "made the subscription $name" pubsub subscriptions create "$name" --topic="$topic" "$@"
+    change "created the subscription $name" pubsub subscriptions create "$name" --topic="$topic" "$@"
   elif [[ $held != "$name;$topic;"* ]]; then
-    # If it were made anew for the wanted topic, nothing would read the old one.
+    # If the subscription were recreated for the new topic, nothing would read the old topic.
     failed "$name reads the topic $(cut -d ';' -f 2 <<<"$held"), and a subscription's topic can't be changed: give that topic with --topic, or another name for the relay with --name."
   elif [[ $held == "$wanted" ]]; then
-    same "the subscription $name"
+    print_unchanged "the subscription $name"
   else
     change "updated the subscription $name" pubsub subscriptions update "$name" "$@"
   fi
@@ -542,16 +548,17 @@ schedule() {
   if ! look scheduler jobs describe "$JOB" --location="$REGION" --format="value[separator=';'](schedule,
       timeZone,httpTarget.uri,httpTarget.oidcToken.serviceAccountEmail,
       httpTarget.oidcToken.audience,attemptDeadline)"; then
-    change "made the job $JOB" scheduler jobs create http "$JOB" "${settings[@]}"
+    change "created the job $JOB" scheduler jobs create http "$JOB" "${settings[@]}"
   elif [[ $FOUND == "$wanted" ]]; then
-    same "the job $JOB"
+    print_unchanged "the job $JOB"
   else
     change "updated the job $JOB" scheduler jobs update http "$JOB" "${settings[@]}"
   fi
 }
 
 # Writes the file, with its placeholders replaced, to $WORK/filled.json, and sets $HASH to its hash.
-# What is made from a file carries the hash, so that a later run sends the file only if it differs.
+# The metric, alert or dashboard made from the file carries this hash. So a later run sends the file
+# only if it has changed.
 fill_in() { # FILE
   sed -e "s|\${FUNCTION}|$FUNCTION|g" -e "s|\${TOPIC}|$TOPIC|g" \
     -e "s|\${SUBSCRIPTION}|$SUBSCRIPTION|g" \
@@ -581,7 +588,7 @@ look_at_dashboards() {
   DASHBOARD=$(awk -F'\t' -v name="$FUNCTION" '$1 == name {print $2 "\t" $3}' <<<"$FOUND")
 }
 
-watch() {
+set_up_monitoring() {
   step 'Metrics, alerts, dashboard'
   local file name hash policy channels
   look_at_metrics
@@ -590,10 +597,10 @@ watch() {
     fill_in "$file"
     sed "2s/\"description\": \"/&[$FUNCTION ${HASH:0:12}] /" "$WORK/filled.json" >"$WORK/file.json"
     case $'\n'$METRICS in
-      *$'\n'"$name"$'\t'"[$FUNCTION ${HASH:0:12}]"*) same "the metric $name" ;;
+      *$'\n'"$name"$'\t'"[$FUNCTION ${HASH:0:12}]"*) print_unchanged "the metric $name" ;;
       *$'\n'"$name"$'\t'*)
         change "updated the metric $name" logging metrics update "$name" --config-from-file="$WORK/file.json" ;;
-      *) change "made the metric $name" logging metrics create "$name" --config-from-file="$WORK/file.json" ;;
+      *) change "created the metric $name" logging metrics create "$name" --config-from-file="$WORK/file.json" ;;
     esac
   done
 
@@ -604,10 +611,10 @@ watch() {
     insert "\"userLabels\": {\"relay\": \"$FUNCTION\", \"relay_alert\": \"$name\", \"relay_hash\": \"$HASH\"}"
     read -r _ _ hash policy channels <<<"$(grep "^$FUNCTION $name " <<<"$ALERTS")" || true
     if [[ ! $policy ]]; then
-      change "made the alert $name" alpha monitoring policies create \
+      change "created the alert $name" alpha monitoring policies create \
         --policy-from-file="$WORK/file.json" --notification-channels="$CHANNELS"
     elif [[ $hash == "$HASH" && ${CHANNELS:-$channels} == "$channels" ]]; then
-      same "the alert $name"
+      print_unchanged "the alert $name"
     else
       change "updated the alert $name" alpha monitoring policies update "$policy" \
         --policy-from-file="$WORK/file.json" --set-notification-channels="${CHANNELS:-$channels}"
@@ -626,11 +633,11 @@ watch() {
   fill_in deploy/dashboard.json
   insert "\"labels\": {\"relay-$HASH\": \"\"}"
   if [[ $DASHBOARD == *"relay-$HASH"* ]]; then
-    same 'the dashboard'
+    print_unchanged 'the dashboard'
   else
-    # An update would need the old dashboard's etag. Removing it and making a new one needs none.
+    # An update would need the old dashboard's etag. Deleting it and creating a new one needs none.
     [[ -z $DASHBOARD ]] || change 'removed the old dashboard' monitoring dashboards delete "${DASHBOARD%%$'\t'*}"
-    change 'made the dashboard' monitoring dashboards create --config-from-file="$WORK/file.json"
+    change 'created the dashboard' monitoring dashboards create --config-from-file="$WORK/file.json"
   fi
 }
 
@@ -648,7 +655,7 @@ confirm() { # QUESTION
 
 # Asks an API with curl and gcloud's login, where gcloud has no command. Prints the first whole
 # number of the answer.
-ask() { # SERVICE PATH ARGUMENTS OF CURL...
+call_api() { # SERVICE PATH ARGUMENTS OF CURL...
   local override=CLOUDSDK_API_ENDPOINT_OVERRIDES_$1 service=$1 path=$2 url
   url=${!override:-https://$(tr '[:upper:]' '[:lower:]' <<<"$service").googleapis.com/}
   shift 2
@@ -660,7 +667,7 @@ ask() { # SERVICE PATH ARGUMENTS OF CURL...
 
 backlog() { # SUBSCRIPTION METRIC: its value, which is some minutes old
   local filter="metric.type=\"pubsub.googleapis.com/subscription/$2\""
-  ask MONITORING "v3/projects/$PROJECT/timeSeries" --get \
+  call_api MONITORING "v3/projects/$PROJECT/timeSeries" --get \
     --data-urlencode "filter=$filter AND resource.labels.subscription_id=\"$1\"" \
     --data-urlencode "interval.startTime=$(minutes_ago 10)" \
     --data-urlencode "interval.endTime=$(minutes_ago 0)"
@@ -674,11 +681,11 @@ minutes_ago() { # N: with the date command of Linux, or else of macOS
 last_line() { # FILTER FIELDS
   look logging read "resource.type=\"cloud_run_revision\" AND resource.labels.service_name=\"$FUNCTION\" AND $1" \
     --limit=1 --freshness=1d --format="value[separator=' '](timestamp,$2)" || true
-  FOUND=${FOUND:-not within a day}
+  FOUND=${FOUND:-none in the last 24 hours}
 }
 
 status() {
-  local name group kind fields run complete without
+  local name group kind fields run complete needs_operator
   row() { printf '   %-22s%s\n' "$1" "$2"; }
   step 'Does it deliver?'
   look_at_function || failed 'It is not deployed.'
@@ -686,7 +693,7 @@ status() {
   last_line 'jsonPayload.outcome="delivered"' jsonPayload.project
   row 'last delivery' "$FOUND"
   last_line 'severity>=WARNING AND jsonPayload.outcome:*' jsonPayload.outcome,jsonPayload.detail
-  row 'last trouble' "$FOUND"
+  row 'last problem' "$FOUND"
   ACCESS_TOKEN=$(gcloud auth print-access-token 2>/dev/null) || true
   look_at_subscriptions
   for name in "$SUBSCRIPTION" "$DEAD_LETTER_SUBSCRIPTION"; do
@@ -696,14 +703,14 @@ status() {
     row 'pushes to' "$(subscription "$name" 3 | grep . || echo nothing)"
   done
   step 'What is parked?'
-  row 'dead letters' "$(ask FIRESTORE "v1/projects/$PROJECT/databases/$DATABASE/documents:runAggregationQuery" \
+  row 'dead letters' "$(call_api FIRESTORE "v1/projects/$PROJECT/databases/$DATABASE/documents:runAggregationQuery" \
     --header 'Content-Type: application/json' --data '{"structuredAggregationQuery": {"structuredQuery": {"from": [{"collectionId": "dead_letters"}]}, "aggregations": [{"count": {}}]}}'), discarded ones included"
-  step 'When was it reconciled?'
-  last_line 'jsonPayload.reconciliation:*' jsonPayload.reconciliation.complete,jsonPayload.reconciliation.without
-  read -r run complete without <<<"$FOUND"
+  step 'When did the last reconciliation run?'
+  last_line 'jsonPayload.reconciliation:*' jsonPayload.reconciliation.complete,jsonPayload.reconciliation.needs_operator
+  read -r run complete needs_operator <<<"$FOUND"
   case $complete in
-    True) row 'last run' "$run: $without event(s) that a customer goes without" ;;
-    False) row 'last run' "$run: cut off; so far ${without:-unknown} event(s) that a customer goes without" ;;
+    True) row 'last run' "$run: ${needs_operator:-?} event(s) need an operator" ;;
+    False) row 'last run' "$run: did not finish; ${needs_operator:-?} event(s) so far need an operator" ;;
     *) row 'last run' "$FOUND" ;;
   esac
   look scheduler jobs describe "$JOB" --location="$REGION" --format="value[separator=' '](state,schedule)" || true
@@ -773,7 +780,7 @@ teardown() {
 
 case $ACTION in
   deploy)
-    say_sizes
+    print_sizes
     enable_apis
     make_accounts
     make_database
@@ -783,7 +790,7 @@ case $ACTION in
     deploy_function
     subscribe
     schedule
-    watch
+    set_up_monitoring
     ;;
   status) status ;;
   redrive) redrive ;;
@@ -794,8 +801,8 @@ esac
 if [[ $ACTION == status ]]; then
   :
 elif [[ $DRY_RUN ]]; then
-  printf '\nA dry run: %d command(s) would change something, nothing was changed.\n' "$CHANGED"
-  ((UNSEEN == 0)) || printf '%d thing(s) could not be looked at, and count as not there.\n' "$UNSEEN"
+  printf '\nDry run: nothing was changed. %d command(s) would run.\n' "$CHANGED"
+  ((UNCHECKED == 0)) || printf '%d lookup(s) failed or were skipped: what they look for is assumed to be missing.\n' "$UNCHECKED"
 elif ((CHANGED)); then
   printf '\nDone: %d change(s).\n' "$CHANGED"
 else

@@ -237,7 +237,7 @@ async def test_reconciliation_reports_what_no_customer_gets(
     report = await relay.reconcile()
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert line["reconciliation"] == report
-    assert (report["complete"], report["parked"], report["without"]) == (True, 1, 1)
+    assert (report["complete"], report["parked"], report["needs_operator"]) == (True, 1, 1)
     assert line["severity"] == "ERROR"
 
 

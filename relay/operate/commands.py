@@ -139,7 +139,7 @@ async def reconcile(
     print_answer(render.report(report), render.report_json(report), as_json=as_json)
     if interrupted:
         return INTERRUPTED
-    if report.without or report.late:
+    if report.needs_operator or report.late:
         return NOT_SENT
     return OK if report.complete else NO_ANSWER
 

@@ -254,7 +254,7 @@ def _endpoint_json(found: EndpointStanding) -> dict[str, object]:
 _ROWS = (
     # what is counted, its meaning, what mends it
     (Place.MISSING, "recorded as delivered, not in Svix", "reconcile --fix, then seek or publish"),
-    (Place.OVERDUE, "not sent, and no redelivery has come", "as inspect says, for each"),
+    (Place.OVERDUE, "not sent, and no redelivery has come", "do what inspect says, for each event"),
     (Place.PARKED, "can't be sent as it is", "dead-letters list, then replay or discard"),
     (Fanout.NEVER_SENT_ON, "in Svix, which never sent it on", "reconcile --fix"),
     (Place.ABANDONED, "its delivery died; its redelivery sends it", None),
@@ -308,8 +308,10 @@ def _conclusion(found: Report) -> list[str]:
         names = ", ".join(sorted(found.unfinished)[:10])
         more = f" and {len(found.unfinished) - 10:,} more" if len(found.unfinished) > 10 else ""  # noqa: PLR2004 - as above
         lines += textwrap.wrap(f"Comparison not finished: {names}{more}.", WIDTH)
-    if found.without:
-        lines.append(f"Not everything was sent: {found.without:,} event(s) need an operator.")
+    if found.needs_operator:
+        lines.append(
+            f"Not everything was sent: {found.needs_operator:,} event(s) need an operator."
+        )
     if found.late:
         lines.append(
             f"{found.late:,} event(s) wait for their redelivery: run this again in an hour."
@@ -330,7 +332,7 @@ def report_json(found: Report) -> dict[str, object]:
         "projects": found.projects,
         "delivered": found.delivered,
         "waiting": found.waiting,
-        "without": found.without,
+        "needs_operator": found.needs_operator,
         "found": {
             str(kind): found.never_sent_on if isinstance(kind, Fanout) else found.places[kind]
             for kind, _, _ in _ROWS

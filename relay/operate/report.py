@@ -59,7 +59,7 @@ class Report:
         return self.waiting - self.places[Place.BEING_SENT]
 
     @property
-    def without(self) -> int:
+    def needs_operator(self) -> int:
         """The number of events that customers do not get until a person acts."""
         stuck = sum(self.places[place] for place in Place if place.stuck)
         return stuck + self.never_sent_on - self.resent
@@ -72,12 +72,12 @@ class Report:
     @property
     def everything_sent(self) -> bool:
         """Whether the run has finished, and no event waits for its redelivery or for a person."""
-        return self.complete and not self.without and not self.late
+        return self.complete and not self.needs_operator and not self.late
 
     @property
     def severity(self) -> str:
         """The severity to log with."""
-        return "ERROR" if self.without else "INFO"
+        return "ERROR" if self.needs_operator else "INFO"
 
     def as_log(self) -> dict[str, object]:
         """The counts for the log line, which the dashboards and alerts use."""
@@ -92,7 +92,7 @@ class Report:
             "resent": self.resent,
             "missing": self.places[Place.MISSING],
             "overdue": self.places[Place.OVERDUE],
-            "without": self.without,
+            "needs_operator": self.needs_operator,
             "unchecked": self.unchecked,
             "complete": self.complete,
             "failure": self.failure,

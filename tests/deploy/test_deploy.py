@@ -123,8 +123,8 @@ def test_a_failure_names_the_step_and_what_to_do(deployed: Deployed) -> None:
 
 def test_the_next_run_completes_it_and_one_more_changes_nothing(deployed: Deployed) -> None:
     assert deployed.completed.returncode == 0, deployed.completed.stderr
-    assert "made the job webhook-relay-reconcile\n" in deployed.completed.stdout
-    assert "   made the topic" not in deployed.completed.stdout
+    assert "created the job webhook-relay-reconcile\n" in deployed.completed.stdout
+    assert "   created the topic" not in deployed.completed.stdout
     assert deployed.repeated.returncode == 0, deployed.repeated.stderr
     assert deployed.changed_by_repeating == []
     assert deployed.repeated.stdout.endswith("Done: nothing had to be changed.\n")
@@ -336,7 +336,7 @@ def test_status_fits_on_one_page(cloud: Google, deployed: Deployed) -> None:
     payloads: list[dict[str, Any]] = [
         {"outcome": "delivered", "project": "acme"},
         {"outcome": "unavailable", "detail": "ConnectError"},
-        {"message": "reconciliation", "reconciliation": {"without": 2, "complete": True}},
+        {"message": "reconciliation", "reconciliation": {"needs_operator": 2, "complete": True}},
     ]
     resource = {"type": "cloud_run_revision", "labels": {"service_name": "webhook-relay"}}
     cloud.entries[:] = [
@@ -354,11 +354,11 @@ def test_status_fits_on_one_page(cloud: Google, deployed: Deployed) -> None:
     for line in (
         f"function ACTIVE {URL} 2026-01-01T00:00:00Z",
         "last delivery 2999-01-01T00:00:00Z acme",
-        "last trouble 2999-01-01T00:00:01Z unavailable ConnectError",
+        "last problem 2999-01-01T00:00:01Z unavailable ConnectError",
         "events 42",
         "oldest, in seconds 42",
         "dead letters 3, discarded ones included",
-        "last run 2999-01-01T00:00:02Z: 2 event(s) that a customer goes without",
+        "last run 2999-01-01T00:00:02Z: 2 event(s) need an operator",
         "schedule ENABLED 17 * * * *",
         "READY events composite state shard touched_at",
         "ACTIVE dead_letters ttl expires_at",
@@ -400,6 +400,6 @@ def test_a_dry_run_without_a_login_says_what_it_could_not_check(tmp_path: Path) 
     ended = run("--dry-run", said="", environment=alone(tmp_path))
     assert ended.returncode == 0, ended.stderr
     assert "active account" in ended.stdout
-    assert "   not looked at: gcloud services list --enabled" in ended.stdout
-    assert "   would: gcloud scheduler jobs create http webhook-relay-reconcile " in ended.stdout
-    assert "could not be looked at, and count as not there.\n" in ended.stdout
+    assert "   not checked: gcloud services list --enabled" in ended.stdout
+    assert "   would run: gcloud scheduler jobs create http webhook-relay-recon" in ended.stdout
+    assert ": what they look for is assumed to be missing.\n" in ended.stdout

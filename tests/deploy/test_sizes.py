@@ -17,7 +17,7 @@ from tests.function import TOKEN
         (["--budget"], "its value is missing"),
         (["--concurrency", "0"], "from 1 to 1000"),
         (["--min-instances", "5"], "from 0 to 4"),
-        (["--name", "A"], "up to 19"),
+        (["--name", "A"], "2 to 19"),
         (["--topic", "goog-events"], "Google's"),
         (["--firestore-location", "Europe"], "eur3"),
         (["--svix-url", "http://svix.example"], "an https URL"),

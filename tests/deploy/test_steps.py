@@ -17,7 +17,7 @@ from tests.deploy.gcloud import alone, require_gcloud
 from tests.deploy.script import Script
 from tests.function import ROOT, TOKEN
 
-CHANGES = 44
+CHANGES = 45
 URL = "https://relay.example"
 PUSH = "webhook-relay-push@acme-relay.iam.gserviceaccount.com"
 
@@ -143,8 +143,8 @@ def test_another_topic_is_refused_for_the_same_subscription(script: Script) -> N
 @pytest.mark.parametrize(
     ("found", "options", "said"),
     [
-        ("FIRESTORE_NATIVE eur3", [], "as it should be: the database (default), in eur3"),
-        ("FIRESTORE_NATIVE eur3", ["--firestore-location", "eur3"], "as it should be: the da"),
+        ("FIRESTORE_NATIVE eur3", [], "unchanged: the database (default), in eur3"),
+        ("FIRESTORE_NATIVE eur3", ["--firestore-location", "eur3"], "unchanged: the da"),
         ("FIRESTORE_NATIVE eur3", ["--firestore-location", "nam5"], "a database can't be moved"),
         ("DATASTORE_MODE eur3", [], "is in Datastore mode"),
     ],
@@ -155,7 +155,7 @@ def test_an_existing_database_is_kept_or_refused(
     run = script.deploy(*options, looks={"firestore databases describe": found})
     assert said in run.stdout + run.stderr
     assert script.calls("firestore", "databases", "create") == []
-    assert run.returncode == (0 if said.startswith("as") else 1)
+    assert run.returncode == (0 if said.startswith("unchanged") else 1)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_without_a_channel_option_alerts_keep_their_channels(script: Script) -> 
 
 def test_a_dry_run_prints_what_a_run_does(script: Script) -> None:
     printed = script.deploy("--dry-run").stdout
-    would = [line.removeprefix("   would: gcloud ") for line in printed.splitlines()]
+    would = [line.removeprefix("   would run: gcloud ") for line in printed.splitlines()]
     would = [line for line in would if line.startswith(tuple("abcdefghijklmnopqrstuvwxyz"))]
     script.deploy()
     did = [call[:3] for call in script.calls()]
@@ -245,8 +245,8 @@ def test_a_dry_run_without_a_network_looks_once(script: Script, fault: str) -> N
     assert run.returncode == 0, run.stderr
     assert fault in run.stdout
     assert script.calls_file.read_text() == "x\n"
-    assert "21 thing(s) could not be looked at" in run.stdout
-    assert f"A dry run: {CHANGES} command(s) would change something" in run.stdout
+    assert "21 lookup(s) failed or were skipped" in run.stdout
+    assert f"Dry run: nothing was changed. {CHANGES} command(s) would run." in run.stdout
     run = script.deploy()
     assert run.returncode == 1
     assert fault in run.stderr
@@ -261,8 +261,8 @@ def test_a_dry_run_goes_on_after_a_permission_error(script: Script) -> None:
     run = script.deploy("--dry-run")
     assert run.returncode == 0, run.stderr
     assert script.calls_file.read_text().count(" --quiet\n") == 21
-    assert "   not looked at: gcloud pubsub topics list\n" in run.stdout
-    assert "21 thing(s) could not be looked at" in run.stdout
+    assert "   not checked: gcloud pubsub topics list\n" in run.stdout
+    assert "21 lookup(s) failed or were skipped" in run.stdout
 
 
 @pytest.mark.parametrize("options", [["--dry-run"], []])

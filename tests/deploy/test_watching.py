@@ -120,11 +120,11 @@ def test_parked_events_are_counted(counted: Counted) -> None:
 
 @pytest.fixture
 def reconciled(capsys: pytest.CaptureFixture[str]) -> Callable[[int], Entry]:
-    """A function: the entry of a complete reconciliation that found this many missing webhooks."""
+    """A function: the entry of a complete reconciliation that found this many parked events."""
 
-    def line(without: int) -> Entry:
+    def line(parked: int) -> Entry:
         report = Report(since=datetime.now(UTC), failure=None)
-        report.places[Place.PARKED] = without
+        report.places[Place.PARKED] = parked
         Log("ERROR", None).reconciliation(report.as_log(), report.severity)
         return filed(capsys.readouterr().out)
 
@@ -135,25 +135,39 @@ def test_reconciliations_are_counted_by_whether_they_were_complete(
     reconciled: Callable[[int], Entry],
 ) -> None:
     entry = reconciled(2)
-    for name in ("reconciliations", "without"):
+    for name in ("reconciliations", "needs_operator"):
         assert matches(METRICS[name]["filter"].replace("${FUNCTION}", "relay"), entry)
     extractor = METRICS["reconciliations"]["labelExtractors"]["complete"]
     assert extract(extractor, entry) is True
-    assert extract(METRICS["without"]["valueExtractor"], entry) == 2
+    assert extract(METRICS["needs_operator"]["valueExtractor"], entry) == 2
     assert not matches(METRICS["deliveries"]["filter"].replace("${FUNCTION}", "relay"), entry)
 
 
-def test_the_alert_without_fires_with_the_number_of_events(
+def test_the_alert_needs_operator_fires_with_the_number_of_events(
     reconciled: Callable[[int], Entry],
 ) -> None:
-    (condition,) = POLICIES["without"]["conditions"]
+    (condition,) = POLICIES["needs_operator"]["conditions"]
     query = condition["conditionMatchedLog"]["filter"].replace("${FUNCTION}", "relay")
     fires = reconciled(2)
     assert matches(query, fires)
     assert not matches(query, reconciled(0))
     extractors = condition["conditionMatchedLog"]["labelExtractors"]
-    assert extract(extractors["without"], fires) == 2
-    assert "${log.extracted_label.without}" in POLICIES["without"]["documentation"]["content"]
+    assert extract(extractors["needs_operator"], fires) == 2
+    assert "${log.extracted_label.needs_operator}" in text_of("needs_operator")
+
+
+@pytest.mark.parametrize("remark", Remark)
+def test_each_remark_has_an_alert(remark: Remark) -> None:
+    (condition,) = POLICIES[remark]["conditions"]
+    assert f'metric.labels.remark="{remark}"' in condition["conditionThreshold"]["filter"]
+
+
+def test_the_alert_payload_changed_says_how_to_find_the_event(entries: list[Entry]) -> None:
+    (query,) = re.findall(r'`(jsonPayload[^`]*"payload_changed")`', text_of("payload_changed"))
+    (entry,) = (entry for entry in entries if matches(query, entry))
+    for name, value in {"project": "acme", "event_id": "evt_1"}.items():
+        assert f"`{name}`" in text_of("payload_changed")
+        assert entry["jsonPayload"][name] == value
 
 
 def test_the_counts_that_the_alerts_name_are_in_the_line(
@@ -161,7 +175,7 @@ def test_the_counts_that_the_alerts_name_are_in_the_line(
 ) -> None:
     counts = reconciled(2)["jsonPayload"]["reconciliation"]
     for count in ("parked", "overdue", "missing", "never_sent_on", "resent"):
-        assert f"`{count}`" in text_of("without")
+        assert f"`{count}`" in text_of("needs_operator")
         assert count in counts
     assert "`failure`" in text_of("no_reconciliation")
 
@@ -253,7 +267,9 @@ def test_the_dead_letter_alert_explains_each_outcome_that_parks() -> None:
 
 def test_misconfigured_may_be_svix_or_google() -> None:
     """The outcome covers both, and the alert's text says how to tell them apart."""
-    assert all(word in text_of("misconfigured") for word in ("svix_status", "401", "404", "roles"))
+    text = text_of("misconfigured")
+    assert all(word in text for word in ("svix_status", "redirect", "2xx", "roles"))
+    assert all(text.count(status) == 1 for status in ("401", "402", "403", "404", "405"))
 
 
 def test_the_limits_fit_a_wait_of_four_minutes() -> None:
@@ -269,8 +285,9 @@ def test_the_limits_fit_a_wait_of_four_minutes() -> None:
         "fanout_unconfirmed": [0],
         "lag": [300_000],
         "misconfigured": [0],
+        "needs_operator": [],
         "no_reconciliation": [],
         "oldest_unacked": [900],
+        "payload_changed": [0],
         "silence": [],
-        "without": [],
     }

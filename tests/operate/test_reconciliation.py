@@ -116,7 +116,7 @@ async def test_each_state_is_found(
         report = await reconcile(archive, view)
         assert found(report) == {place: 1}
         assert report.delivered == 1
-        assert report.without == (place in {Place.MISSING, Place.OVERDUE})
+        assert report.needs_operator == (place in {Place.MISSING, Place.OVERDUE})
         sent = place in {Place.UNSETTLED, Place.UNRECORDED, Place.BEING_SENT}
         assert report.everything_sent is sent
         assert report.examples[place] == [("acme", "evt_2")]
@@ -132,7 +132,7 @@ async def test_parked_events_are_not_sent(
     await archive.park(letter(None, None, outcome="malformed", detail="not JSON"))
     report = await reconcile(archive, view)
     assert found(report) == {Place.PARKED: 3}
-    assert (report.without, report.everything_sent) == (3, False)
+    assert (report.needs_operator, report.everything_sent) == (3, False)
     assert report.reasons == {"rejected": 1, "malformed": 2}
     assert not any("evt" in path for path in svix.paths), "Svix was asked for parked events"
 
@@ -170,7 +170,7 @@ async def test_a_discarded_event_does_not_count_as_unsent(
     rows.add(State.RELEASED, "evt_2", untouched=-MINUTE)
     report = await reconcile(archive, view)
     assert found(report) == {Place.DISCARDED: 1, Place.WAITING: 1}
-    assert report.without == 0
+    assert report.needs_operator == 0
 
 
 async def test_each_project_is_compared_on_its_own(
@@ -188,9 +188,9 @@ async def test_each_project_is_compared_on_its_own(
     await archive.park(letter("evt_2", "globex"))
     await archive.park(letter(None, None))
     report = await reconcile(archive, view, projects=["acme"])
-    assert (report.projects, report.events, report.without) == (1, 1, 0)
+    assert (report.projects, report.events, report.needs_operator) == (1, 1, 0)
     report = await reconcile(archive, view, projects=["acme", "globex"])
-    assert (report.projects, report.events, report.without) == (2, 2, 1)
+    assert (report.projects, report.events, report.needs_operator) == (2, 2, 1)
 
 
 async def test_a_window_that_ended_before_now(
@@ -239,7 +239,7 @@ async def test_fix_settles_and_releases(
     rows.add(State.CLAIMED, "abandoned", untouched=MINUTE)
     stored = svix.add_message("unsettled", age=MINUTE)
     report = await reconcile(archive, view, mend=Mend.EVERYTHING)
-    assert (report.settled, report.released, report.without, report.late) == (1, 1, 1, 1)
+    assert (report.settled, report.released, report.needs_operator, report.late) == (1, 1, 1, 1)
     assert not report.everything_sent
 
     settled = await archive.record(key_of("acme", "unsettled"))
@@ -252,7 +252,7 @@ async def test_fix_settles_and_releases(
 
     report = await reconcile(archive, view, mend=Mend.EVERYTHING)
     assert found(report) == {Place.OVERDUE: 1, Place.ABANDONED: 1}
-    assert (report.settled, report.released, report.without) == (0, 0, 1)
+    assert (report.settled, report.released, report.needs_operator) == (0, 0, 1)
 
 
 async def test_without_fix_nothing_changes(
@@ -302,7 +302,7 @@ async def test_a_message_that_svix_stored_and_never_sent(
     assert (report.never_sent_on, report.delivered) == (1, 2)
     assert report.examples[Fanout.NEVER_SENT_ON] == [("acme", "inferred")]
     mended = mend is not Mend.NOTHING
-    assert (report.resent, report.without) == (int(mended), int(not mended))
+    assert (report.resent, report.needs_operator) == (int(mended), int(not mended))
     if mended:
         assert [arrival.message_id for arrival in customer.wait(1)] == [stored.id]
         svix.wait_for_attempt(stored, endpoint)
