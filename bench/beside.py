@@ -17,7 +17,7 @@ from typing import Any
 
 from bench.functions import TOKEN
 from bench.pushed import Start, obvious, pushing_to, relays
-from local.conduct import Fault
+from local.behaviour import Fault
 from local.push import Arrival, Policy, Subscription
 from local.simulator import Simulator
 

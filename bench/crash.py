@@ -105,7 +105,7 @@ async def crash(
                 killed: list[float] = []
                 warm_up = Subscription(push, Policy(first_window=50))
                 await warm_up.run([Arrival(0.0, number) for number in range(WARM_UP)])
-                svix.conduct.latency = _SVIX_HANGS
+                svix.behaviour.latency = _SVIX_HANGS
                 subscription = Subscription(deliver, policy)
                 numbers = range(WARM_UP, WARM_UP + pushes)
                 running = asyncio.create_task(
@@ -116,7 +116,7 @@ async def crash(
                     worker.kill()
                 killed.append(loop.time())
                 claimed = await _claimed(ledger)
-                svix.conduct.latency = 0.1
+                svix.behaviour.latency = 0.1
                 await running
                 last_after = loop.time() - redelivered[0]
         held = Counter(message.event_id for message in svix.messages)

@@ -16,7 +16,7 @@ from typing import Any
 
 from pyreqwest.client import Client, ClientBuilder
 
-from local.conduct import Fault
+from local.behaviour import Fault
 from local.endpoints import Endpoints
 from local.messages import SUBSCRIPTION
 from local.stack import ROOT

@@ -22,7 +22,7 @@ from typing import Any, Self
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import PyreqwestError
 
-from local.conduct import Conduct
+from local.behaviour import Behaviour
 from local.endpoints import Endpoints
 from local.messages import Message, Push
 from local.processes import Server, free_port, listening, running
@@ -94,8 +94,8 @@ class Stack:
     """One function and everything around it; an async context manager.
 
     `port` and `simulator_port` are the ports of the function and of Svix (0: any free port).
-    `conduct` is how Svix behaves at first. `observe` is called with each line of an instance's log.
-    Raises `ServerFailed` if the function does not start.
+    `behaviour` is how Svix behaves at first. `observe` is called with each line of an instance's
+    log. Raises `ServerFailed` if the function does not start.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Stack:
         simulator_port: int = 0,
         instances: int = 1,
         policy: Policy = POLICY,
-        conduct: Mapping[str, Any] | None = None,
+        behaviour: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
         observe: Callable[[Instance, bytes], None] = lambda _instance, _line: None,
     ) -> None:
@@ -123,10 +123,10 @@ class Stack:
         self.simulator = Simulator(
             port=simulator_port,
             endpoint_for=lambda app: f"{self.endpoints.url}/{app}",
-            **(conduct or {}),
+            **(behaviour or {}),
         )
         self.subscription = Subscription(self._push, policy)
-        self._conduct = dict(conduct or {})
+        self._behaviour = dict(behaviour or {})
         self._environment = dict(environment or {})
         self._port = port
         self._instances_at_first = self._wanted = instances
@@ -188,7 +188,7 @@ class Stack:
             for file in self.ledger.parent.glob(f"{self.ledger.name}*"):
                 file.unlink()
             self.simulator.reset()
-            self.simulator.conduct = Conduct(**self._conduct)
+            self.simulator.behaviour = Behaviour(**self._behaviour)
             self.endpoints.answer = HTTPStatus.NO_CONTENT
             self.endpoints.answers.clear()
             self.endpoints.received = []

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from local.conduct import Call
+from local.behaviour import Call
 from local.messages import Message, Push
 from local.page import steps
 from local.page.steps import Key, Pacer

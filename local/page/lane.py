@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
-from local.conduct import Fault
+from local.behaviour import Fault
 from local.page.journal import Journal, Letters
 from local.page.verdict import Fate
 from local.stack import ROOT, Instance, Program, Stack, State
@@ -29,7 +29,7 @@ _TOO_LARGE = 1_200_000  # bytes: Svix takes 1 MiB
 _POLL = 0.25  # seconds between two polls of what has happened
 _MOST_INSTANCES = 4
 FREEZE_SECONDS = 8.0
-_CONDUCT = {"latency": 0.05, "retry_schedule": (2, 4, 8, 16, 16, 16, 16)}
+_BEHAVIOUR = {"latency": 0.05, "retry_schedule": (2, 4, 8, 16, 16, 16, 16)}
 """How Svix behaves at first: it takes 50 ms, and its retries are quicker than the real one's."""
 
 
@@ -140,7 +140,7 @@ class Lane:
     def of(cls, kind: Kind, directory: Path, **more: Any) -> Self:
         """A lane with a stack of its own. `more` are further arguments of `Stack`."""
         directory.mkdir()
-        return cls(kind, Stack(kind.program, directory, conduct=_CONDUCT, **more))
+        return cls(kind, Stack(kind.program, directory, behaviour=_BEHAVIOUR, **more))
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
@@ -211,8 +211,9 @@ class Lane:
 
     def set_limit(self, rate: float | None) -> None:
         """Set how many calls a second Svix takes; None: any number."""
-        conduct = self.stack.simulator.conduct
-        conduct.rate, conduct.burst, conduct.retry_after = rate, max(rate or 1.0, 1.0), "seconds"
+        behaviour = self.stack.simulator.behaviour
+        behaviour.rate, behaviour.burst = rate, max(rate or 1.0, 1.0)
+        behaviour.retry_after = "seconds"
 
     async def kill(self, count: int = 1) -> None:
         """Kill `count` instances (SIGKILL), those with the most outstanding pushes first."""
@@ -266,7 +267,7 @@ class Lane:
         if self._watching is not None and self._watching.done():
             self._watching.result()
         stack, journal = self.stack, self.journal
-        subscription, conduct = stack.subscription, stack.simulator.conduct
+        subscription, behaviour = stack.subscription, stack.simulator.behaviour
         return {
             "title": self.title,
             "does": self.does,
@@ -288,7 +289,7 @@ class Lane:
                 "accepted": journal.calls["accepted"],
                 "refused": journal.calls["refused"],
                 "failed": journal.calls["failed"],
-                "limit": conduct.rate,
+                "limit": behaviour.rate,
                 "trouble": self.trouble,
             },
             "endpoints": {

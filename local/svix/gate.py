@@ -11,7 +11,7 @@ from email.utils import format_datetime
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from local.conduct import Call, Conduct, Fault
+from local.behaviour import Behaviour, Call, Fault
 from local.svix import wire
 from local.svix.server import Drip, Reset
 
@@ -49,12 +49,12 @@ class _Keyed:
 class Gate:
     """Passes calls on to their handlers, or answers them itself."""
 
-    def __init__(self, tokens: set[str], conduct: Conduct, now: Callable[[], datetime]) -> None:
+    def __init__(self, tokens: set[str], behaviour: Behaviour, now: Callable[[], datetime]) -> None:
         self.calls: deque[Call] = deque(maxlen=_CALLS_KEPT)
-        self.conduct = conduct
+        self.behaviour = behaviour
         self._tokens = tokens
         self._now = now
-        self._bucket = _Bucket(conduct.burst)
+        self._bucket = _Bucket(behaviour.burst)
         self._faults: list[Fault] = []
         self._faults_cleared = asyncio.Event()
         self._keys: dict[tuple[str, ...], _Keyed] = {}
@@ -95,9 +95,9 @@ class Gate:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or token not in self._tokens:
             return refused(wire.error(401, "authentication_failed", "Invalid token"))
-        conduct = self.conduct
-        if conduct.rate is not None and not self._bucket.take(conduct.rate, conduct.burst):
-            await asyncio.sleep(conduct.latency)
+        behaviour = self.behaviour
+        if behaviour.rate is not None and not self._bucket.take(behaviour.rate, behaviour.burst):
+            await asyncio.sleep(behaviour.latency)
             return refused(self._too_many())
         if fault := self._next_fault(request):
             return await self._fail(fault, request, handler)
@@ -105,7 +105,7 @@ class Gate:
 
     def _too_many(self) -> wire.Refusal:
         headers = {}
-        match self.conduct.retry_after:
+        match self.behaviour.retry_after:
             case "seconds":
                 headers["Retry-After"] = "1"
             case "date":
@@ -191,7 +191,7 @@ class Gate:
         return response
 
     async def _run(self, request: Request, handler: Handler) -> Response:
-        await asyncio.sleep(self.conduct.latency)
+        await asyncio.sleep(self.behaviour.latency)
         try:
             return await handler(request)
         except wire.Refusal as refusal:
