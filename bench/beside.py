@@ -23,7 +23,7 @@ from local.simulator import Simulator
 
 BAD = 1_000_000
 """Messages with this number or a higher one belong to the project that fails or floods."""
-BUSY = Policy(floor=3000, first_window=3000)
+BUSY = Policy(min_window=3000, initial_window=3000)
 SECONDS = 60.0
 """The length of a run with poison or with a flood."""
 OUTAGE = 45.0

@@ -103,7 +103,7 @@ async def crash(
                     return await push(number)
 
                 killed: list[float] = []
-                warm_up = Subscription(push, Policy(first_window=50))
+                warm_up = Subscription(push, Policy(initial_window=50))
                 await warm_up.run([Arrival(0.0, number) for number in range(WARM_UP)])
                 svix.behaviour.latency = _SVIX_HANGS
                 subscription = Subscription(deliver, policy)
@@ -140,7 +140,7 @@ async def _claimed(ledger: dict[str, str]) -> int:
 
 
 async def _run(pushes: int) -> list[Figures]:
-    without, usual = Policy(first_window=3000, longest_pause=0.0), Policy(first_window=3000)
+    without, usual = Policy(initial_window=3000, max_pause=0.0), Policy(initial_window=3000)
     found: list[Figures] = []
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         if lacking := emulators.missing():

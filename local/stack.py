@@ -33,15 +33,16 @@ ROOT = Path(__file__).parent.parent
 ACK_DEADLINE = 300.0
 """Seconds after which an unanswered push counts as a nack, as `deploy.sh` sets it."""
 POLICY = Policy(
-    floor=1000,
-    first_window=1000,
-    longest_pause=10,
-    first_retry=2,
-    last_retry=20,
+    min_window=1000,
+    initial_window=1000,
+    max_pause=10,
+    min_retry_delay=2,
+    max_retry_delay=20,
     dead_letter_after=20,
 )
 """A subscription that was busy before. Its times are shorter than Google's and `deploy.sh`'s (60,
-10 and 600 s, 100 attempts), because a person is watching. Its floor is a third of Google's."""
+10 and 600 s, 100 attempts), because a person is watching. Its `min_window` is a third of
+Google's."""
 _START_PATIENCE = 10.0  # seconds that Cloud Run holds a request while an instance starts
 _OPEN_FILES = 20_000  # each outstanding push is a connection
 _KEEP_ALIVE = timedelta(seconds=1)
