@@ -138,7 +138,7 @@ class Simulator:
 
 async def _empty(_request: Request, error: Exception) -> Response:
     """The answer for an unknown path or method: a status without a body."""
-    assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for no other
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered only for HTTPException
     return Response(status_code=error.status_code, headers=error.headers)
 
 

@@ -130,14 +130,14 @@ class Stack:
         self._behaviour = dict(behaviour or {})
         self._environment = dict(environment or {})
         self._port = port
-        self._instances_at_first = self._wanted = instances
+        self._initial_instances = self._wanted = instances
         self._starting = asyncio.Lock()
-        self._is_svix_there = True
+        self._is_svix_up = True
         self._numbers = 0
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[object]] = set()
         self._pushing: asyncio.Task[None] | None = None
-        self._around = contextlib.AsyncExitStack()
+        self._exits = contextlib.AsyncExitStack()
         self._client: Client | None = None
 
     async def __aenter__(self) -> Self:
@@ -152,16 +152,16 @@ class Stack:
                 .pool_idle_timeout(_KEEP_ALIVE)
                 .build()
             )
-            front = await asyncio.start_server(self._forward, "127.0.0.1", self._port)
-            self._port = front.sockets[0].getsockname()[1]
-            stack.callback(front.close)
+            listener = await asyncio.start_server(self._forward, "127.0.0.1", self._port)
+            self._port = listener.sockets[0].getsockname()[1]
+            stack.callback(listener.close)
             stack.push_async_callback(self._stop)
             await self._start()
-            self._around = stack.pop_all()
+            self._exits = stack.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._around.aclose()
+        await self._exits.aclose()
 
     @property
     def url(self) -> str:
@@ -193,24 +193,24 @@ class Stack:
             self.endpoints.answer = HTTPStatus.NO_CONTENT
             self.endpoints.answers.clear()
             self.endpoints.received = []
-            await self.bring_svix_back()
+            await self.start_svix()
             self.messages, self.answered = [], []
             self.subscription = Subscription(self._push, self.policy)
             self._numbers = 0
-            self._wanted = self._instances_at_first
+            self._wanted = self._initial_instances
             emptied()
         await self._start()
 
-    async def take_svix_away(self) -> None:
+    async def stop_svix(self) -> None:
         """Let Svix refuse connections."""
-        if self._is_svix_there:
-            self._is_svix_there = False
+        if self._is_svix_up:
+            self._is_svix_up = False
             await self.simulator.stop_listening()
 
-    async def bring_svix_back(self) -> None:
+    async def start_svix(self) -> None:
         """Let Svix accept connections again."""
-        if not self._is_svix_there:
-            self._is_svix_there = True
+        if not self._is_svix_up:
+            self._is_svix_up = True
             await self.simulator.start_listening()
 
     async def kill(self, instance: Instance) -> None:
@@ -287,7 +287,7 @@ class Stack:
         try:
             instance.server = await asyncio.shield(running)
         except BaseException:
-            await asyncio.wait([running])  # its process may still come up, and must be ended then
+            await asyncio.wait([running])  # the process may still start, and must then be ended
             await self._end(instance)
             raise
         instance.state = State.UP
@@ -395,7 +395,7 @@ class Stack:
     # -- the function's one address
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry one connection to an instance, as Cloud Run's front does."""
+        """Forward one connection to an instance, like Cloud Run's front end."""
         with contextlib.closing(writer), contextlib.suppress(OSError):
             instance = await self._choose()
             if instance is None:

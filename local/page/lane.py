@@ -42,7 +42,7 @@ class Trouble(StrEnum):
     HANGS = "hangs"
     LOSES_ANSWERS = "loses answers"
     STORES_AND_HANGS = "stores and hangs"
-    GONE = "gone"
+    DOWN = "down"
 
 
 _FAULTS = {
@@ -55,8 +55,8 @@ _FAULTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
-    """What is published: the data, and its project and id; None if it is not a valid event."""
+class Draft:
+    """A message to publish. `project` and `event_id` are None if `data` is not a valid event."""
 
     data: bytes
     project: str | None
@@ -67,28 +67,28 @@ _numbers = itertools.count(1)
 _run = secrets.token_hex(2)  # makes the ids of each run new, because the ledger may be an old one
 
 
-def make_events(count: int, projects: Sequence[str], padding: int = 0) -> list[Post]:
+def make_events(count: int, projects: Sequence[str], padding: int = 0) -> list[Draft]:
     """Make `count` new events, of the projects in turn, with `padding` extra bytes each."""
-    posts: list[Post] = []
+    drafts: list[Draft] = []
     for project, kind in zip(itertools.cycle(projects), itertools.cycle(_TYPES), strict=False):
-        if len(posts) == count:
+        if len(drafts) == count:
             break
         event_id = f"evt_{_run}_{next(_numbers):05d}"
         event = {"id": event_id, "type": kind, "project": project, "data": {"id": f"sim_{project}"}}
         if padding:
             event["padding"] = "x" * padding
-        posts.append(Post(json.dumps(event).encode(), project, event_id))
-    return posts
+        drafts.append(Draft(json.dumps(event).encode(), project, event_id))
+    return drafts
 
 
-def make_poison(count: int, projects: Sequence[str]) -> list[Post]:
+def make_poison(count: int, projects: Sequence[str]) -> list[Draft]:
     """Make events that are too large for Svix."""
     return make_events(count, projects, _TOO_LARGE)
 
 
-def make_broken(count: int) -> list[Post]:
-    """Make messages that are not valid events: their JSON breaks off."""
-    return [Post(b'{"id": "evt_broken", "type": "user.cre', None, None) for _ in range(count)]
+def make_broken(count: int) -> list[Draft]:
+    """Make messages that are not valid events: their JSON is cut off."""
+    return [Draft(b'{"id": "evt_broken", "type": "user.cre', None, None) for _ in range(count)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class Lane:
         self.trouble = Trouble.NONE
         self._has_letters = kind.has_letters
         self._letters = Letters()
-        self._posts: list[Post] = []
+        self._published: list[Draft] = []
         self._entered = contextlib.AsyncExitStack()
         self._watching: asyncio.Task[None] | None = None
         self._is_restarting = False
@@ -187,25 +187,25 @@ class Lane:
 
     # -- actions
 
-    def publish(self, posts: Sequence[Post]) -> None:
+    def publish(self, drafts: Sequence[Draft]) -> None:
         """Publish them all at once."""
-        for post in posts:
-            message = self.stack.publish(post.data, post.project, post.event_id)
+        for draft in drafts:
+            message = self.stack.publish(draft.data, draft.project, draft.event_id)
             self.journal.published(message)
-        self._posts += [post for post in posts if post.event_id is not None]
+        self._published += [draft for draft in drafts if draft.event_id is not None]
 
     def publish_again(self, count: int) -> None:
         """Publish the last `count` events again, like a publisher that got no answer."""
-        self.publish(list({post.event_id: post for post in self._posts}.values())[-count:])
+        self.publish(list({draft.event_id: draft for draft in self._published}.values())[-count:])
 
     async def set_trouble(self, trouble: Trouble, app: str | None = None) -> None:
         """Set what is wrong with Svix from now on. With `app`, only that customer is affected."""
         self.trouble = trouble
         self.stack.simulator.clear_faults()
-        if trouble is Trouble.GONE:
-            await self.stack.take_svix_away()
+        if trouble is Trouble.DOWN:
+            await self.stack.stop_svix()
             return
-        await self.stack.bring_svix_back()
+        await self.stack.start_svix()
         if fault := _FAULTS.get(trouble):
             self.stack.simulator.inject(replace(fault, app=app))
 
@@ -221,7 +221,7 @@ class Lane:
         await asyncio.gather(*map(self.stack.kill, running[:count]))
 
     def freeze(self, seconds: float = FREEZE_SECONDS) -> None:
-        """Stop the instance with the most outstanding pushes for this many seconds."""
+        """Freeze the instance with the most outstanding pushes for this many seconds."""
         up = [instance for instance in self._running() if instance.state is State.UP]
         if up:
             self.stack.freeze(max(up, key=lambda instance: instance.outstanding), seconds)
@@ -243,7 +243,7 @@ class Lane:
     def _empty(self) -> None:
         self.trouble = Trouble.NONE
         self._letters = Letters()
-        self._posts = []
+        self._published = []
         self.journal = Journal()
 
     def _running(self) -> list[Instance]:
@@ -263,7 +263,7 @@ class Lane:
         return subscription.outstanding > subscription.backlog
 
     def snapshot(self) -> dict[str, Any]:
-        """All the numbers of this lane. Raises what the watching of the stack failed with."""
+        """All the numbers of this lane. Raises the watching task's exception if it has failed."""
         if self._watching is not None and self._watching.done():
             self._watching.result()
         stack, journal = self.stack, self.journal

@@ -48,7 +48,10 @@ class Dispatcher:
                 self._start(message, endpoint, is_manual=False)
 
     def resend(self, message: StoredMessage, endpoint: Endpoint) -> None:
-        """Send a message to an endpoint again, whatever its types, unless it is disabled."""
+        """Send a message to an endpoint again, even if the endpoint's filters exclude it.
+
+        A disabled endpoint gets nothing.
+        """
         self._start(message, endpoint, is_manual=True)
 
     def forget(self) -> None:

@@ -40,7 +40,7 @@ class _Bucket:
 
 @dataclass(slots=True)
 class _Keyed:
-    """The first call with an idempotency key. Its answer is set to None if it was not a 2xx."""
+    """The first call with an idempotency key. `answer` becomes None if the call got no 2xx."""
 
     at: datetime
     answer: asyncio.Future[Response | None]
@@ -171,7 +171,7 @@ class Gate:
             if first is not None:
                 return Response(first.body, first.status_code, media_type="application/json")
             if self._keys.get(slot) not in {None, kept}:
-                return Response(status_code=500)  # another call that waited too runs now
+                return Response(status_code=500)  # another waiting call is running the handler
         return await self._first(slot, request, handler)
 
     async def _first(self, slot: tuple[str, ...], request: Request, handler: Handler) -> Response:
