@@ -223,7 +223,7 @@ STORIES = (
     Story(
         "outage",
         "An outage",
-        "Svix fails, hangs and goes down, while 20 events a second are published.",
+        "Svix fails, hangs and goes down, while 20 events a second come in.",
         (
             Step("Twenty events a second are published, and Svix works.", _steady),
             Step("Svix answers 500 to every call.", _fails),
@@ -240,7 +240,7 @@ STORIES = (
     Story(
         "noisy",
         "A noisy customer",
-        "One customer's events fail, then come in a flood. Do the others notice?",
+        "One customer's events fail, then flood in. Do the others notice?",
         (
             Step(
                 "Nineteen customers publish ten events a second in total. Svix takes 25 calls a "
@@ -260,7 +260,7 @@ STORIES = (
     Story(
         "crashes",
         "Crashes",
-        "The function is killed: once before Svix accepts the events, once after.",
+        "The function is killed before Svix accepts the events, then after.",
         (
             Step(
                 "40 events are published. Svix receives the calls but stores nothing. Then every "
@@ -301,7 +301,7 @@ def outcome(story: Story, lane: Lane, began_at: float, finished_at: float | None
     if waiting := counted["on_its_way"]:
         parts.append(f"{waiting:,} on their way after {ended_at - began_at:.0f} s")
     else:
-        parts.append(f"finished {ended_at - began_at:.0f} s after the start")
+        parts.append(f"finished after {ended_at - began_at:.0f} s")
     sentence = f"{lane.title}: {', '.join(parts)}."
     if story.quiet:
         sentence += " " + _others_notice(story, lane)
@@ -320,7 +320,7 @@ def _others_notice(story: Story, lane: Lane) -> str:
             delay = lane.journal.delay(event)
             delays.append(now - event.messages[0].published_at if delay is None else delay)
     return (
-        f"The other customers' events took {percentile(delays, 0.5):.1f} s (median) and "
+        f"The others' events took {percentile(delays, 0.5):.1f} s (median) and "
         f"{percentile(delays, 0.99):.1f} s (p99)."
     )
 
