@@ -17,13 +17,13 @@ from typing import Any
 
 from bench.functions import TOKEN
 from bench.pushed import Start, obvious, pushing_to, relays
-from local.conduct import Fault
+from local.behaviour import Fault
 from local.push import Arrival, Policy, Subscription
 from local.simulator import Simulator
 
 BAD = 1_000_000
 """Messages with this number or a higher one belong to the project that fails or floods."""
-BUSY = Policy(floor=3000, first_window=3000)
+BUSY = Policy(min_window=3000, initial_window=3000)
 SECONDS = 60.0
 """The length of a run with poison or with a flood."""
 OUTAGE = 45.0

@@ -111,9 +111,9 @@ async def crash(
                     return await push(number)
 
                 killed: list[float] = []
-                warm_up = Subscription(push, Policy(first_window=50))
+                warm_up = Subscription(push, Policy(initial_window=50))
                 await warm_up.run([Arrival(0.0, number) for number in range(WARM_UP)])
-                svix.conduct.latency = _SVIX_HANGS
+                svix.behaviour.latency = _SVIX_HANGS
                 subscription = Subscription(deliver, policy)
                 numbers = range(WARM_UP, WARM_UP + pushes)
                 running = asyncio.create_task(
@@ -124,7 +124,7 @@ async def crash(
                     worker.kill()
                 killed.append(loop.time())
                 claimed = await _claimed(ledger)
-                svix.conduct.latency = 0.1
+                svix.behaviour.latency = 0.1
                 await running
                 last_after = loop.time() - redelivered[0]
         held = Counter(message.event_id for message in svix.messages)
@@ -148,7 +148,7 @@ async def _claimed(ledger: dict[str, str]) -> int:
 
 
 async def _run(pushes: int) -> list[Figures]:
-    without, usual = Policy(first_window=3000, longest_pause=0.0), Policy(first_window=3000)
+    without, usual = Policy(initial_window=3000, max_pause=0.0), Policy(initial_window=3000)
     found: list[Figures] = []
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         if lacking := emulators.missing():

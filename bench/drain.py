@@ -29,9 +29,9 @@ RATE, BURST = 50.0, 50.0
 
 HALVING = Policy()
 """A nack halves the window."""
-FLOOR = Policy(floor=3000)
+FLOOR = Policy(min_window=3000)
 """A nack does not shrink the window: a subscriber that makes pushes wait keeps 3,000."""
-BUSY = Policy(floor=3000, first_window=3000)
+BUSY = Policy(min_window=3000, initial_window=3000)
 """The same, but the subscription was busy before: 3,000 pushes come at once."""
 
 

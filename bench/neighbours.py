@@ -25,9 +25,9 @@ from local.push import Arrival, Policy, Subscription
 from relay.envelope import Event
 from tests import virtual_time
 
-BUSY = Policy(floor=3000, first_window=3000)
+BUSY = Policy(min_window=3000, initial_window=3000)
 """A subscription that was busy before, and keeps its window."""
-NEW = Policy(floor=3000)
+NEW = Policy(min_window=3000)
 """A new subscription: at one event a second, its window is 13 when the poison comes."""
 BURST = 50.0
 POISON, FLOOD = 1_000_000, 2_000_000

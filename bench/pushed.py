@@ -155,7 +155,7 @@ async def drain(
         with contextlib.ExitStack() as stack:
             urls = await asyncio.to_thread(start, svix.url, stack)
             async with pushing_to(urls) as deliver:
-                subscription = Subscription(deliver, Policy(floor=3000))
+                subscription = Subscription(deliver, Policy(min_window=3000))
                 await subscription.run(
                     [Arrival(0.0, number) for number in range(EVENTS)], GIVE_UP_AFTER
                 )

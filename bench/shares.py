@@ -22,7 +22,7 @@ HEADER = ["4 instances; Svix allows 50/s", "seconds, at most", "goal", "refused 
 
 _WINDOW = 10.0
 """Calls are counted over this time."""
-_BUSY = Policy(floor=3000, first_window=3000)
+_BUSY = Policy(min_window=3000, initial_window=3000)
 _ROOM = 3200
 """The places of the remaining instances. With fewer than the window, pushes would be nacked."""
 

@@ -80,7 +80,7 @@ async def _tenth(relay: Function, run: str, count: int) -> Tenth:
 
 def _check_and_empty(control: Control, emulator: str, count: int) -> None:
     summary = control.summary()
-    if summary["events"] != count or summary["doubles"]:
+    if summary["events"] != count or summary["stored_twice"]:
         raise RuntimeError(f"{count} should be in Svix, each once: {summary}")
     control.reset()
     documents = f"emulator/v1/projects/{PROJECT}/databases/(default)/documents"

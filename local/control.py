@@ -23,7 +23,7 @@ class Control:
         return held
 
     def summary(self) -> dict[str, Any]:
-        """Counts: messages, events, doubles, and calls by status."""
+        """How many messages, events, and calls by status there are; and the events stored twice."""
         counts: dict[str, Any] = self._ask("GET", "summary")
         return counts
 
@@ -32,9 +32,9 @@ class Control:
         made: list[dict[str, Any]] = self._ask("GET", "calls")
         return made
 
-    def conduct(self, **changes: Any) -> None:
-        """Change fields of the simulator's `Conduct`. `clock_offset` is in seconds."""
-        self._ask("PUT", "conduct", json=changes)
+    def set_behaviour(self, **changes: Any) -> None:
+        """Change fields of the simulator's `Behaviour`. `clock_offset` is in seconds."""
+        self._ask("PUT", "behaviour", json=changes)
 
     def inject(self, kind: str, **details: Any) -> None:
         """Add a `Fault` with these fields."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from pyreqwest.client import Client, ClientBuilder
 
-from local.conduct import Fault
+from local.behaviour import Fault
 from local.endpoints import Endpoints
 from local.messages import SUBSCRIPTION
 from local.stack import ROOT
@@ -84,13 +84,15 @@ def posts(events: Mapping[str, Mapping[str, Any]], *, with_faults: bool) -> Iter
     first = next(iter(bodies))
     yield by_hand(f"{first}, again", bodies[first], "200 duplicate")
     yield wrapped(f"{first}, published again", bodies[first], "200 duplicate")
-    yield by_hand("no event", b'{"type": "user.created"}', "400 malformed")
-    yield wrapped("no event, published", b'{"type": "user.created"}', "200 malformed")
+    yield by_hand("not a valid event", b'{"type": "user.created"}', "400 malformed")
+    yield wrapped("not a valid event, published", b'{"type": "user.created"}', "200 malformed")
     if with_faults:
         project = events[first]["project"]
         late = {"id": LATE, "type": "user.updated", "project": project, "data": {}}
         too_many = Fault("status", status=429, headers={"Retry-After": "1"}, times=2)
-        yield by_hand("while Svix refuses all", json.dumps(late).encode(), faults=(too_many,))
+        yield by_hand(
+            "while Svix refuses everything", json.dumps(late).encode(), faults=(too_many,)
+        )
         refused = {"id": REFUSED, "type": "user.updated", "project": project, "data": {}}
         never = Fault("status", status=422, body="invalid", times=1)
         yield wrapped(
@@ -99,21 +101,21 @@ def posts(events: Mapping[str, Mapping[str, Any]], *, with_faults: bool) -> Iter
 
 
 async def demonstrate(
-    url: str, sent: Iterator[Post], inject: Callable[[Fault], None] = lambda _fault: None
+    url: str, requests: Iterator[Post], inject: Callable[[Fault], None] = lambda _fault: None
 ) -> bool:
     """Post everything and print each answer. Returns whether all are as expected."""
-    print(f"\n{'what':32} {'sent as':15} answered\n{'-' * 66}")
-    right = True
+    print(f"\n{'request':32} {'sent as':15} answer\n{'-' * 66}")
+    as_expected = True
     client = ClientBuilder().no_proxy().build()
-    for post in sent:
+    for post in requests:
         for fault in post.faults:
             inject(fault)
         answered = await _send(client, url, post)
         mark = "" if answered == post.expected else f"  <- expected {post.expected}"
-        right &= not mark
+        as_expected &= not mark
         print(f"{post.name:32} {post.form:15} {answered}{mark}", flush=True)
     await client.close()
-    return right
+    return as_expected
 
 
 async def _send(client: Client, url: str, post: Post) -> str:
@@ -143,16 +145,16 @@ async def show_messages(tenants: Tenants, expected: set[tuple[str, str]]) -> boo
 
 
 async def show_arrivals(endpoints: Endpoints, path: str, secret: str, count: int) -> bool:
-    """Print what reached a customer's endpoint. Returns whether each message came once, signed."""
+    """Print what reached a customer's endpoint. Returns whether each arrived once, signed."""
     with contextlib.suppress(TimeoutError):  # the line below says what is missing
         await endpoints.wait(count, path, _ARRIVAL_LIMIT)
     arrived = [webhook for webhook in endpoints.received if webhook.path == path]
     different = len({webhook.message_id for webhook in arrived})
     signed = sum(webhook.is_signed(secret) for webhook in arrived)
-    right = different == signed == len(arrived) == count
-    how = "each once, each signed" if right else f"{different} different ones, {signed} signed"
+    as_expected = different == signed == len(arrived) == count
+    how = "each once, each signed" if as_expected else f"{different} different, {signed} signed"
     print(f"The customer's endpoint {path} got {len(arrived)} of {count}: {how}.")
-    return right
+    return as_expected
 
 
 def show_commands(settings: str, project: str, event_id: str) -> None:

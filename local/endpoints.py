@@ -46,8 +46,8 @@ class Webhook:
 class Endpoints:
     """All customers' endpoints on one port of loopback; an async context manager.
 
-    Every path is an endpoint. `answers` holds the status for single paths, and `answer` is the
-    status for all others. Both may be changed at any time.
+    Every path is an endpoint. `answers` holds the status for individual paths, and `answer` is the
+    status for all other paths. Both may be changed at any time.
     """
 
     def __init__(self, answer: int = HTTPStatus.NO_CONTENT) -> None:

@@ -1,4 +1,4 @@
-"""Servers as child processes: started, awaited until they are ready, and stopped with certainty.
+"""Starts servers as child processes, waits until they are ready, and always stops them.
 
 The tests, `make run` and the bench start every long-lived process with `running`. It is a plain
 context manager, so that it works with and without an event loop.
@@ -156,7 +156,8 @@ def _await_ready(
 ) -> None:
     given_up_at = time.monotonic() + limit
     while True:
-        # Checked before its output is read. Otherwise its last lines could be missed.
+        # This is checked before the output is read. Otherwise the server's last lines could be
+        # missed.
         ended = server.process.poll() is not None
         if isinstance(ready, str):
             if match := re.search(f"^.*(?:{ready}).*\n", server.output(), re.MULTILINE):

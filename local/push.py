@@ -12,8 +12,9 @@ further one.
 
 The same page also says: "If the average latency exceeds one second or the acknowledgment rate is
 less than 99%, the window decreases to the lower limit of 3,000 outstanding messages". The second
-mode, `Policy(floor=3000)`, models that: nacks do not shrink the window below 3,000, so a subscriber
-that makes pushes wait keeps all 3,000. Google does not publish which of the two applies when.
+mode, `Policy(min_window=3000)`, models that: nacks do not shrink the window below 3,000, so a
+subscriber that makes pushes wait keeps all 3,000. Google does not publish which of the two applies
+when.
 
 This module knows no HTTP: `deliver` makes the pushes. Its only clock is the running loop's.
 """
@@ -25,23 +26,23 @@ import math
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
-_LARGEST_WINDOW = 3000.0
-_SHORTEST_PAUSE = 0.1  # seconds, of the subscription
+_MAX_WINDOW = 3000.0
+_MIN_PAUSE = 0.1  # seconds, of the subscription
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """The settings of a subscription. Times are in seconds; the defaults are Google's."""
 
-    floor: float = 1.0
-    """Nacks never shrink the window below this."""
-    first_window: float = 3.0
+    min_window: float = 1.0
+    """Nacks never shrink the window below this. The window may start smaller."""
+    initial_window: float = 3.0
     """The window at the start (slow start); 3,000 for a subscription that was busy before."""
-    longest_pause: float = 60.0
+    max_pause: float = 60.0
     """The longest delay of the whole subscription after nacks (push back-off; set by Google)."""
-    first_retry: float = 10.0
+    min_retry_delay: float = 10.0
     """How long a message waits after its first nack (retry policy, minimum)."""
-    last_retry: float = 600.0
+    max_retry_delay: float = 600.0
     """The longest that a message waits after a nack (retry policy, maximum)."""
     dead_letter_after: int | None = None
     """After this many nacks a message goes to the dead-letter topic; None: there is no topic."""
@@ -57,9 +58,10 @@ class Arrival:
 
 @dataclass(slots=True)
 class Subscription:
-    """Pushes each message until it is acked. `deliver` makes one push and returns whether it was.
+    """Pushes each message until it is acked.
 
-    Times are in seconds from the start of `run`.
+    `deliver` makes one push and returns whether the push was acked. Times are in seconds from the
+    start of `run`.
     """
 
     deliver: Callable[[int], Awaitable[bool]]
@@ -83,7 +85,7 @@ class Subscription:
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self._window = self.policy.first_window
+        self._window = self.policy.initial_window
 
     @property
     def is_done(self) -> bool:
@@ -170,19 +172,19 @@ class Subscription:
 
     def _ack(self, message: int, now: float) -> None:
         self.acked[message] = now
-        self._window = min(self._window + 1, _LARGEST_WINDOW)
-        self._pause = self._pause / 2 if self._pause > _SHORTEST_PAUSE else 0.0
+        self._window = min(self._window + 1, _MAX_WINDOW)
+        self._pause = self._pause / 2 if self._pause > _MIN_PAUSE else 0.0
 
     def _nack(self, message: int, now: float) -> None:
         """Slow down, and put the message back for later or into the dead-letter topic."""
         policy = self.policy
         self.nacked.append((now, message))
-        self._window = max(self._window / 2, min(self._window, policy.floor))
-        self._pause = min(max(2 * self._pause, _SHORTEST_PAUSE), policy.longest_pause)
+        self._window = max(self._window / 2, min(self._window, policy.min_window))
+        self._pause = min(max(2 * self._pause, _MIN_PAUSE), policy.max_pause)
         self._last_nack = now
         nacks = self._nacks[message] = self._nacks.get(message, 0) + 1
         if policy.dead_letter_after is not None and nacks >= policy.dead_letter_after:
             self.dead_lettered[message] = now
             return
-        wait = min(math.ldexp(policy.first_retry, nacks - 1), policy.last_retry)
+        wait = min(math.ldexp(policy.min_retry_delay, nacks - 1), policy.max_retry_delay)
         heapq.heappush(self._due, (now + wait, next(self._order), message))

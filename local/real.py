@@ -1,6 +1,6 @@
 """`make run ARGS=--svix`: the demonstration on a real Svix, in an application of its own.
 
-The function runs here, with the embedded ledger. SVIX_SERVER_URL and SVIX_TOKEN name the Svix. If
+The function runs here, with the SQLite ledger. SVIX_SERVER_URL and SVIX_TOKEN name the Svix. If
 that Svix runs on this machine, it sends the webhooks to customers' endpoints here. Any other Svix
 can't reach them; its portal shows the events, if it has one.
 """
@@ -40,7 +40,7 @@ class Trial:
     application: str
 
     async def demonstrate(self) -> bool:
-        """Post the sample events and print what became of them. Returns whether all is right."""
+        """Post the sample events, print the results, and return whether all are as expected."""
         events = demonstration.sample_events(lambda _project: self.application)
         url = None
         if self.endpoints:
@@ -49,30 +49,31 @@ class Trial:
             await self.tenants.add(self.application)
             await self.tenants.add_endpoint(self.application, url)
             await self.tenants.add_endpoint(self.application, f"{self.endpoints.url}{_FAILING}")
-        sent = demonstration.posts(events, with_faults=False)
-        right = await demonstration.demonstrate(self.url, sent)
+        requests = demonstration.posts(events, with_faults=False)
+        as_expected = await demonstration.demonstrate(self.url, requests)
         expected = {(self.application, str(event["id"])) for event in events.values()}
-        right &= await demonstration.show_messages(self.tenants, expected)
+        as_expected &= await demonstration.show_messages(self.tenants, expected)
         if self.endpoints and url:
             secret = await self.tenants.secret(self.application, url)
             path = f"/{self.application}"
             arrived = await demonstration.show_arrivals(self.endpoints, path, secret, len(expected))
             if self.endpoints.received:
-                right &= arrived
+                as_expected &= arrived
                 print(f"Its other endpoint, {_FAILING}, answers 500: Svix will try it again.")
             else:
                 print(
                     "This Svix can't send to this machine: it runs in a container, or forbids "
                     "private addresses."
                 )
-        return right
+        return as_expected
 
     async def show_what_can_be_tried(self) -> None:
         """Print what to look at and what to type next."""
         if link := await self.tenants.portal(self.application):
             print(f"\nWhat the customer sees, in Svix's own portal:\n\n  {link}")
         event_id = next(iter(demonstration.sample_events(str).values()))["id"]
-        settings = f"LEDGER=sqlite:{self.ledger}  # and SVIX_TOKEN, SVIX_SERVER_URL as here"
+        more = "also export this shell's SVIX_TOKEN and SVIX_SERVER_URL"
+        settings = f"LEDGER=sqlite:{self.ledger}  # {more}"
         demonstration.show_commands(settings, self.application, event_id)
         print(f"The function's log: {self.server.log}")
 
@@ -93,14 +94,14 @@ async def run(port: int, *, once: bool, stay_up: Callable[[], Awaitable[None]]) 
     Returns the exit code.
     """
     async with _started(port) as trial:
-        right = await trial.demonstrate()
+        as_expected = await trial.demonstrate()
         if once:
-            print("Everything is as expected." if right else "Not everything is as expected.")
+            print("Everything is as expected." if as_expected else "Not everything is as expected.")
         else:
             await trial.show_what_can_be_tried()
             await stay_up()
         await trial.offer_removal()
-        return 0 if right else 1
+        return 0 if as_expected else 1
 
 
 @contextlib.asynccontextmanager

@@ -1,9 +1,10 @@
 """`make run`: run the relay on this machine, send it sample events, and print what became of them.
 
-Starts the Svix simulator, the customers' endpoints, and the function with the embedded ledger.
-Prints the answer to each event and what reached the customers. Then it stays up, with a page on
-which to watch the relay and break it, and with the settings for the operator's commands. One event
-is parked and one customer's endpoint fails, so that these commands have something to show.
+Starts the Svix simulator, the customers' endpoints, and the function with the SQLite ledger.
+Prints the answer to each event and what reached the customers. Then it stays up. It serves a page
+on which you can watch the relay and break it, and prints the settings for the operator's commands.
+One event is parked and one customer's endpoint fails, so that these commands have something to
+show.
 """
 
 import argparse
@@ -30,34 +31,34 @@ _FAILING = "stellar-esim"  # whose endpoint answers 500
 
 
 async def demonstrate(stack: Stack) -> bool:
-    """Post the sample events and print what became of them. Returns whether all is right."""
+    """Post the sample events, print the results, and return whether all are as expected."""
     events = demonstration.sample_events(str)
     projects = sorted({event["project"] for event in events.values()})
     stack.endpoints.answers[f"/{_FAILING}"] = 500
-    sent = demonstration.posts(events, with_faults=True)
-    right = await demonstration.demonstrate(stack.url, sent, stack.simulator.inject)
+    requests = demonstration.posts(events, with_faults=True)
+    as_expected = await demonstration.demonstrate(stack.url, requests, stack.simulator.inject)
     expected = {(event["project"], event["id"]) for event in events.values()}
     expected.add((projects[0], demonstration.LATE))
     async with Tenants(Address(stack.simulator.url, TOKEN)) as tenants:
-        right &= await demonstration.show_messages(tenants, expected)
+        as_expected &= await demonstration.show_messages(tenants, expected)
     counts = {p: sum(project == p for project, _ in expected) for p in projects if p != _FAILING}
-    right &= await show_arrivals(stack, counts)
+    as_expected &= await show_arrivals(stack, counts)
     print(f"Another customer's endpoint, /{_FAILING}, answers 500: Svix will try it again.")
-    return right
+    return as_expected
 
 
 async def show_arrivals(stack: Stack, counts: dict[str, int]) -> bool:
-    """Print what reached each project's endpoint. Returns whether all of it did, each once.
+    """Print what reached each project's endpoint. Returns whether each arrived once, signed.
 
     `counts` holds the number of messages of each project.
     """
-    right = True
+    as_expected = True
     async with Tenants(Address(stack.simulator.url, TOKEN)) as tenants:
         for project, count in counts.items():
             path = f"/{project}"
             secret = await tenants.secret(project, f"{stack.endpoints.url}{path}")
-            right &= await demonstration.show_arrivals(stack.endpoints, path, secret, count)
-    return right
+            as_expected &= await demonstration.show_arrivals(stack.endpoints, path, secret, count)
+    return as_expected
 
 
 def show_what_can_be_tried(stack: Stack, page: str) -> None:
@@ -66,11 +67,13 @@ def show_what_can_be_tried(stack: Stack, page: str) -> None:
     events = demonstration.sample_events(str).values()
     event_id = next(event["id"] for event in events if event["project"] == _FAILING)
     print(f"""
-The page, to watch it and break it:
+Watch the relay and break it on this page:
 
   {page}
 
-The function is on {stack.url}, the Svix simulator on {stack.simulator.url}. Send more:
+The function is on {stack.url}, the Svix simulator on {stack.simulator.url}.
+
+To post an event yourself (it is a duplicate unless you change its id):
 
   curl --data @local/events/01-user.created.json -H 'Content-Type: application/json' \\
     {stack.url}/notifications
@@ -100,14 +103,14 @@ async def run(arguments: argparse.Namespace) -> int:
         instances = 1 if arguments.once else 2
         relay = Lane.of(RELAY, directory / "relay", instances=instances, **ports)
         await exits.enter_async_context(relay)
-        right = await demonstrate(relay.stack)
+        as_expected = await demonstrate(relay.stack)
         if arguments.rate or arguments.outage:
             stream = Stream(relay, arguments.rate, outage=arguments.outage)
-            right &= await stream.run()
-            right &= await show_arrivals(relay.stack, stream.projects)
+            as_expected &= await stream.run()
+            as_expected &= await show_arrivals(relay.stack, stream.projects)
         if arguments.once:
-            print("Everything is as expected." if right else "Not everything is as expected.")
-            return 0 if right else 1
+            print("Everything is as expected." if as_expected else "Not everything is as expected.")
+            return 0 if as_expected else 1
         obvious = Lane.of(OBVIOUS, directory / "obvious", instances=instances)
         await exits.enter_async_context(obvious)
         page = await exits.enter_async_context(serving([relay, obvious]))

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from local.conduct import Call, Conduct, Fault
+from local.behaviour import Behaviour, Call, Fault
 from local.svix import control
 from local.svix.api import Api
 from local.svix.dispatch import Dispatcher
@@ -46,18 +46,18 @@ class Simulator:
         *,
         second_token: str | None = None,
         endpoint_for: Callable[[str], str | None] = lambda _app: None,
-        **conduct: Any,
+        **behaviour: Any,
     ) -> None:
         self.token = token
         self.store = Store()
-        self._gate = Gate({token, second_token or token}, Conduct(**conduct), self._now)
+        self._gate = Gate({token, second_token or token}, Behaviour(**behaviour), self._now)
         self._endpoint_for = endpoint_for
         self._port = port
         self._server: Server | None = None
         self._dispatcher: Dispatcher | None = None
 
     async def __aenter__(self) -> Self:
-        self._dispatcher = Dispatcher(self.store, lambda: self.conduct, self._now)
+        self._dispatcher = Dispatcher(self.store, lambda: self.behaviour, self._now)
         api = Api(self.store, self._gate, self._dispatcher, self._now, self._endpoint_for)
         app = Starlette(
             routes=[*api.routes(), *control.routes(self)],
@@ -103,13 +103,13 @@ class Simulator:
         return self._gate.calls
 
     @property
-    def conduct(self) -> Conduct:
+    def behaviour(self) -> Behaviour:
         """How it behaves; may be changed or replaced while it runs."""
-        return self._gate.conduct
+        return self._gate.behaviour
 
-    @conduct.setter
-    def conduct(self, conduct: Conduct) -> None:
-        self._gate.conduct = conduct
+    @behaviour.setter
+    def behaviour(self, behaviour: Behaviour) -> None:
+        self._gate.behaviour = behaviour
 
     def inject(self, fault: Fault) -> None:
         """Add a fault."""
@@ -133,12 +133,12 @@ class Simulator:
             self._dispatcher.forget()
 
     def _now(self) -> datetime:
-        return datetime.now(UTC) + self.conduct.clock_offset
+        return datetime.now(UTC) + self.behaviour.clock_offset
 
 
 async def _empty(_request: Request, error: Exception) -> Response:
     """The answer for an unknown path or method: a status without a body."""
-    assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for no other
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered only for HTTPException
     return Response(status_code=error.status_code, headers=error.headers)
 
 

@@ -22,7 +22,7 @@ from typing import Any, Self
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import PyreqwestError
 
-from local.conduct import Conduct
+from local.behaviour import Behaviour
 from local.endpoints import Endpoints
 from local.messages import Message, Push
 from local.processes import Server, free_port, listening, running
@@ -33,15 +33,16 @@ ROOT = Path(__file__).parent.parent
 ACK_DEADLINE = 300.0
 """Seconds after which an unanswered push counts as a nack, as `deploy.sh` sets it."""
 POLICY = Policy(
-    floor=1000,
-    first_window=1000,
-    longest_pause=10,
-    first_retry=2,
-    last_retry=20,
+    min_window=1000,
+    initial_window=1000,
+    max_pause=10,
+    min_retry_delay=2,
+    max_retry_delay=20,
     dead_letter_after=20,
 )
 """A subscription that was busy before. Its times are shorter than Google's and `deploy.sh`'s (60,
-10 and 600 s, 100 attempts), because a person is watching. Its floor is a third of Google's."""
+10 and 600 s, 100 attempts), because a person is watching. Its `min_window` is a third of
+Google's."""
 _START_PATIENCE = 10.0  # seconds that Cloud Run holds a request while an instance starts
 _OPEN_FILES = 20_000  # each outstanding push is a connection
 _KEEP_ALIVE = timedelta(seconds=1)
@@ -94,8 +95,8 @@ class Stack:
     """One function and everything around it; an async context manager.
 
     `port` and `simulator_port` are the ports of the function and of Svix (0: any free port).
-    `conduct` is how Svix behaves at first. `observe` is called with each line of an instance's log.
-    Raises `ServerFailed` if the function does not start.
+    `behaviour` is how Svix behaves at first. `observe` is called with each line of an instance's
+    log. Raises `ServerFailed` if the function does not start.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class Stack:
         simulator_port: int = 0,
         instances: int = 1,
         policy: Policy = POLICY,
-        conduct: Mapping[str, Any] | None = None,
+        behaviour: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
         observe: Callable[[Instance, bytes], None] = lambda _instance, _line: None,
     ) -> None:
@@ -123,20 +124,20 @@ class Stack:
         self.simulator = Simulator(
             port=simulator_port,
             endpoint_for=lambda app: f"{self.endpoints.url}/{app}",
-            **(conduct or {}),
+            **(behaviour or {}),
         )
         self.subscription = Subscription(self._push, policy)
-        self._conduct = dict(conduct or {})
+        self._behaviour = dict(behaviour or {})
         self._environment = dict(environment or {})
         self._port = port
-        self._instances_at_first = self._wanted = instances
+        self._initial_instances = self._wanted = instances
         self._starting = asyncio.Lock()
-        self._is_svix_there = True
+        self._is_svix_up = True
         self._numbers = 0
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[object]] = set()
         self._pushing: asyncio.Task[None] | None = None
-        self._around = contextlib.AsyncExitStack()
+        self._exits = contextlib.AsyncExitStack()
         self._client: Client | None = None
 
     async def __aenter__(self) -> Self:
@@ -151,16 +152,16 @@ class Stack:
                 .pool_idle_timeout(_KEEP_ALIVE)
                 .build()
             )
-            front = await asyncio.start_server(self._forward, "127.0.0.1", self._port)
-            self._port = front.sockets[0].getsockname()[1]
-            stack.callback(front.close)
+            listener = await asyncio.start_server(self._forward, "127.0.0.1", self._port)
+            self._port = listener.sockets[0].getsockname()[1]
+            stack.callback(listener.close)
             stack.push_async_callback(self._stop)
             await self._start()
-            self._around = stack.pop_all()
+            self._exits = stack.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._around.aclose()
+        await self._exits.aclose()
 
     @property
     def url(self) -> str:
@@ -188,28 +189,28 @@ class Stack:
             for file in self.ledger.parent.glob(f"{self.ledger.name}*"):
                 file.unlink()
             self.simulator.reset()
-            self.simulator.conduct = Conduct(**self._conduct)
+            self.simulator.behaviour = Behaviour(**self._behaviour)
             self.endpoints.answer = HTTPStatus.NO_CONTENT
             self.endpoints.answers.clear()
             self.endpoints.received = []
-            await self.bring_svix_back()
+            await self.start_svix()
             self.messages, self.answered = [], []
             self.subscription = Subscription(self._push, self.policy)
             self._numbers = 0
-            self._wanted = self._instances_at_first
+            self._wanted = self._initial_instances
             emptied()
         await self._start()
 
-    async def take_svix_away(self) -> None:
+    async def stop_svix(self) -> None:
         """Let Svix refuse connections."""
-        if self._is_svix_there:
-            self._is_svix_there = False
+        if self._is_svix_up:
+            self._is_svix_up = False
             await self.simulator.stop_listening()
 
-    async def bring_svix_back(self) -> None:
+    async def start_svix(self) -> None:
         """Let Svix accept connections again."""
-        if not self._is_svix_there:
-            self._is_svix_there = True
+        if not self._is_svix_up:
+            self._is_svix_up = True
             await self.simulator.start_listening()
 
     async def kill(self, instance: Instance) -> None:
@@ -286,7 +287,7 @@ class Stack:
         try:
             instance.server = await asyncio.shield(running)
         except BaseException:
-            await asyncio.wait([running])  # its process may still come up, and must be ended then
+            await asyncio.wait([running])  # the process may still start, and must then be ended
             await self._end(instance)
             raise
         instance.state = State.UP
@@ -394,7 +395,7 @@ class Stack:
     # -- the function's one address
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry one connection to an instance, as Cloud Run's front does."""
+        """Forward one connection to an instance, like Cloud Run's front end."""
         with contextlib.closing(writer), contextlib.suppress(OSError):
             instance = await self._choose()
             if instance is None:

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from local.page.lane import Lane, Post, Trouble
+from local.page.lane import Draft, Lane, Trouble
 
 _SECONDS = 15  # for which events are published
 _UNLIMITED = 50.0  # events a second if Svix has no limit
@@ -44,11 +44,11 @@ class Stream:
         return Counter(map(_project, range(self.count)))
 
     async def run(self) -> bool:
-        """Publish the events and wait for them. Returns whether none is lost and none doubled."""
+        """Publish the events and wait for them. Returns whether each is in Svix exactly once."""
         self.lane.set_limit(self.rate)
         limit = f"takes {self.rate:g} calls a second" if self.rate else "has no limit"
-        away = f", and is away for {_OUTAGE_SECONDS:g} s" if self.outage else ""
-        print(f"\n{self.count} events, {self.per_second:g} a second; Svix {limit}{away}.\n")
+        outage = f", and is down for {_OUTAGE_SECONDS:g} s" if self.outage else ""
+        print(f"\n{self.count} events, {self.per_second:g} a second; Svix {limit}{outage}.\n")
         print(f"{'second':>6} {'published':>9} {'in Svix':>7} {'waiting':>7} {'nacks':>5}  Svix")
         started = time.monotonic()
         before = len(self.lane.stack.simulator.messages)
@@ -68,12 +68,12 @@ class Stream:
             await asyncio.sleep(started + number / self.per_second - time.monotonic())
             project, event_id = _project(number), f"evt_stream_{number}"
             event = {"id": event_id, "type": "usage.recorded", "project": project, "data": {}}
-            self.lane.publish([Post(json.dumps(event).encode(), project, event_id)])
+            self.lane.publish([Draft(json.dumps(event).encode(), project, event_id)])
 
     async def _outage(self) -> None:
         if self.outage:
             await asyncio.sleep(_OUTAGE_AT)
-            await self.lane.set_trouble(Trouble.GONE)
+            await self.lane.set_trouble(Trouble.DOWN)
             await asyncio.sleep(_OUTAGE_SECONDS)
             await self.lane.set_trouble(Trouble.NONE)
 
@@ -84,7 +84,7 @@ class Stream:
             while True:
                 published, held = len(stack.messages), len(stack.simulator.messages) - before
                 nacks = len(stack.subscription.nacked)
-                state = "is away" if self.lane.trouble is Trouble.GONE else ""
+                state = "down" if self.lane.trouble is Trouble.DOWN else ""
                 seconds, waiting = time.monotonic() - started, published - held
                 numbers = f"{seconds:6.0f} {published:9} {held:7} {waiting:7} {nacks:5}"
                 print(f"{numbers}  {state}", flush=True)

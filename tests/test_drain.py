@@ -99,7 +99,7 @@ def test_without_a_limit_a_new_instance_is_as_fast_as_a_warm_one() -> None:
                 return await relay.deliver(message)
 
             started = model.now()
-            subscription = Subscription(deliver, Policy(floor=200, first_window=200))
+            subscription = Subscription(deliver, Policy(min_window=200, initial_window=200))
             backlog = [
                 replace(each, message=each.message + 1000 * run) for each in model.backlog(1000)
             ]

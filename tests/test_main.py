@@ -38,7 +38,7 @@ UNLIMITED = httpx.Limits(max_connections=None)
 def svix() -> Iterator[Svix]:
     """The simulator, which all tests share. Each test removes its faults at the end."""
     with simulator() as started:
-        started.control.conduct(kind="open_source")  # which shows the text unchanged
+        started.control.set_behaviour(kind="open_source")  # which shows the text unchanged
         yield started
 
 
@@ -53,7 +53,7 @@ def relay(svix: Svix) -> Iterator[Function]:
 def _healthy(svix: Svix) -> Iterator[None]:
     yield
     svix.control.clear_faults()
-    svix.control.conduct(rate=None, latency=0)
+    svix.control.set_behaviour(rate=None, latency=0)
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ async def test_of_a_hundred_posts_at_once_one_delivers_and_none_is_refused(
     settings: dict[str, str] = {"LEDGER": f"sqlite:{tmp_path}/ledger.db"}
     if kind == "firestore":
         settings = request.getfixturevalue("firestore")
-    svix.control.conduct(latency=0.2)
+    svix.control.set_behaviour(latency=0.2)
     with contextlib.ExitStack() as stack:
         urls = [stack.enter_context(function(svix.url, **settings)).url for _ in range(2)]
         async with httpx.AsyncClient(timeout=60, limits=UNLIMITED) as client:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.requests import ClientDisconnect
 
-from local.conduct import Fault
+from local.behaviour import Fault
 from local.simulator import Simulator
 from relay import intake
 from relay import worker as worker_module
@@ -263,7 +263,7 @@ async def test_a_shutdown_answers_all_waiting_requests_and_lets_attempts_end(
     async with asyncio.timeout(10):
         while not attempting(relay):  # noqa: ASYNC110 - the relay has no event for it
             await asyncio.sleep(0.01)
-    svix.conduct.rate = 0.001
+    svix.behaviour.rate = 0.001
     svix.inject(Fault("status", status=503))
     posts += [asyncio.create_task(handle(relay, push(event("evt_hangs")))) for _ in range(3)]
     posts += [asyncio.create_task(handle(relay, push(event(f"evt_{n}")))) for n in range(20)]

@@ -31,7 +31,7 @@ from local.page.lane import (
     make_events,
     make_poison,
 )
-from local.page.stories import STORIES, Teller
+from local.page.stories import STORIES, StoryPlayer
 from local.svix.server import Server
 
 _HERE = Path(__file__).parent
@@ -115,7 +115,7 @@ class Page:
     def __init__(self, lanes: Sequence[Lane], scale: float = 1.0) -> None:
         self.token = secrets.token_urlsafe(16)
         self.lanes = {lane.name: lane for lane in lanes}
-        self.teller = Teller(lanes, scale)
+        self.player = StoryPlayer(lanes, scale)
         self.failures: list[str] = []
         self._tasks: set[asyncio.Task[None]] = set()
         routes = [
@@ -135,13 +135,13 @@ class Page:
             "at": time.time(),
             "series": SERIES,
             "lanes": {name: lane.snapshot() for name, lane in self.lanes.items()},
-            "story": self.teller.snapshot(),
-            "is_playing": self.teller.is_playing,
+            "story": self.player.snapshot(),
+            "is_playing": self.player.is_playing,
         }
 
     async def close(self) -> None:
         """End the story and the actions that still run."""
-        await self.teller.end()
+        await self.player.end()
         for task in [*self._tasks]:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -173,15 +173,15 @@ class Page:
 
     async def _do(self, request: Request) -> Response:
         options = await request.json()
-        if self.teller.is_playing:
+        if self.player.is_playing:
             return JSONResponse({"detail": "A story is playing. End it first."}, 409, _HEADERS)
         try:
             work = ACTIONS[options["action"]](self.lanes[options["lane"]], options)
         except KeyError as missing:
             return JSONResponse({"detail": f"there is no {missing}"}, 400, _HEADERS)
         if options["action"] == "restart":
-            self.teller.forget()
-        # It is not awaited: a deployment takes seconds, and the page shows its progress.
+            self.player.forget()
+        # The action is not awaited: a deployment takes seconds, and the page shows its progress.
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -189,10 +189,10 @@ class Page:
 
     async def _story(self, request: Request) -> Response:
         options = await request.json()
-        await self.teller.end()
+        await self.player.end()
         if name := options.get("name"):
             try:
-                self.teller.begin(name)
+                self.player.begin(name)
             except KeyError:
                 return JSONResponse({"detail": f"there is no story {name}"}, 400, _HEADERS)
         return Response(status_code=204, headers=_HEADERS)

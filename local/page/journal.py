@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from local.conduct import Call
+from local.behaviour import Call
 from local.messages import Message, Push
 from local.page import steps
 from local.page.steps import Key, Pacer
@@ -23,7 +23,7 @@ from local.stack import Instance, Stack
 CHART_SECONDS = 120
 SERIES = ("published", "accepted", "refused", "nacked", "received")
 _ROWS = 40
-_PACER_IS_OLD = 3.0  # seconds: the relay writes one line a second
+_PACER_STALE_SECONDS = 3.0  # the relay writes one line a second
 
 
 def key_of(message: Message) -> Key:
@@ -112,7 +112,7 @@ class Journal:
                 self._pacers[instance.number] = (time.time(), pacer)
 
     def poll(self, stack: Stack, letters: Letters) -> None:
-        """Read what is new, and judge each event that it concerns again."""
+        """Read what is new, and judge each affected event again."""
         for message, push in stack.answered[self._answered :]:
             self._touched.add(key_of(message))
             if not push.is_ack:
@@ -185,7 +185,7 @@ class Journal:
         if found is Fate.LOST:
             self.unexplained.add(event.key)
             if self._letters.at <= event.acked_at:
-                found = Fate.ON_ITS_WAY  # dead letters from after its ack were not read yet
+                found = Fate.ON_ITS_WAY  # the dead letters have not been read since the ack
         if found is Fate.ONCE is not event.fate:
             bisect.insort(self._delays, self.delay(event) or 0.0)
         if found is not event.fate:
@@ -215,7 +215,8 @@ class Journal:
             "published": len(self.events),
             **{found.name.lower(): self.fates[found] for found in Fate},
             "by_hand": self.by_hand,
-            # None until half of them, or all, have reached their customer. A lost one never does.
+            # `typical` is None until half of the events have reached their customer, `slowest`
+            # until all have. A lost event never does.
             "typical": delays[half] if 0 <= half < len(delays) else None,
             "slowest": delays[-1] if delays and not missing else None,
         }
@@ -223,7 +224,7 @@ class Journal:
     def pacer(self, instance: Instance) -> Pacer | None:
         """The pacer's state that the instance logged last; None if that is too old."""
         at, pacer = self._pacers.get(instance.number, (0.0, None))
-        return pacer if time.time() - at < _PACER_IS_OLD else None
+        return pacer if time.time() - at < _PACER_STALE_SECONDS else None
 
     def chart(self) -> list[list[int]]:
         """The counts of `SERIES` in each second of the last two minutes, oldest first."""

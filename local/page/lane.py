@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
-from local.conduct import Fault
+from local.behaviour import Fault
 from local.page.journal import Journal, Letters
 from local.page.verdict import Fate
 from local.stack import ROOT, Instance, Program, Stack, State
@@ -29,7 +29,7 @@ _TOO_LARGE = 1_200_000  # bytes: Svix takes 1 MiB
 _POLL = 0.25  # seconds between two polls of what has happened
 _MOST_INSTANCES = 4
 FREEZE_SECONDS = 8.0
-_CONDUCT = {"latency": 0.05, "retry_schedule": (2, 4, 8, 16, 16, 16, 16)}
+_BEHAVIOUR = {"latency": 0.05, "retry_schedule": (2, 4, 8, 16, 16, 16, 16)}
 """How Svix behaves at first: it takes 50 ms, and its retries are quicker than the real one's."""
 
 
@@ -42,7 +42,7 @@ class Trouble(StrEnum):
     HANGS = "hangs"
     LOSES_ANSWERS = "loses answers"
     STORES_AND_HANGS = "stores and hangs"
-    GONE = "gone"
+    DOWN = "down"
 
 
 _FAULTS = {
@@ -55,8 +55,8 @@ _FAULTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
-    """What is published: the data, and its project and id; None if it is not a valid event."""
+class Draft:
+    """A message to publish. `project` and `event_id` are None if `data` is not a valid event."""
 
     data: bytes
     project: str | None
@@ -67,28 +67,28 @@ _numbers = itertools.count(1)
 _run = secrets.token_hex(2)  # makes the ids of each run new, because the ledger may be an old one
 
 
-def make_events(count: int, projects: Sequence[str], padding: int = 0) -> list[Post]:
+def make_events(count: int, projects: Sequence[str], padding: int = 0) -> list[Draft]:
     """Make `count` new events, of the projects in turn, with `padding` extra bytes each."""
-    posts: list[Post] = []
+    drafts: list[Draft] = []
     for project, kind in zip(itertools.cycle(projects), itertools.cycle(_TYPES), strict=False):
-        if len(posts) == count:
+        if len(drafts) == count:
             break
         event_id = f"evt_{_run}_{next(_numbers):05d}"
         event = {"id": event_id, "type": kind, "project": project, "data": {"id": f"sim_{project}"}}
         if padding:
             event["padding"] = "x" * padding
-        posts.append(Post(json.dumps(event).encode(), project, event_id))
-    return posts
+        drafts.append(Draft(json.dumps(event).encode(), project, event_id))
+    return drafts
 
 
-def make_poison(count: int, projects: Sequence[str]) -> list[Post]:
+def make_poison(count: int, projects: Sequence[str]) -> list[Draft]:
     """Make events that are too large for Svix."""
     return make_events(count, projects, _TOO_LARGE)
 
 
-def make_broken(count: int) -> list[Post]:
-    """Make messages that are not valid events: their JSON breaks off."""
-    return [Post(b'{"id": "evt_broken", "type": "user.cre', None, None) for _ in range(count)]
+def make_broken(count: int) -> list[Draft]:
+    """Make messages that are not valid events: their JSON is cut off."""
+    return [Draft(b'{"id": "evt_broken", "type": "user.cre', None, None) for _ in range(count)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class Lane:
         self.trouble = Trouble.NONE
         self._has_letters = kind.has_letters
         self._letters = Letters()
-        self._posts: list[Post] = []
+        self._published: list[Draft] = []
         self._entered = contextlib.AsyncExitStack()
         self._watching: asyncio.Task[None] | None = None
         self._is_restarting = False
@@ -140,7 +140,7 @@ class Lane:
     def of(cls, kind: Kind, directory: Path, **more: Any) -> Self:
         """A lane with a stack of its own. `more` are further arguments of `Stack`."""
         directory.mkdir()
-        return cls(kind, Stack(kind.program, directory, conduct=_CONDUCT, **more))
+        return cls(kind, Stack(kind.program, directory, behaviour=_BEHAVIOUR, **more))
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
@@ -187,32 +187,33 @@ class Lane:
 
     # -- actions
 
-    def publish(self, posts: Sequence[Post]) -> None:
+    def publish(self, drafts: Sequence[Draft]) -> None:
         """Publish them all at once."""
-        for post in posts:
-            message = self.stack.publish(post.data, post.project, post.event_id)
+        for draft in drafts:
+            message = self.stack.publish(draft.data, draft.project, draft.event_id)
             self.journal.published(message)
-        self._posts += [post for post in posts if post.event_id is not None]
+        self._published += [draft for draft in drafts if draft.event_id is not None]
 
     def publish_again(self, count: int) -> None:
         """Publish the last `count` events again, like a publisher that got no answer."""
-        self.publish(list({post.event_id: post for post in self._posts}.values())[-count:])
+        self.publish(list({draft.event_id: draft for draft in self._published}.values())[-count:])
 
     async def set_trouble(self, trouble: Trouble, app: str | None = None) -> None:
         """Set what is wrong with Svix from now on. With `app`, only that customer is affected."""
         self.trouble = trouble
         self.stack.simulator.clear_faults()
-        if trouble is Trouble.GONE:
-            await self.stack.take_svix_away()
+        if trouble is Trouble.DOWN:
+            await self.stack.stop_svix()
             return
-        await self.stack.bring_svix_back()
+        await self.stack.start_svix()
         if fault := _FAULTS.get(trouble):
             self.stack.simulator.inject(replace(fault, app=app))
 
     def set_limit(self, rate: float | None) -> None:
         """Set how many calls a second Svix takes; None: any number."""
-        conduct = self.stack.simulator.conduct
-        conduct.rate, conduct.burst, conduct.retry_after = rate, max(rate or 1.0, 1.0), "seconds"
+        behaviour = self.stack.simulator.behaviour
+        behaviour.rate, behaviour.burst = rate, max(rate or 1.0, 1.0)
+        behaviour.retry_after = "seconds"
 
     async def kill(self, count: int = 1) -> None:
         """Kill `count` instances (SIGKILL), those with the most outstanding pushes first."""
@@ -220,7 +221,7 @@ class Lane:
         await asyncio.gather(*map(self.stack.kill, running[:count]))
 
     def freeze(self, seconds: float = FREEZE_SECONDS) -> None:
-        """Stop the instance with the most outstanding pushes for this many seconds."""
+        """Freeze the instance with the most outstanding pushes for this many seconds."""
         up = [instance for instance in self._running() if instance.state is State.UP]
         if up:
             self.stack.freeze(max(up, key=lambda instance: instance.outstanding), seconds)
@@ -242,7 +243,7 @@ class Lane:
     def _empty(self) -> None:
         self.trouble = Trouble.NONE
         self._letters = Letters()
-        self._posts = []
+        self._published = []
         self.journal = Journal()
 
     def _running(self) -> list[Instance]:
@@ -262,11 +263,11 @@ class Lane:
         return subscription.outstanding > subscription.backlog
 
     def snapshot(self) -> dict[str, Any]:
-        """All the numbers of this lane. Raises what the watching of the stack failed with."""
+        """All the numbers of this lane. Raises the watching task's exception if it has failed."""
         if self._watching is not None and self._watching.done():
             self._watching.result()
         stack, journal = self.stack, self.journal
-        subscription, conduct = stack.subscription, stack.simulator.conduct
+        subscription, behaviour = stack.subscription, stack.simulator.behaviour
         return {
             "title": self.title,
             "does": self.does,
@@ -288,7 +289,7 @@ class Lane:
                 "accepted": journal.calls["accepted"],
                 "refused": journal.calls["refused"],
                 "failed": journal.calls["failed"],
-                "limit": conduct.rate,
+                "limit": behaviour.rate,
                 "trouble": self.trouble,
             },
             "endpoints": {

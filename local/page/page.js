@@ -1,6 +1,6 @@
 // The page's only script. It shows the snapshots that the server sends four times a second, and
 // sends the buttons' actions to the server. The server has all state, so a reload loses nothing. The
-// address says which function is shown (#obvious).
+// URL's fragment says which function is shown (#obvious).
 "use strict";
 
 const $ = (id) => document.getElementById(id);
@@ -23,8 +23,8 @@ function set(node, text) { // changes the page only if the text has changed
   if (node.textContent !== words) node.textContent = words;
 }
 
-function mark(node, name, is) {
-  if (node.classList.contains(name) !== Boolean(is)) node.classList.toggle(name, Boolean(is));
+function mark(node, name, on) {
+  if (node.classList.contains(name) !== Boolean(on)) node.classList.toggle(name, Boolean(on));
 }
 
 function make(tag, properties = {}, ...children) {
@@ -58,7 +58,7 @@ function show(next) {
   if (!(lane in state.lanes)) lane = Object.keys(state.lanes)[0];
   const shown = state.lanes[lane];
   showVerdict();
-  showWay(shown);
+  showPath(shown);
   showChart(shown);
   showRows(shown.rows);
   showStory(state.story);
@@ -104,7 +104,7 @@ function makeVerdict(name, title) {
   return row;
 }
 
-function showWay({title, does, topic, instances, svix, endpoints, chart}) {
+function showPath({title, does, topic, instances, svix, endpoints, chart}) {
   set($("backlog"), count(topic.backlog));
   set($("outstanding"), count(topic.outstanding));
   set($("window"), count(topic.window));
@@ -131,10 +131,10 @@ function showWay({title, does, topic, instances, svix, endpoints, chart}) {
   showArrow("arrow-received", last.received, `${count(last.received)}/s`, 0);
 }
 
-function showArrow(id, forth, words, back) {
+function showArrow(id, forward, words, back) {
   const [out, line, ...rest] = $(id).children;
-  set(out, forth ? words : "");
-  mark(line, "flows", forth);
+  set(out, forward ? words : "");
+  mark(line, "flows", forward);
   if (rest.length) {
     mark(rest[0], "flows", back);
     set(rest[1], back ? `${count(back)}/s` : "");
@@ -148,13 +148,13 @@ function showInstances(instances) {
   }
   for (const [n, row] of [...body.rows].entries()) {
     const instance = instances[n];
-    const name = instance ? instance.state : "empty";
-    if (row.className !== name) row.className = name;
-    const {number, state: is, outstanding, waiting, in_flight: inFlight, rate} = instance ?? {};
+    const status = instance ? instance.state : "empty";
+    if (row.className !== status) row.className = status;
+    const {number, outstanding, waiting, in_flight: inFlight, rate} = instance ?? {};
     const paused = instance?.is_paused;
     const words = !instance ? Array(6).fill("") : [
-      `${number} ${is === "up" ? "" : is}`, count(outstanding), waiting ?? "–", inFlight ?? "–",
-      rate == null ? (waiting == null ? "–" : "any") : rate < 10 ? rate.toFixed(1) : Math.round(rate),
+      `${number} ${status === "up" ? "" : status}`, count(outstanding), waiting ?? "–", inFlight ?? "–",
+      rate == null ? (waiting == null ? "–" : "∞") : rate < 10 ? rate.toFixed(1) : Math.round(rate),
       paused == null ? "–" : paused ? "yes" : "no",
     ];
     words.forEach((word, column) => set(row.cells[column], word));
@@ -268,8 +268,10 @@ function makeStories(stories) {
 
 function showStory(story) {
   for (const button of $("stories").children) {
-    const is = state.is_playing && button.id === `story-${story?.name}`;
-    if (button.getAttribute("aria-pressed") !== String(is)) button.setAttribute("aria-pressed", is);
+    const isPlaying = state.is_playing && button.id === `story-${story?.name}`;
+    if (button.getAttribute("aria-pressed") !== String(isPlaying)) {
+      button.setAttribute("aria-pressed", isPlaying);
+    }
     if (button.disabled !== state.is_playing) button.disabled = state.is_playing;
   }
   $("end-story").hidden = !state.is_playing;
@@ -279,16 +281,16 @@ function showStory(story) {
   }
   if (!story) return;
   const key = `${story.name} ${story.state} ${story.step}`;
-  const telling = $("telling");
-  if (telling.dataset.key === key) return;
-  telling.dataset.key = key;
-  telling.dataset.state = story.state;
-  telling.replaceChildren(...tell(story));
+  const text = $("story-text");
+  if (text.dataset.key === key) return;
+  text.dataset.key = key;
+  text.dataset.state = story.state;
+  text.replaceChildren(...describe(story));
 }
 
-function tell({title, sentences, step, state: is, outcomes, failure}) {
+function describe({title, sentences, step, state: phase, outcomes, failure}) {
   const head = (words) => make("p", {className: "step"}, words);
-  switch (is) {
+  switch (phase) {
     case "starting":
       return [head(title), make("p", {}, "Both functions start over …")];
     case "playing":
@@ -297,7 +299,7 @@ function tell({title, sentences, step, state: is, outcomes, failure}) {
       return [head(`${title}: the outcome`),
         ...Object.values(outcomes).map(({sentence}) => make("p", {className: "outcome"}, sentence))];
     default:
-      return [head(`${title}: broken off`), make("p", {}, failure ?? "You ended it.")];
+      return [head(`${title}: stopped`), make("p", {}, failure ?? "You ended the story.")];
   }
 }
 
@@ -308,10 +310,10 @@ function showControls({title, svix, endpoints, instances, is_restarting: isResta
   const controls = $("controls");
   const disabled = state.is_playing || isRestarting;
   if (controls.disabled !== disabled) controls.disabled = disabled;
-  const running = instances.filter(({state: is}) => is !== "ending" && is !== "ended").length;
-  for (const [change, is] of [[1, running >= most], [-1, running <= 1]]) {
+  const running = instances.filter((each) => each.state !== "ending" && each.state !== "ended").length;
+  for (const [change, isDisabled] of [[1, running >= most], [-1, running <= 1]]) {
     const button = document.querySelector(`[data-change="${change}"]`);
-    if (button.disabled !== is) button.disabled = is;
+    if (button.disabled !== isDisabled) button.disabled = isDisabled;
   }
   if (state.at * 1000 < actedAt) return;
   $("limit").value = LIMITS.indexOf(svix.limit);

@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from local.page.lane import PROJECTS, Lane, Post, Trouble, make_events
+from local.page.lane import PROJECTS, Draft, Lane, Trouble, make_events
 from local.page.verdict import Fate
 
 _SHORTEST_WAIT = 8.0  # seconds that the last events have to arrive, even in a shortened story
 _LONGEST_BACK_OFF = 20.0  # seconds for which the nacks of one crash may delay the next pushes
-_CALL_TAKES = 1.5  # seconds from a push to the call to Svix, with time to spare
+_CALL_SECONDS = 1.5  # from a push to the call to Svix, with time to spare
 _POLL = 0.1  # seconds between two polls of whether everything has arrived
 _NOISY, *_QUIET = PROJECTS
 
@@ -27,14 +27,14 @@ class Stage:
 
     def __init__(self, lanes: Sequence[Lane], scale: float) -> None:
         self.lanes = lanes
-        self.settled_at: dict[str, float] = {}
+        self.finished_at: dict[str, float] = {}
         """By lane name: when the lane had no event on its way any more."""
         self._scale = scale
         self._steady: asyncio.Task[None] | None = None
 
     def publish(self, count: int, projects: Sequence[str]) -> None:
         """Publish new events, `count` times the scale."""
-        self._give(make_events(max(1, round(count * self._scale)), projects))
+        self._publish(make_events(max(1, round(count * self._scale)), projects))
 
     def limit(self, rate: float) -> None:
         """Set how many calls a second Svix takes."""
@@ -53,13 +53,13 @@ class Stage:
         await self.trouble(Trouble.NONE)
         await asyncio.gather(*kills)
 
-    async def under_way(self) -> None:
+    async def wait_until_under_way(self) -> None:
         """Wait until every function has pushes and has begun its calls to Svix."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LONGEST_BACK_OFF):
                 while not all(lane.is_busy for lane in self.lanes):  # noqa: ASYNC110 - nothing signals it
                     await asyncio.sleep(_POLL)
-        await asyncio.sleep(_CALL_TAKES)
+        await asyncio.sleep(_CALL_SECONDS)
 
     async def pause(self, seconds: float) -> None:
         """Wait for `seconds` times the scale."""
@@ -72,7 +72,7 @@ class Stage:
             loop = asyncio.get_running_loop()
             started, count = loop.time(), 0
             while True:
-                self._give(make_events(1, projects[count % len(projects) :]))
+                self._publish(make_events(1, projects[count % len(projects) :]))
                 count += 1
                 await asyncio.sleep(started + count / per_second - loop.time())
 
@@ -85,21 +85,21 @@ class Stage:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._steady
 
-    async def settle(self, seconds: float) -> None:
+    async def wait_until_finished(self, seconds: float) -> None:
         """Wait until no lane has an event on its way, at most `seconds` times the scale."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(_SHORTEST_WAIT, seconds * self._scale)):
-                while len(self.settled_at) < len(self.lanes):
+                while len(self.finished_at) < len(self.lanes):
                     # No lane signals that an event has arrived, so poll.
                     await asyncio.sleep(_POLL)
                     for lane in self.lanes:
                         await lane.poll()
                         if not lane.on_their_way:
-                            self.settled_at.setdefault(lane.name, time.time())
+                            self.finished_at.setdefault(lane.name, time.time())
 
-    def _give(self, posts: list[Post]) -> None:
+    def _publish(self, drafts: list[Draft]) -> None:
         for lane in self.lanes:
-            lane.publish(posts)
+            lane.publish(drafts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """One story. If it is about some customers' delays only, `quiet` names these customers."""
+    """One story. If `quiet` names customers, the outcome says how long their events took."""
 
     name: str
     title: str
@@ -142,8 +142,8 @@ async def _hangs(stage: Stage) -> None:
     await stage.pause(12)
 
 
-async def _gone(stage: Stage) -> None:
-    await stage.trouble(Trouble.GONE)
+async def _down(stage: Stage) -> None:
+    await stage.trouble(Trouble.DOWN)
     await stage.pause(6)
 
 
@@ -151,7 +151,7 @@ async def _back(stage: Stage) -> None:
     await stage.trouble(Trouble.NONE)
     await stage.pause(6)
     await stage.end_steady()
-    await stage.settle(20)
+    await stage.wait_until_finished(20)
 
 
 async def _others(stage: Stage) -> None:
@@ -174,13 +174,13 @@ async def _flood(stage: Stage) -> None:
 
 async def _rest(stage: Stage) -> None:
     await stage.end_steady()
-    await stage.settle(25)
+    await stage.wait_until_finished(25)
 
 
 async def _crash_before(stage: Stage) -> None:
     await stage.trouble(Trouble.HANGS)
     stage.publish(40, PROJECTS)
-    await stage.under_way()
+    await stage.wait_until_under_way()
     await stage.kill_all()
     await stage.pause(5)
 
@@ -188,17 +188,17 @@ async def _crash_before(stage: Stage) -> None:
 async def _crash_after(stage: Stage) -> None:
     await stage.trouble(Trouble.STORES_AND_HANGS)
     stage.publish(40, PROJECTS)
-    await stage.under_way()
+    await stage.wait_until_under_way()
     await stage.kill_all()
     await stage.pause(5)
 
 
-async def _settle_backlog(stage: Stage) -> None:
-    await stage.settle(50)
+async def _finish_backlog(stage: Stage) -> None:
+    await stage.wait_until_finished(50)
 
 
-async def _settle_crashes(stage: Stage) -> None:
-    await stage.settle(45)
+async def _finish_crashes(stage: Stage) -> None:
+    await stage.wait_until_finished(45)
 
 
 STORIES = (
@@ -216,22 +216,23 @@ STORIES = (
                 "The relay keeps the events waiting and sends them at the rate that Svix allows. "
                 "The obvious function hands each refusal back to Pub/Sub, which then slows down "
                 "everything.",
-                _settle_backlog,
+                _finish_backlog,
             ),
         ),
     ),
     Story(
         "outage",
         "An outage",
-        "Svix fails, hangs and is gone, under a steady 20 events a second.",
+        "Svix fails, hangs and goes down, while 20 events a second come in.",
         (
-            Step("Twenty events a second, and Svix works.", _steady),
+            Step("Twenty events a second are published, and Svix works.", _steady),
             Step("Svix answers 500 to every call.", _fails),
             Step("Svix takes calls and never answers.", _hangs),
-            Step("Svix is gone: it refuses connections.", _gone),
+            Step("Svix is down: it refuses connections.", _down),
             Step(
-                "Svix is back. The relay sends what has waited. The obvious function has marked "
-                "each event whose call got no answer, and takes its retry for a duplicate.",
+                "Svix is back. The relay sends what has waited. The obvious function marks each "
+                "event before it calls Svix. If the call gets no answer, the mark stays, and the "
+                "function treats the retry as a duplicate.",
                 _back,
             ),
         ),
@@ -239,9 +240,13 @@ STORIES = (
     Story(
         "noisy",
         "A noisy customer",
-        "One customer's events fail, then flood. What do the others notice?",
+        "One customer's events fail, then flood in. Do the others notice?",
         (
-            Step("Nineteen customers, ten events a second, and a limit of 25 a second.", _others),
+            Step(
+                "Nineteen customers publish ten events a second in total. Svix takes 25 calls a "
+                "second.",
+                _others,
+            ),
             Step(
                 f"A twentieth, {_NOISY}, publishes 20 events, and Svix answers 500 to each, "
                 "again and again.",
@@ -255,23 +260,23 @@ STORIES = (
     Story(
         "crashes",
         "Crashes",
-        "The function is killed before Svix accepts, and after.",
+        "The function is killed before Svix accepts the events, then after.",
         (
             Step(
-                "40 events. Svix has received the calls and stored nothing when every instance is "
-                "killed (kill -9). New ones start.",
+                "40 events are published. Svix receives the calls but stores nothing. Then every "
+                "instance is killed (kill -9), and new ones start.",
                 _crash_before,
             ),
             Step(
-                "40 more. This time Svix has stored the events, and every instance is killed "
-                "before it gets the answers.",
+                "40 more events are published. This time Svix stores the events. Then every "
+                "instance is killed before it gets the answers.",
                 _crash_after,
             ),
             Step(
                 "Pub/Sub redelivers the events. The dead instances' claims end after 30 seconds. "
                 "Then the relay sends again, and Svix recognises the events that it has. The "
-                "obvious function finds its own mark and takes the event for delivered.",
-                _settle_crashes,
+                "obvious function finds its own mark and treats the event as delivered.",
+                _finish_crashes,
             ),
         ),
     ),
@@ -283,10 +288,10 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * share))] if values else 0.0
 
 
-def outcome(story: Story, lane: Lane, began_at: float, settled_at: float | None) -> dict[str, Any]:
+def outcome(story: Story, lane: Lane, began_at: float, finished_at: float | None) -> dict[str, Any]:
     """The outcome of a story in one lane: the verdict, and a sentence for the page."""
     counted = lane.journal.verdict()
-    ended_at = settled_at or time.time()
+    ended_at = finished_at or time.time()
     parts = [f"{counted['once']:,} of {counted['published']:,} delivered once"]
     parts += [
         f"{counted[fate.name.lower()]:,} {fate}"
@@ -296,7 +301,7 @@ def outcome(story: Story, lane: Lane, began_at: float, settled_at: float | None)
     if waiting := counted["on_its_way"]:
         parts.append(f"{waiting:,} on their way after {ended_at - began_at:.0f} s")
     else:
-        parts.append(f"settled {ended_at - began_at:.0f} s into the story")
+        parts.append(f"finished after {ended_at - began_at:.0f} s")
     sentence = f"{lane.title}: {', '.join(parts)}."
     if story.quiet:
         sentence += " " + _others_notice(story, lane)
@@ -315,8 +320,8 @@ def _others_notice(story: Story, lane: Lane) -> str:
             delay = lane.journal.delay(event)
             delays.append(now - event.messages[0].published_at if delay is None else delay)
     return (
-        f"The others waited {percentile(delays, 0.5):.1f} s (median), "
-        f"{percentile(delays, 0.99):.1f} s (99 %)."
+        f"The others' events took {percentile(delays, 0.5):.1f} s (median) and "
+        f"{percentile(delays, 0.99):.1f} s (p99)."
     )
 
 
@@ -330,7 +335,7 @@ async def _to_the_end(*work: Coroutine[Any, Any, None]) -> None:
         raise
 
 
-class Teller:
+class StoryPlayer:
     """Plays one story at a time, and keeps the outcome of the last."""
 
     def __init__(self, lanes: Sequence[Lane], scale: float = 1.0) -> None:
@@ -357,7 +362,7 @@ class Teller:
                 await self._playing
 
     def forget(self) -> None:
-        """Show the last story no longer, because its events are not there any more."""
+        """Stop showing the last story, because its events are gone."""
         self._shown = None
 
     def snapshot(self) -> dict[str, Any] | None:
@@ -385,11 +390,11 @@ class Teller:
                 await step.play(stage)
             for lane in self._lanes:
                 await lane.poll()
-                settled_at = stage.settled_at.get(lane.name)
-                outcomes[lane.name] = outcome(story, lane, began_at, settled_at)
+                finished_at = stage.finished_at.get(lane.name)
+                outcomes[lane.name] = outcome(story, lane, began_at, finished_at)
             shown["state"] = "ended"
         except BaseException as failure:
-            shown["state"] = "broken off"
+            shown["state"] = "stopped"
             if not isinstance(failure, asyncio.CancelledError):
                 shown["failure"] = f"{type(failure).__name__}: {failure}"
             raise

@@ -72,7 +72,7 @@ class Api:
 
     @property
     def _rules(self) -> wire.Rules:
-        return wire.RULES[self._gate.conduct.kind]
+        return wire.RULES[self._gate.behaviour.kind]
 
     # -- applications
 

@@ -1,9 +1,9 @@
 """The simulator's own API under `/control`; `local.control` is its client.
 
 GET    /control/messages?app=   the messages that it holds
-GET    /control/summary         counts
+GET    /control/summary         counts, and the events that are stored twice
 GET    /control/calls           every call to the API
-PUT    /control/conduct         change fields of `Conduct`
+PUT    /control/behaviour       change fields of `Behaviour`
 POST   /control/faults          add a `Fault`
 DELETE /control/faults          remove all faults
 POST   /control/refuse          {"seconds": n}: refuse connections for n seconds
@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from local.conduct import Fault
+from local.behaviour import Fault
 
 if TYPE_CHECKING:
     from local.simulator import Simulator
@@ -41,7 +41,7 @@ def routes(simulator: "Simulator") -> list[Route]:  # noqa: C901 - many short ha
             {
                 "messages": len(simulator.messages),
                 "events": len(events),
-                "doubles": [list(event) for event, count in events.items() if count > 1],
+                "stored_twice": [list(event) for event, count in events.items() if count > 1],
                 "statuses": Counter(str(call.status) for call in simulator.calls),
             }
         )
@@ -49,11 +49,11 @@ def routes(simulator: "Simulator") -> list[Route]:  # noqa: C901 - many short ha
     async def calls(_request: Request) -> Response:
         return JSONResponse([asdict(call) for call in simulator.calls])
 
-    async def conduct(request: Request) -> Response:
+    async def behaviour(request: Request) -> Response:
         changes = await request.json()
         if "clock_offset" in changes:
             changes["clock_offset"] = timedelta(seconds=changes["clock_offset"])
-        simulator.conduct = replace(simulator.conduct, **changes)
+        simulator.behaviour = replace(simulator.behaviour, **changes)
         return _done()
 
     async def faults(request: Request) -> Response:
@@ -92,7 +92,7 @@ def routes(simulator: "Simulator") -> list[Route]:  # noqa: C901 - many short ha
         ("GET", "messages", messages),
         ("GET", "summary", summary),
         ("GET", "calls", calls),
-        ("PUT", "conduct", conduct),
+        ("PUT", "behaviour", behaviour),
         ("POST", "faults", faults),
         ("DELETE", "faults", clear_faults),
         ("POST", "refuse", refuse),

@@ -15,7 +15,7 @@ from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import RequestError
 from svix.webhooks import Webhook
 
-from local.conduct import Conduct
+from local.behaviour import Behaviour
 from local.svix import ids
 from local.svix.store import Attempt, Endpoint, Store, StoredMessage, is_success
 
@@ -27,14 +27,14 @@ _ELSEWHERE = "not sent: the simulator sends to loopback addresses only"
 class Dispatcher:
     """Sends messages to endpoints. Build it in the running loop.
 
-    `conduct` and `now` are functions, because what they return changes while it runs.
+    `behaviour` and `now` are functions, because what they return changes while it runs.
     """
 
     def __init__(
-        self, store: Store, conduct: Callable[[], Conduct], now: Callable[[], datetime]
+        self, store: Store, behaviour: Callable[[], Behaviour], now: Callable[[], datetime]
     ) -> None:
         self._store = store
-        self._conduct = conduct
+        self._behaviour = behaviour
         self._now = now
         self._client = _client()
         self._at_once = asyncio.Semaphore(_AT_ONCE)
@@ -48,7 +48,10 @@ class Dispatcher:
                 self._start(message, endpoint, is_manual=False)
 
     def resend(self, message: StoredMessage, endpoint: Endpoint) -> None:
-        """Send a message to an endpoint again, whatever its types, unless it is disabled."""
+        """Send a message to an endpoint again, even if the endpoint's filters exclude it.
+
+        A disabled endpoint gets nothing.
+        """
         self._start(message, endpoint, is_manual=True)
 
     def forget(self) -> None:
@@ -75,7 +78,7 @@ class Dispatcher:
             async with self._at_once:
                 started_at, started = self._now(), time.monotonic()
                 code, response = await self._call(message, endpoint)
-            schedule = () if is_manual else self._conduct().retry_schedule
+            schedule = () if is_manual else self._behaviour().retry_schedule
             delay = schedule[tries] if not is_success(code) and tries < len(schedule) else None
             tries += 1
             self._store.add_attempt(

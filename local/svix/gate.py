@@ -11,7 +11,7 @@ from email.utils import format_datetime
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from local.conduct import Call, Conduct, Fault
+from local.behaviour import Behaviour, Call, Fault
 from local.svix import wire
 from local.svix.server import Drip, Reset
 
@@ -40,7 +40,7 @@ class _Bucket:
 
 @dataclass(slots=True)
 class _Keyed:
-    """The first call with an idempotency key. Its answer is set to None if it was not a 2xx."""
+    """The first call with an idempotency key. `answer` becomes None if the call got no 2xx."""
 
     at: datetime
     answer: asyncio.Future[Response | None]
@@ -49,12 +49,12 @@ class _Keyed:
 class Gate:
     """Passes calls on to their handlers, or answers them itself."""
 
-    def __init__(self, tokens: set[str], conduct: Conduct, now: Callable[[], datetime]) -> None:
+    def __init__(self, tokens: set[str], behaviour: Behaviour, now: Callable[[], datetime]) -> None:
         self.calls: deque[Call] = deque(maxlen=_CALLS_KEPT)
-        self.conduct = conduct
+        self.behaviour = behaviour
         self._tokens = tokens
         self._now = now
-        self._bucket = _Bucket(conduct.burst)
+        self._bucket = _Bucket(behaviour.burst)
         self._faults: list[Fault] = []
         self._faults_cleared = asyncio.Event()
         self._keys: dict[tuple[str, ...], _Keyed] = {}
@@ -95,9 +95,9 @@ class Gate:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or token not in self._tokens:
             return refused(wire.error(401, "authentication_failed", "Invalid token"))
-        conduct = self.conduct
-        if conduct.rate is not None and not self._bucket.take(conduct.rate, conduct.burst):
-            await asyncio.sleep(conduct.latency)
+        behaviour = self.behaviour
+        if behaviour.rate is not None and not self._bucket.take(behaviour.rate, behaviour.burst):
+            await asyncio.sleep(behaviour.latency)
             return refused(self._too_many())
         if fault := self._next_fault(request):
             return await self._fail(fault, request, handler)
@@ -105,7 +105,7 @@ class Gate:
 
     def _too_many(self) -> wire.Refusal:
         headers = {}
-        match self.conduct.retry_after:
+        match self.behaviour.retry_after:
             case "seconds":
                 headers["Retry-After"] = "1"
             case "date":
@@ -171,7 +171,7 @@ class Gate:
             if first is not None:
                 return Response(first.body, first.status_code, media_type="application/json")
             if self._keys.get(slot) not in {None, kept}:
-                return Response(status_code=500)  # another call that waited too runs now
+                return Response(status_code=500)  # another waiting call is running the handler
         return await self._first(slot, request, handler)
 
     async def _first(self, slot: tuple[str, ...], request: Request, handler: Handler) -> Response:
@@ -191,7 +191,7 @@ class Gate:
         return response
 
     async def _run(self, request: Request, handler: Handler) -> Response:
-        await asyncio.sleep(self.conduct.latency)
+        await asyncio.sleep(self.behaviour.latency)
         try:
             return await handler(request)
         except wire.Refusal as refusal:

@@ -79,14 +79,14 @@ class Reset(Response):
     """No answer: the connection is reset."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        """Reset the connection. Returns when the server has seen its end."""
+        """Reset the connection. Returns when the server has noticed the disconnect."""
         scope["server_of_connection"].reset(scope["client"])
         while (await receive())["type"] != "http.disconnect":
             pass
 
 
 class Drip(Reset):
-    """A 202 with a long body, byte by byte, until `ends`. Then the connection is reset."""
+    """A 202 with a long body, sent byte by byte. When `ends` is set, the connection is reset."""
 
     def __init__(self, ends: asyncio.Event) -> None:
         super().__init__(status_code=202)

@@ -170,7 +170,10 @@ class Store:
     def add_message(
         self, application: Application, new: wire.NewMessage, *, for_ever: bool, now: datetime
     ) -> StoredMessage:
-        """Store a message. Refuses an event id that was used within a day, or ever."""
+        """Store a message.
+
+        Refuses an event id that was used within a day; with `for_ever`, one that was ever used.
+        """
         known = application.by_id.get(new.event_id) if new.event_id else None
         if known and (for_ever or now - known.received_at < _EVENT_ID_LIFETIME):
             raise wire.conflict()

@@ -39,7 +39,7 @@ class Rules:
     largest_payload: int
     """Bytes."""
     event_ids_for_ever: bool
-    """Whether an event id stays taken for ever, or for a day."""
+    """True: an event id stays taken for ever. False: for a day."""
     minifies: bool
     """Whether Svix removes spaces and needless escapes from a payload before it sends it."""
     shows_tags: bool
@@ -68,7 +68,7 @@ def error(status: int, code: str, detail: str, headers: Mapping[str, str] | None
 
 
 def not_found(detail: str = "Entity not found") -> Refusal:
-    """A 404 of the API. An unknown path has another one, without a body."""
+    """A 404 of the API. An unknown path gets a different 404, without a body."""
     return error(404, "not_found", detail)
 
 

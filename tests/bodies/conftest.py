@@ -117,4 +117,4 @@ def relay(running: Relay, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
         monkeypatch.setenv(name, value)
     yield running
     running.svix.control.clear_faults()
-    running.svix.control.conduct(kind="hosted")
+    running.svix.control.set_behaviour(kind="hosted")

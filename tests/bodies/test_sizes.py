@@ -121,7 +121,7 @@ def test_a_letter_in_parts_is_delivered_by_a_replay(relay: Relay) -> None:
     text = text_of(event_id, filler)
     answer = relay.post(wrapped(text, event_id), JSON | PUSHED)
     assert answer.outcome == (200, "rejected")
-    relay.svix.control.conduct(kind="open_source")  # takes 2 MiB, and shows the text unchanged
+    relay.svix.control.set_behaviour(kind="open_source")  # takes 2 MiB, shows the text unchanged
     replayed = relay.commands("dead-letters", "replay", answer.body["dead_letter"])
     assert replayed.exit_code == 0, replayed.output
     [message] = relay.held(event_id, PROJECT)

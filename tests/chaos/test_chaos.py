@@ -177,7 +177,7 @@ async def test_no_event_is_lost_or_sent_twice(
     )
     assert chaos.done["workers killed"] >= KILLS
     assert held["events"] == held["messages"] == EVENTS
-    assert held["doubles"] == []
+    assert held["stored_twice"] == []
     assert len(records) == EVENTS
     assert len(letters) == POISON
 

@@ -15,7 +15,7 @@ async def test_a_crash_with_many_in_flight_loses_and_doubles_nothing(tmp_path: P
     (tmp_path / "kill-point").touch()
     seam = {"KILL_POINT": str(tmp_path / "kill-point"), "LEASE_SECONDS": "3"}
     ledger = {"LEDGER": f"sqlite:{tmp_path}/ledger.db", "PYTHONPATH": str(ROOT)}
-    policy = Policy(first_window=3000, longest_pause=0.0, first_retry=0.5)
+    policy = Policy(initial_window=3000, max_pause=0.0, min_retry_delay=0.5)
     figures = await crash("a crash", ledger | seam, PUSHES, policy, source=KILLABLE)
     assert figures.claimed > 1
     assert (figures.delivered, figures.twice) == (PUSHES, 0)

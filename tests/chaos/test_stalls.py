@@ -93,7 +93,7 @@ async def outcome(relay: Worker, number: int) -> str:
 async def no_push_is_nacked(ledger: Any, break_it: Break) -> None:
     """Every event is delivered once, although the ledger broke while most pushes were waiting."""
     async with Simulator(token=TOKEN) as svix:
-        svix.conduct.rate, svix.conduct.burst = 150.0, 50.0
+        svix.behaviour.rate, svix.behaviour.burst = 150.0, 50.0
         settings = Settings(svix_token=TOKEN, svix_server_url=svix.url, log_level="CRITICAL")
         async with working(settings, lambda: ledger) as relay:
             pushes = [asyncio.create_task(outcome(relay, number)) for number in range(PUSHES)]

@@ -114,7 +114,7 @@ def button(page: Page, name: str) -> Any:
 
 def trouble(page: Page, name: str) -> None:
     """Choose what is wrong with Svix."""
-    said = {"works": "none", "fails: 500": "fails", "refuses: 429": "refuses", "is gone": "gone"}
+    said = {"works": "none", "fails: 500": "fails", "refuses: 429": "refuses", "is down": "down"}
     page.get_by_role("radio", name=name, exact=True).check()
     expect(page.locator("#svix-trouble")).to_have_text(said.get(name, name), timeout=PATIENCE)
 
@@ -124,13 +124,13 @@ def trouble(page: Page, name: str) -> None:
 def test_each_story_ends_with_its_verdict(page: Page, story: str) -> None:
     """It does for both functions. The relay loses and doubles nothing, however long it takes."""
     page.locator(f"#story-{story}").click()
-    telling = page.locator("#telling")
-    expect(telling).to_have_attribute("data-state", "playing", timeout=PATIENCE)
-    expect(telling).to_contain_text(", 1 of ")
+    text = page.locator("#story-text")
+    expect(text).to_have_attribute("data-state", "playing", timeout=PATIENCE)
+    expect(text).to_contain_text(", 1 of ")
     assert button(page, "kill -9").is_disabled()
-    expect(telling).to_have_attribute("data-state", "ended", timeout=PATIENCE)
-    outcomes = telling.locator(".outcome").all_inner_texts()
-    assert [text.split(":")[0] for text in outcomes] == ["The relay", "The obvious function"]
+    expect(text).to_have_attribute("data-state", "ended", timeout=PATIENCE)
+    outcomes = text.locator(".outcome").all_inner_texts()
+    assert [outcome.split(":")[0] for outcome in outcomes] == ["The relay", "The obvious function"]
     for lane, outcome in zip(("relay", "obvious"), outcomes, strict=True):
         numbers = verdict(page, lane)
         assert numbers["published"] > 0
@@ -216,7 +216,7 @@ def test_instances_come_go_freeze_and_are_replaced(relay: Page) -> None:
     expect(up).to_have_count(3, timeout=PATIENCE)
     button(relay, "remove one").click()
     expect(up).to_have_count(2, timeout=PATIENCE)
-    button(relay, "stop for 8 s").click()
+    button(relay, "freeze for 8 s").click()
     expect(relay.locator("#instances tr.frozen")).to_have_count(1, timeout=PATIENCE)
     expect(up).to_have_count(2, timeout=PATIENCE)
     before = up.locator("td:first-child").all_inner_texts()
@@ -229,7 +229,7 @@ def test_instances_come_go_freeze_and_are_replaced(relay: Page) -> None:
 
 def test_svix_fails_and_recovers(relay: Page) -> None:
     """Each event arrives once, whatever was wrong."""
-    troubles = ["refuses: 429", "fails: 500", "loses answers", "is gone"]
+    troubles = ["refuses: 429", "fails: 500", "loses answers", "is down"]
     for count, name in enumerate(troubles, 1):
         trouble(relay, name)
         button(relay, "100").click()
@@ -251,9 +251,9 @@ def test_a_failing_endpoint_is_retried(relay: Page) -> None:
 
 def test_a_story_can_be_ended(page: Page) -> None:
     page.locator("#story-outage").click()
-    expect(page.locator("#telling")).to_have_attribute("data-state", "playing", timeout=PATIENCE)
+    expect(page.locator("#story-text")).to_have_attribute("data-state", "playing", timeout=PATIENCE)
     page.get_by_role("button", name="End the story").click()
-    expect(page.locator("#telling")).to_contain_text("You ended it.")
+    expect(page.locator("#story-text")).to_contain_text("You ended the story.")
     assert button(page, "kill -9").is_enabled()
 
 

@@ -47,16 +47,16 @@ async def test_the_window_starts_small_and_grows_with_each_ack() -> None:
 
 @in_virtual_time
 async def test_a_nack_halves_the_window() -> None:
-    subscriber, subscription = start(Policy(first_window=100))
+    subscriber, subscription = start(Policy(initial_window=100))
     await settle()
     await subscriber.answer(1, is_ack=False)
     assert subscription.window == 50
 
 
 @in_virtual_time
-async def test_a_nack_does_not_shrink_the_window_below_its_floor() -> None:
+async def test_a_nack_does_not_shrink_the_window_below_its_minimum() -> None:
     """By Google's lower limit, a subscriber that makes pushes wait keeps 3,000."""
-    subscriber, subscription = start(Policy(floor=3000, first_window=3000))
+    subscriber, subscription = start(Policy(min_window=3000, initial_window=3000))
     await settle()
     assert len(subscriber.waiting) == 3000
     await subscriber.answer(100, is_ack=False)
@@ -64,8 +64,8 @@ async def test_a_nack_does_not_shrink_the_window_below_its_floor() -> None:
 
 
 @in_virtual_time
-async def test_below_the_floor_the_window_grows_only_with_acks() -> None:
-    subscriber, subscription = start(Policy(floor=3000))
+async def test_below_the_minimum_the_window_grows_only_with_acks() -> None:
+    subscriber, subscription = start(Policy(min_window=3000))
     await settle()
     await subscriber.answer(2, is_ack=True)
     await subscriber.answer(1, is_ack=False)
@@ -74,7 +74,7 @@ async def test_below_the_floor_the_window_grows_only_with_acks() -> None:
 
 @in_virtual_time
 async def test_nacks_stop_all_pushes_for_longer_each_time_and_acks_undo_it() -> None:
-    subscriber, subscription = start(Policy(first_window=100), messages=100)
+    subscriber, subscription = start(Policy(initial_window=100), messages=100)
     await settle()
     await subscriber.answer(10, is_ack=False)
     assert subscription.pause_remaining == 0.1 * 2**9

@@ -21,7 +21,7 @@ from svix.api.message import MessageCreateOptions
 from svix.exceptions import HttpError, HTTPValidationError
 from svix.models import MessageAttemptOut
 
-from local.conduct import Fault
+from local.behaviour import Fault
 from local.customer import Customer
 from local.simulator import Simulator
 
@@ -97,7 +97,7 @@ async def test_the_same_key_is_replayed_for_twelve_hours(
     first = await svix.message.create("acme", message(), keyed("k"))
     again = await svix.message.create("acme", message("evt_2"), keyed("k"))
     assert again.id == first.id
-    simulator.conduct.clock_offset = timedelta(hours=12, minutes=1)
+    simulator.behaviour.clock_offset = timedelta(hours=12, minutes=1)
     error = await refusal(svix.message.create("acme", message(), keyed("k")))
     assert error.status_code == 409
     assert len(simulator.messages) == 1
@@ -111,7 +111,7 @@ async def test_an_event_id_is_unique_for_a_day_and_within_its_application(
     await svix.message.create("globex", message(app="globex"), keyed("2"))
     error = await refusal(svix.message.create("acme", message(), keyed("3")))
     assert (error.status_code, error.code) == (409, "conflict")
-    simulator.conduct.clock_offset = timedelta(hours=24, minutes=1)
+    simulator.behaviour.clock_offset = timedelta(hours=24, minutes=1)
     await svix.message.create("acme", message(), keyed("4"))
     assert len(simulator.messages) == 3
 
@@ -120,7 +120,7 @@ async def test_a_second_call_waits_for_the_first_of_its_key(
     svix: SvixAsync, simulator: Simulator
 ) -> None:
     """It gets the answer of the first."""
-    simulator.conduct.latency = 0.2
+    simulator.behaviour.latency = 0.2
     answers = await asyncio.gather(
         *(svix.message.create("acme", message(), keyed("k")) for _ in range(5))
     )
@@ -158,8 +158,8 @@ async def test_the_rate_is_limited_by_a_bucket(
     simulator: Simulator, setting: str | None, header: str | None
 ) -> None:
     """If the bucket is empty, the answer is 429, with or without Retry-After."""
-    simulator.conduct.rate = 0.001
-    simulator.conduct.retry_after = setting
+    simulator.behaviour.rate = 0.001
+    simulator.behaviour.retry_after = setting
     url = f"{simulator.url}/api/v1/app"
     async with httpx.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}) as client:
         statuses = [(await client.get(url)).status_code for _ in range(50)]
@@ -223,7 +223,7 @@ async def test_lists_are_paged_newest_first_and_bounded_by_time(
 ) -> None:
     """The SDK pages through them with its own iterator."""
     for number in range(5):
-        simulator.conduct.clock_offset = timedelta(
+        simulator.behaviour.clock_offset = timedelta(
             seconds=number
         )  # ids of the same moment have no order
         await svix.message.create("acme", message(f"evt_{number}"), keyed(str(number)))
@@ -277,13 +277,13 @@ async def test_a_failed_attempt_is_made_again_on_schedule(
 
     `nextAttempt` says when.
     """
-    simulator.conduct.retry_schedule = (0.05, 0.05)
+    simulator.behaviour.retry_schedule = (0.05, 0.05)
     customer.answer = 500
     await endpoint(svix, customer.url)
     failing = await svix.message.create("acme", message(), keyed("1"))
     made = await attempts(svix, failing.id, 3)
     assert [attempt.response_status_code for attempt in made] == [500, 500, 500]
-    simulator.conduct.retry_schedule = (3600,)
+    simulator.behaviour.retry_schedule = (3600,)
     waiting = await svix.message.create("acme", message("evt_2"), keyed("2"))
     await attempts(svix, waiting.id, 1)
     [given_up] = (await svix.message_attempt.list_attempted_destinations("acme", failing.id)).data
@@ -298,7 +298,7 @@ async def test_a_disabled_endpoint_gets_no_further_attempts(
     svix: SvixAsync, simulator: Simulator, customer: Customer
 ) -> None:
     """A deleted endpoint gets none either. Its earlier attempts are still listed."""
-    simulator.conduct.retry_schedule = (0.2, 0.2)
+    simulator.behaviour.retry_schedule = (0.2, 0.2)
     customer.answer = 500
     disabled, deleted = await endpoint(svix, customer.url), await endpoint(svix, customer.url)
     created = await svix.message.create("acme", message(), keyed("1"))
@@ -367,9 +367,9 @@ async def test_the_open_source_svix_never_forgets_an_event_id(
     svix: SvixAsync, simulator: Simulator
 ) -> None:
     """The hosted one forgets it after a day."""
-    simulator.conduct.kind = "open_source"
+    simulator.behaviour.kind = "open_source"
     await svix.message.create("acme", message(), keyed("1"))
-    simulator.conduct.clock_offset = timedelta(days=100)
+    simulator.behaviour.clock_offset = timedelta(days=100)
     error = await refusal(svix.message.create("acme", message(), keyed("2")))
     assert error.status_code == 409
 

@@ -16,7 +16,7 @@ from local.stack import ROOT, Instance, Program, Stack, State
 from tests.harness.processes import gone
 
 ECHO = Program(Path(__file__).parent / "echo.py", "LEDGER", "{}")
-POLICY = Policy(first_window=50, longest_pause=0.2, first_retry=0.1, last_retry=0.5)
+POLICY = Policy(initial_window=50, max_pause=0.2, min_retry_delay=0.1, max_retry_delay=0.5)
 
 
 def stack(directory: Path, program: Program = ECHO, instances: int = 1) -> Stack:
@@ -127,7 +127,7 @@ async def test_the_address_stays_the_same_when_an_instance_is_replaced(tmp_path:
 
 
 async def test_a_message_nacked_too_often_goes_to_the_dead_letter_topic(tmp_path: Path) -> None:
-    policy = Policy(first_retry=0.01, last_retry=0.01, longest_pause=0.01, dead_letter_after=3)
+    policy = Policy(min_retry_delay=0.01, max_retry_delay=0.01, max_pause=0.01, dead_letter_after=3)
     async with Stack(ECHO, tmp_path, policy=policy) as echo:
         message = echo.publish(b"500", "acme", "evt_1")
         await until(lambda: echo.subscription.is_done)
@@ -137,13 +137,13 @@ async def test_a_message_nacked_too_often_goes_to_the_dead_letter_topic(tmp_path
 
 
 async def test_a_restart_forgets_everything(tmp_path: Path) -> None:
-    """It does so even while pushes are under way and Svix is away. The addresses stay."""
+    """It does so even while pushes are under way and Svix is down. The addresses stay."""
     async with stack(tmp_path) as echo:
         urls = (echo.url, echo.simulator.url)
         echo.ledger.write_text("")
         echo.publish(b"hang", "acme", "evt_1")
         await until(lambda: echo.subscription.outstanding)
-        await echo.take_svix_away()
+        await echo.stop_svix()
         await echo.restart()
         assert (echo.url, echo.simulator.url) == urls
         assert not echo.ledger.exists()

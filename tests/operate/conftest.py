@@ -20,7 +20,7 @@ from typing import Any
 import click.testing
 import pytest
 
-from local.conduct import Fault
+from local.behaviour import Fault
 from local.simulator import Simulator
 from local.svix import wire
 from local.svix.store import Endpoint, StoredMessage
@@ -59,7 +59,7 @@ class Svix:
     def reset(self) -> None:
         """Make the simulator like new."""
         self._call(self.simulator.reset)
-        self.simulator.conduct = replace(Simulator(TOKEN).conduct)
+        self.simulator.behaviour = replace(Simulator(TOKEN).behaviour)
 
     def inject(self, kind: str, **details: object) -> None:
         """Add a fault. By default it affects GET requests."""

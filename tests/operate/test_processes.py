@@ -45,7 +45,7 @@ def test_a_replay_that_is_interrupted_and_run_again(
 ) -> None:
     many = 200
     relay.park(*(letter(f"evt_{n}") for n in range(many)))
-    svix.simulator.conduct.latency = 0.02
+    svix.simulator.behaviour.latency = 0.02
     process = relay.start("dead-letters", "replay", "--all")
     await_messages(svix, many // 10, process)
     process.send_signal(number)

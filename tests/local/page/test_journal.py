@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from local.conduct import Call
+from local.behaviour import Call
 from local.endpoints import Webhook
 from local.messages import Message, Push
 from local.page.journal import CHART_SECONDS, SERIES, Journal, Letters

@@ -1,4 +1,4 @@
-"""How the Svix simulator behaves, its faults, and the calls it has answered: values only."""
+"""Data classes of the Svix simulator: its behaviour, its faults, and the calls it has answered."""
 
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,7 +18,7 @@ class Call:
 
 @dataclass(slots=True)
 class Fault:
-    """A fault: it applies to the next `times` matching calls, or until it is cleared if None.
+    """A fault. It applies to the next `times` matching calls; None: until it is cleared.
 
     `kind` says what happens to a call:
 
@@ -35,17 +35,17 @@ class Fault:
     kind: str
     status: int = 500
     body: str = "empty"
-    """A key of `wire.BODIES`, or `json` for an error as the API words it."""
+    """A key of `wire.BODIES`, or `json` for an error in the API's format."""
     headers: dict[str, str] = field(default_factory=dict)
     times: int | None = None
     method: str = "POST"
-    """`*` stands for any."""
+    """`*` stands for any method."""
     app: str | None = None
-    """Only calls for this application match; None: calls for any."""
+    """Only calls for this application match; None: calls for any application."""
 
 
 @dataclass(slots=True)
-class Conduct:
+class Behaviour:
     """How the simulator behaves; may be changed while it runs."""
 
     kind: Literal["hosted", "open_source"] = "hosted"
