@@ -1,4 +1,4 @@
-"""Loads the plugins of `tests/harness`, which say how the suites run."""
+"""Loads the plugins of `tests/harness`, and defines `svix`, a fixture that several suites use."""
 
 from collections.abc import Iterator
 

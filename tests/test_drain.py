@@ -83,7 +83,7 @@ def test_the_defaults_serve_twenty_eight_a_second_without_a_nack() -> None:
 
 
 def test_without_a_limit_a_new_instance_is_as_fast_as_a_warm_one() -> None:
-    """The run has 1,000 events, 200 at once. Each costs 3 ms of processor time."""
+    """Each run has 1,000 events, 200 at a time. An event costs 3 ms of processor time."""
 
     async def main() -> list[float]:
         uniform = random.Random(1).uniform  # noqa: S311 - reproducible, not secret

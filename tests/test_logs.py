@@ -105,7 +105,7 @@ def test_a_trace_is_taken_from_either_header_if_it_is_one(
 def test_the_publishers_trace_comes_before_the_requests(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """So one trace covers the way from the publisher to the customer."""
+    """So the relay's log line is shown in the publisher's trace."""
     source = Source(traceparent=f"00-{'a' * 32}-{'b' * 16}-01")
     headers = {"traceparent": f"00-{TRACE}-{'1' * 16}-01"}
     line = written(capsys, Result(outcome=Outcome.DELIVERED), source=source, headers=headers)

@@ -244,14 +244,14 @@ async def test_a_body_of_40_mib_is_refused_after_2(relay: Function) -> None:
     writer.close()
 
 
-def test_the_readmes_loop_ends_well_twice(relay: Function, svix: Svix) -> None:
+def test_curl_can_post_every_sample_event_twice(relay: Function, svix: Svix) -> None:
     """`curl --fail` succeeds for all sample events, twice, and each event becomes one message."""
     loop = (
         "for f in local/events/*.json; do curl --silent --data @$f"
         f" -H 'Content-Type: application/json' --fail {relay.notifications} || exit 1; done"
     )
     for _ in range(2):
-        subprocess.run(["/bin/sh", "-c", loop], cwd=ROOT, check=True, capture_output=True)  # noqa: S603 - our own words
+        subprocess.run(["/bin/sh", "-c", loop], cwd=ROOT, check=True, capture_output=True)  # noqa: S603 - our own command
     for path in (ROOT / "local" / "events").glob("*.json"):
         body = path.read_bytes().replace(b"\n", b"")  # as `curl --data` does
         [message] = held(svix, json.loads(body)["id"])

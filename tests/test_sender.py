@@ -529,7 +529,7 @@ async def test_asking_for_a_message_can_never_reject_an_event(
 
 
 async def test_a_message_is_asked_for_by_its_event_id() -> None:
-    """The question is about the event's own application."""
+    """The relay asks in the event's own application."""
     requests: list[bytes] = []
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

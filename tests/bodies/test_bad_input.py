@@ -113,7 +113,7 @@ async def test_a_large_body_that_breaks_off_is_incomplete(relay: Relay, arrived:
 
 
 async def test_a_body_without_a_length_that_breaks_off_is_incomplete(relay: Relay) -> None:
-    """It breaks off between two chunks: a chunked body has no Content-Length."""
+    """A chunked body has no Content-Length. This one breaks off between two chunks."""
     message_id = f"broken.chunks.{relay.run}"
     headers = PUSHED | metadata(message_id)
     chunk = b'{"id":"evt_1","type":"t","project":"acme"}'

@@ -53,7 +53,7 @@ def test_the_readmes_commands_are_answered_as_it_says(relay: Relay, tmp_path: Pa
     project = f"readme-{relay.run}"
     script = commands.replace("acme", project)
     script = script.replace("http://127.0.0.1:8080/notifications", relay.function.notifications)
-    said = subprocess.run(  # noqa: S603 - our own words
+    said = subprocess.run(  # noqa: S603 - our own command
         ["/bin/bash", "-euo", "pipefail", "-c", script],
         cwd=tmp_path,
         check=True,

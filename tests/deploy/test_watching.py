@@ -257,7 +257,7 @@ def test_misconfigured_may_be_svix_or_google() -> None:
 
 
 def test_the_limits_fit_a_wait_of_four_minutes() -> None:
-    """A request may wait 240 s, so that no alert fires for a backlog that drains."""
+    """A request may wait 240 s. No alert may fire for a backlog that drains in that time."""
     limits = {
         name: [c["conditionThreshold"]["thresholdValue"] for c in policy["conditions"]
                if "conditionThreshold" in c]

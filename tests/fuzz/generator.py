@@ -1,7 +1,8 @@
 """Generates bad requests. The same seed makes the same requests.
 
-Most begin as one of the three bodies with a good event, and then a few things are broken. Some are
-raw bytes, some break off, and a few are about as large as a limit. Nothing is asserted here.
+Most begin as a good event, posted by hand or in a push, and then a few things in it are broken.
+Some are raw bytes, some break off, and a few are about as large as a limit. Nothing is asserted
+here.
 """
 
 import base64

@@ -107,7 +107,7 @@ with running([sys.executable, "-c", program], ready="up") as server:
 
 
 def test_a_server_ends_on_sigint_even_if_its_parent_ignores_it() -> None:
-    """A script or a CI runner that starts the suites with `&` ignores SIGINT."""
+    """Suites that a script starts with `&` ignore SIGINT, and their child processes inherit it."""
     ended = subprocess.run(  # noqa: S603 - this Python, a program from above
         python(INTERRUPTED_PARENT), cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )

@@ -70,7 +70,7 @@ def test_events_taken_long_ago_do_not_count() -> None:
 
 
 def test_after_the_first_refusal_nothing_goes_for_half_a_second() -> None:
-    """Otherwise the calls in flight would end the search."""
+    """Otherwise the next calls might be refused too, and end the search too early."""
     rate = limited(at=10.0)
     assert rate.next_at == 10.5
 

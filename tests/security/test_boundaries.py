@@ -90,7 +90,7 @@ async def test_nothing_around_an_event_leads_to_another_project(
 
 
 @pytest.mark.parametrize("text", CONTROLS)
-async def test_no_input_makes_a_log_line(
+async def test_no_input_can_add_a_log_line(
     client: httpx.AsyncClient, relay: Function, text: str
 ) -> None:
     """Control characters in names and metadata are not logged: each request has one JSON line."""

@@ -7,7 +7,7 @@ own prefix, and is removed at the end. Where the two kinds of Svix differ, the t
 expects of each.
 
 Three behaviours would take too long: a key is kept for twelve hours, the hosted Svix knows an event
-id for a day, and a listing reaches ninety days back. Only the simulator's own tests check them.
+id for a day, and a listing reaches ninety days back. The simulator's own tests check them.
 """
 
 import asyncio

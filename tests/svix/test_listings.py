@@ -87,7 +87,7 @@ async def test_a_previous_iterator_leads_back(svix: Environment, listed: str) ->
 
 
 async def test_before_leaves_out_what_is_newer(svix: Environment, listed: str) -> None:
-    """It does so together with an iterator too."""
+    """Apart from that, the page has the usual order."""
     first, *_ = await pages(svix, listed)
     before = datetime.fromisoformat(first["data"][100]["timestamp"])
     older = await page(svix, listed, before=before.isoformat())
