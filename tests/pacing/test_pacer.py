@@ -209,7 +209,7 @@ async def test_without_a_turn_in_time_the_reason_is_given() -> None:
 
 @in_virtual_time
 async def test_after_its_last_turn_a_waiter_gets_none() -> None:
-    """It gets none even if one is free, because it has no time to use it."""
+    """A free turn is of no use, because no time is left for the call."""
     pacer = new_pacer()
     await asyncio.sleep(1)
     with pytest.raises(NoTurn):
@@ -368,20 +368,20 @@ async def test_must_wait_says_whether_a_turn_is_free() -> None:
     assert not failing.must_wait(waiter("other"))
 
 
-async def attempt_anyhow(pacer: Pacer, place: Waiter, randomly: random.Random) -> None:
-    """Make attempts that end in every possible way, until one is taken or breaks off."""
+async def attempt_at_random(pacer: Pacer, place: Waiter, rng: random.Random) -> None:
+    """Make attempts that end at random, until Svix accepts one or one breaks off."""
     while True:
         async with pacer.turn(place) as turn:
-            await asyncio.sleep(randomly.choice([0, 0.01, 1]))
-            what = randomly.random()
+            await asyncio.sleep(rng.choice([0, 0.01, 1]))
+            what = rng.random()
             if what < 0.03:
                 turn.ledger_failed()
             elif what > 0.1 and not turn.superseded:
                 turn.begin()
-                await asyncio.sleep(randomly.expovariate(5))
+                await asyncio.sleep(rng.expovariate(5))
                 if what < 0.15:
                     return
-                answer = randomly.choice([TAKEN] * 20 + [FAILED, FAILED, REFUSED, MISSING])
+                answer = rng.choice([TAKEN] * 20 + [FAILED, FAILED, REFUSED, MISSING])
                 turn.report(answer)
                 if answer is TAKEN:
                     return
@@ -391,15 +391,15 @@ async def attempt_anyhow(pacer: Pacer, place: Waiter, randomly: random.Random) -
 @in_virtual_time
 async def test_no_turn_and_no_waiter_is_ever_lost(seed: int) -> None:
     """After random answers, cancellations and timeouts, the pacer is empty again."""
-    randomly = random.Random(seed)  # noqa: S311 - reproducible, not secret
-    pacer = Pacer(asyncio.get_running_loop().time, randomly.uniform)
+    rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
+    pacer = Pacer(asyncio.get_running_loop().time, rng.uniform)
     requests = []
     for number in range(400):
-        place = waiter(f"project {number % 7}", str(number), now() + randomly.uniform(1, 60))
-        requests.append(asyncio.create_task(attempt_anyhow(pacer, place, randomly)))
-        await asyncio.sleep(randomly.uniform(0, 0.1))
-        if randomly.random() < 0.2:
-            randomly.choice(requests).cancel()
+        place = waiter(f"project {number % 7}", str(number), now() + rng.uniform(1, 60))
+        requests.append(asyncio.create_task(attempt_at_random(pacer, place, rng)))
+        await asyncio.sleep(rng.uniform(0, 0.1))
+        if rng.random() < 0.2:
+            rng.choice(requests).cancel()
     ended = await asyncio.gather(*requests, return_exceptions=True)
     assert {type(end) for end in ended} == {type(None), NoTurn, asyncio.CancelledError}
     state = pacer.state()

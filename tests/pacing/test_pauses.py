@@ -18,7 +18,7 @@ def fail(pauses: Pauses, *events: str, at: float = 10.0) -> None:
 
 
 def refuse(pauses: Pauses, times: int, at: float = 10.0, retry_after: float | None = None) -> None:
-    """Let Svix refuse calls at the same moment. The rate learns from each refusal."""
+    """Let Svix refuse calls at the same moment. Each refusal counts as changing the rate."""
     for _ in range(times):
         pauses.refused(at, at, retry_after, fresh=True)
 
@@ -134,7 +134,7 @@ def test_an_outages_pauses_double_up_to_five_seconds() -> None:
 
 
 def test_failures_of_calls_sent_before_the_outage_are_ignored() -> None:
-    """Probes, which are sent later, say more."""
+    """Only probes, which are sent during the outage, show whether it lasts."""
     pauses = out()
     for number in range(20):
         pauses.failed("c", f"c-{number}", given_at=9.0, at=11.0)
@@ -240,7 +240,7 @@ def test_a_refused_probe_closes_the_gate_for_longer_each_time() -> None:
 
 
 def test_only_a_probe_opens_the_gate() -> None:
-    """Calls sent before say nothing, because Svix refused later ones."""
+    """The success of an earlier call says nothing, because Svix refused later calls."""
     pauses = new_pauses()
     refuse(pauses, 3)
     pauses.taken("a", given_at=9.0)

@@ -1,4 +1,4 @@
-"""The rate: how a refusal lowers it, and how fast it climbs again. The tests pass in all times."""
+"""The rate: how a refusal lowers it, and how fast it climbs again. The tests use no clock."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The turns that are not over: how many there may be, and what their answers change."""
+"""The open turns: how many there may be, and what the answers to their calls change."""
 
 import math
 
@@ -143,7 +143,7 @@ def test_the_reason_is_the_limit_if_one_is_known() -> None:
 
 
 def test_svix_does_not_serve_others_while_many_calls_fail() -> None:
-    """Then an event that fails again and again is not the reason for it."""
+    """Svix is the cause then, and not the event that fails again and again."""
     traffic = new_traffic()
     for number in range(100):
         for result in (TAKEN, FAILED):

@@ -52,7 +52,7 @@ class Known(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """The deliveries of events, the number of faults and turns, and the adapters."""
+    """The deliveries of events, the number of faults and turns, and the models."""
 
     deliveries: tuple[str, ...]
     faults: int
