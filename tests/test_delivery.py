@@ -198,14 +198,14 @@ class ScriptedTurn:
 
 @dataclass
 class ScriptedNacks:
-    """Whether a nack is free before the deadline."""
+    """Permits a nack before the deadline, or none if `permits` is False."""
 
     log: list[str]
-    free: bool = True
+    permits: bool = True
 
     async def acquire(self, _until: float) -> bool:
         self.log.append("wait for a nack")
-        return self.free
+        return self.permits
 
     async def space(self, deadline: float) -> None:
         await self.acquire(deadline)
@@ -223,10 +223,10 @@ class ScriptedPacer:
     given: list[ScriptedTurn] = field(default_factory=list)
     waiters: list[Waiter] = field(default_factory=list)
     without: Outcome = Outcome.RATE_LIMITED
-    free_nacks: bool = True
+    permits_nacks: bool = True
 
     def __post_init__(self) -> None:
-        self.nacks = ScriptedNacks(self.log, self.free_nacks)
+        self.nacks = ScriptedNacks(self.log, self.permits_nacks)
 
     def must_wait(self, waiter: Waiter) -> bool:
         return self.waits
@@ -448,7 +448,10 @@ async def test_a_replay_asks_first_however_young_the_event() -> None:
 
 
 async def test_a_message_found_by_asking_is_delivered_with_a_remark() -> None:
-    """If Svix died after it stored the message and before it queued it, no customer gets it."""
+    """Svix may have crashed between storing the message and queueing it.
+
+    Then no customer gets the message.
+    """
     run = await deliver(SILENT, CONFLICT, FOUND)
     assert run.log[-1] == "complete msg_0 unconfirmed"
     assert (run.result.status, run.result.severity) == (200, "WARNING")
@@ -596,7 +599,7 @@ async def test_an_event_that_was_sent_but_not_recorded_is_not_acknowledged() -> 
 
 
 async def test_a_claim_that_was_taken_over_is_settled_by_its_new_owner() -> None:
-    """Fencing: we neither complete nor acknowledge the event before the new owner has."""
+    """Fencing: the old owner can't settle the event. It acknowledges once the new owner has."""
     run = await deliver(
         ACCEPTED,
         fails={"complete": [ClaimLost("gone")]},
@@ -615,7 +618,7 @@ async def test_if_the_claim_to_release_was_taken_over_the_record_is_polled() -> 
 
 
 async def test_a_lost_release_does_not_block_the_next_claim() -> None:
-    """The next claim names the one before, so that the ledger recognises that as ours."""
+    """The next claim names the claim before it, so the ledger knows that the record is ours."""
     run = await deliver(BROKEN, ACCEPTED, fails={"release": [LedgerUnavailable("down")]})
     assert run.log[3] == "claim after token"
     assert run.result.outcome is Outcome.DELIVERED

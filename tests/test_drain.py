@@ -55,15 +55,19 @@ def test_a_limit_that_changes_is_found_again() -> None:
 
 @pytest.mark.parametrize("retry_after", [None, 30.0])
 def test_the_length_of_retry_after_costs_no_use(retry_after: float | None) -> None:
-    """A single refusal lowers the rate. Only refusals in a row close the gate."""
+    """A single refusal only lowers the rate.
+
+    Retry-After counts only if several refusals in a row stop all calls.
+    """
     check(replace(SMALL, instances=2, retry_after=retry_after))
 
 
 @pytest.mark.parametrize(("latency", "refused"), [(0.02, 0.03), (1.0, 0.12)])
 def test_a_fast_and_a_slow_svix_are_used_alike(latency: float, refused: float) -> None:
-    """With a latency of a second, all calls of the second before the first refusal are refused too.
+    """With a latency of a second, many calls are under way when the first refusal arrives.
 
-    These weigh ten times as much here as in the bench, which has ten times as many events.
+    They are refused too. They weigh ten times as much here as in the bench, which has ten times as
+    many events.
     """
     check(replace(SMALL, instances=2, latency=latency, used=0.8, refused=refused))
 

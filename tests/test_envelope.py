@@ -172,7 +172,7 @@ def test_big_integers_and_unicode_are_unchanged() -> None:
 )
 @pytest.mark.parametrize("form", ["bare", "wrapped", "unwrapped"])
 def test_what_cannot_be_carried_is_refused_in_every_form(body: bytes, form: str) -> None:
-    """It is refused, not changed, in every form. A push is still recognised as one."""
+    """The relay refuses such a body and changes none. A push is still recognised as a push."""
     if form == "wrapped":
         assert refusal(wrapped(body)).source.pushed
     elif form == "unwrapped":
@@ -276,7 +276,10 @@ def test_a_bom_is_dropped_and_other_encodings_are_recoded(codec: str) -> None:
 @pytest.mark.parametrize("name", ["id", "type", "project"])
 @pytest.mark.parametrize("spelling", ["{}", "\\u{:04x}"])
 def test_an_event_with_a_name_that_occurs_twice_is_malformed(name: str, spelling: str) -> None:
-    """The customer's parser might read the other one. Deeper inside the event, both may stay."""
+    """The customer's parser might take the other value.
+
+    Names that occur twice deeper inside the event are passed on.
+    """
     escaped = spelling.format(name if spelling == "{}" else ord(name[0])) + (
         "" if spelling == "{}" else name[1:]
     )

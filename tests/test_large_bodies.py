@@ -21,7 +21,7 @@ MEMORY_MB = 450
 
 @pytest.fixture(scope="module")
 def relay(svix: Svix) -> Iterator[Function]:
-    """With the least memory for bodies: 32 MiB, which are 22 of these."""
+    """The function with the least memory for bodies: 32 MiB, room for 22 of the large bodies."""
     with function_on_sqlite(svix, BODIES_MIB="32") as started:
         yield started
 

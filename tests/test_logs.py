@@ -161,7 +161,7 @@ def test_no_line_holds_any_of_the_payload(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_only_what_was_delivered_now_has_a_lag(capsys: pytest.CaptureFixture[str]) -> None:
-    """A duplicate's age does not measure the relay."""
+    """The age of a duplicate says nothing about the relay's speed."""
     source = Source(pushed=True, published_at=datetime.now(UTC))
     line = written(capsys, Result(outcome=Outcome.DUPLICATE), source=source)
     assert line is not None

@@ -34,7 +34,10 @@ def test_poison_of_one_project_delays_no_other(kind: str, rate: float, projects:
 
 
 def test_a_flood_delays_a_quiet_project_by_its_share_of_the_turns() -> None:
-    """In one line, its events would wait for the whole flood. The limit is used in full."""
+    """If all projects shared one line, its events would wait for the whole flood.
+
+    The limit is used in full.
+    """
     seen = alone(neighbours.flood(6000, ends_at=60.0), shared=False)
     assert neighbours.P99_FROM_PUSH.of(seen) <= 2.0
     assert seen.apart.used >= 0.97
@@ -62,7 +65,7 @@ def test_while_half_of_all_calls_fail_nothing_is_nacked() -> None:
 def test_an_outage_loses_nothing_and_the_full_rate_returns_within_ten_seconds(
     kind: str, projects: int
 ) -> None:
-    """Svix fails for 45 s. One project must recover as fast as many."""
+    """Svix fails for 45 s. The recovery must be as fast with one project as with twenty."""
     seen = alone(neighbours.outage(kind, projects))
     assert neighbours._missing(seen) == 0
     assert NACKS.of(seen) == 0

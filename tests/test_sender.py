@@ -75,7 +75,7 @@ async def recording(
 
 
 async def test_a_message_is_one_post_with_the_event_in_the_body_and_the_key_in_a_header() -> None:
-    """This is the SDK's request. The sender relies on its form."""
+    """The SDK makes this request. The sender puts the event into it, and so relies on its form."""
     async with recording() as (url, requests), sending_to(url) as sender:
         answer = await sender.send(event(b'{"id": "evt_1"}', "sim_1", "acme"), KEY)
     assert answer == Answer(Call.SEND, Verdict.ACCEPTED, 202, message_id="msg_1")
@@ -151,7 +151,7 @@ async def test_every_valid_event_reaches_svix_byte_for_byte() -> None:
 
 @pytest.mark.parametrize("status", [200, 201, 202])
 async def test_a_2xx_with_the_message_is_accepted(status: int) -> None:
-    """It is Svix's own answer. Only the message's id is kept of it."""
+    """Of Svix's answer, only the message's id is kept."""
     answer = await answer_to(answering(http(status, MESSAGE)))
     assert answer == Answer(Call.SEND, Verdict.ACCEPTED, status, message_id="msg_1")
 
@@ -164,7 +164,7 @@ async def test_a_2xx_that_is_not_from_the_api_is_misconfigured(
     body: bytes,
     find: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    """A login portal that answers everything with 200 has taken no event."""
+    """A login portal may answer everything with 200. That does not mean that Svix has the event."""
     response = http(status, b"" if status == 204 else body)
     answer = await answer_to(answering(response), find=find)
     assert (answer.verdict, answer.status) == (Verdict.MISCONFIGURED, status)
@@ -250,9 +250,9 @@ async def test_an_invalid_code_is_not_repeated(code: Any) -> None:
 
 
 async def test_an_unknown_application_is_unavailable_or_rejects_the_event() -> None:
-    """It is unavailable if applications are created, because it will soon exist.
+    """The answer is UNAVAILABLE if the relay creates applications: this one will soon exist.
 
-    In both cases Svix has processed the event.
+    Otherwise the answer is REJECTED. Both answers show that Svix processes sends.
     """
     async with serving(answering(http(404, NOT_FOUND))) as url:
         async with sending_to(url) as sender:
@@ -324,7 +324,7 @@ async def test_an_error_that_broke_off_counts_by_its_status(status: int, verdict
 
 
 async def test_a_hang_ends_with_the_calls_time_limit_and_its_connection() -> None:
-    """The call ends at its time limit, and its connection is closed."""
+    """A call that hangs must not keep its request or its connection."""
     left = asyncio.Event()
 
     async def script(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
@@ -342,7 +342,7 @@ async def test_a_hang_ends_with_the_calls_time_limit_and_its_connection() -> Non
 async def test_a_dripping_answer_ends_with_the_limit_and_counts_by_its_status(
     status: int, verdict: str
 ) -> None:
-    """A timeout between two bytes would not end it."""
+    """Bytes keep coming, so a timeout between two bytes would never end the call."""
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
@@ -456,7 +456,7 @@ def certificate(tmp_path: Path) -> Path:
 async def test_a_certificate_must_be_trusted(
     certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SSL_CERT_FILE can add trust in the certificate of a Svix in a private network."""
+    """SSL_CERT_FILE can name the certificate of a Svix in a private network."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate)
     async with serving(answering(http(202, MESSAGE)), tls) as plain:
@@ -470,7 +470,7 @@ async def test_a_certificate_must_be_trusted(
 
 
 async def test_a_system_without_certificates_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A container may have none. The sender brings certifi's."""
+    """A container may have no certificates. The sender brings certifi's."""
     monkeypatch.setenv("SSL_CERT_DIR", "/nonexistent")
     monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent")
     assert (await answer_to(answering(http(202, MESSAGE)))).verdict is Verdict.ACCEPTED

@@ -1,4 +1,4 @@
-"""A worker in this process, on the embedded ledger and the simulator: the answers of the table."""
+"""A worker in this process, on SQLite and the simulator: the answers of README's table."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ from tests.in_process import handle, working
 
 TOKEN = "testsk_worker"
 BUDGET = ATTEMPT_SECONDS + 1
-HOLDERS = 4  # as many bodies are read at once, and leave no room for another
+HOLDERS = 4  # this many bodies are read at once, and leave no room for another one
 
 
 @pytest.fixture
@@ -119,7 +119,10 @@ async def test_each_failure_of_svix_is_answered_as_the_table_says(
 
 
 async def test_what_was_found_by_asking_has_a_remark(relay: Worker, svix: Simulator) -> None:
-    """Svix stored the message and died before it queued it. No customer gets it; we report that."""
+    """Svix crashed between storing the message and queueing it.
+
+    No customer gets the message, so the log line has a remark.
+    """
     svix.inject(Fault("store_unqueued", status=500, times=1))
     result, _ = await handle(relay, push(event("evt_1")))
     assert answer(result) == (200, "delivered")
@@ -162,7 +165,7 @@ async def not_admitted(relay: Worker, **headers: str) -> asyncio.Task[tuple[Resu
     holding = [asyncio.create_task(relay.handle(never(), declared)) for _ in range(HOLDERS)]
     await asyncio.sleep(0)
     waiting = asyncio.create_task(handle(relay, b" " * 20_000, **headers))
-    await asyncio.sleep(BUDGET - ATTEMPT_SECONDS + 0.5)  # until its last turn is over
+    await asyncio.sleep(BUDGET - ATTEMPT_SECONDS + 0.5)  # until it is too late for a turn
     for each in holding:
         each.cancel()
     await asyncio.gather(*holding, return_exceptions=True)

@@ -40,7 +40,10 @@ def test_a_bad_body_posted_by_hand_is_answered(
 def test_an_event_with_a_name_that_occurs_twice_is_malformed(
     relay: Relay, form: str, name: str
 ) -> None:
-    """The customer's parser might read the other one. The letter has the names that occur once."""
+    """The customer's parser might take the other value.
+
+    The dead letter has the names that occur once.
+    """
     sent = event(f"evt_twice_{name}_{form.replace(' ', '_')}_{relay.run}")
     text = json.dumps(sent)[:-1].encode() + b', "%s": "other"}' % name.encode()
     before = relay.calls()

@@ -1,4 +1,4 @@
-"""What only the embedded ledger must handle: other processes, restarts, and the file system."""
+"""What only the SQLite ledger must handle: other processes, restarts, and the file system."""
 
 import asyncio
 import contextlib
