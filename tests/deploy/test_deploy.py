@@ -186,7 +186,7 @@ def test_the_subscriptions(cloud: Google) -> None:
 
 
 def test_the_indexes_are_those_of_the_table(cloud: Google) -> None:
-    """Firestore has exactly the indexes and expiry policies of the table."""
+    """Firestore has exactly the indexes and expiry policies of deploy/firestore-indexes.txt."""
     held = set()
     for path, each in cloud.resources.items():
         found = re.fullmatch(rf"{re.escape(DATABASE)}/collectionGroups/(\w+)/(\w+)/(.+)", path)
@@ -295,7 +295,7 @@ def test_a_run_corrects_everything_that_differs_and_nothing_else(
     channels = [f"{HOME}/notificationChannels/{number}" for number in (7, 8)]
     cloud.resources[alerts[0]]["notificationChannels"] = channels
     cloud.resources[dashboard]["labels"] = {}
-    # An obsolete resource of ours, and the same of another relay.
+    # An obsolete alert and metric of this relay, and the same two of another relay.
     for relay, number in (("webhook-relay", 1), ("webhook-relay-eu", 2)):
         path = f"{HOME}/alertPolicies/{number}"
         labels = {"relay": relay, "relay_alert": "was_once", "relay_hash": "x"}
@@ -309,7 +309,7 @@ def test_a_run_corrects_everything_that_differs_and_nothing_else(
 
     assert ended.returncode == 0, ended.stderr
     changes = [str(request) for request in cloud.changes]
-    # Each deployment without public access also rewrites the invokers.
+    # Whenever gcloud deploys a function without public access, it also writes the invokers.
     assert [change for change in changes if not change.endswith("IamPolicy")] == [
         f"POST /v1/{HOME}/secrets/svix-token:addVersion",
         f"PATCH /v1/{PUSH_SUBSCRIPTION}",
@@ -375,7 +375,7 @@ def test_redrive_pushes_the_dead_letters_with_the_same_credentials(
     assert ended.returncode == 0, ended.stderr
     pushed = cloud.resources[PUSH_SUBSCRIPTION]["pushConfig"]
     assert cloud.resources[DEAD_SUBSCRIPTION]["pushConfig"] == pushed
-    # Its times stay those of the deployment, although this run has other options.
+    # Its ack deadline stays as it was deployed, although this run has another budget.
     assert cloud.resources[DEAD_SUBSCRIPTION]["ackDeadlineSeconds"] == 300
     ended = deployed.deploy("--redrive-stop")
     assert ended.returncode == 0, ended.stderr

@@ -41,7 +41,10 @@ CUT_OFF = COMPLETE.replace("true", "false")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """The counts of each minute in promtool's notation, and the minutes of silence and of alarm."""
+    """The counts of each minute in promtool's notation.
+
+    The alert must not fire in the minutes `silent`, and must in the minutes `fires`.
+    """
 
     alert: str
     series: dict[str, str]
@@ -59,7 +62,7 @@ CASES = {
     "nothing is delivered, and zeros are written": Case(
         "silence", {PUBLISHED: "5x100", DELIVERED: "5x30 0x70"}, silent=(44,), fires=(48, 90)
     ),
-    "all is nacked": Case(
+    "every push is nacked": Case(
         "silence", {PUBLISHED: "5x100", UNAVAILABLE: "5x100"}, silent=(9,), fires=(20, 90)
     ),
     "only duplicates": Case(
@@ -77,19 +80,21 @@ CASES = {
         {COMPLETE: "0x16 1 0x59 1 0x59 1 0x59 1 0x59 1 0x59 1 0x59"},
         silent=(15, 80, 100, 140, 200, 260, 320, 380),
     ),
-    "the last one was three hours ago": Case(
+    "the last reconciliation was three hours ago": Case(
         "no_reconciliation",
         {COMPLETE: "_x16 1 _x59 1 _x500"},
         silent=(80, 170, 250),
         fires=(260, 400),
     ),
-    "all are cut off": Case(
+    "every reconciliation is cut off": Case(
         "no_reconciliation",
         {COMPLETE: "_x16 1 _x500", CUT_OFF: "_x16 0 _x59 1 _x59 1 _x59 1 _x59 1 _x59"},
         silent=(100, 190),
         fires=(200, 300),
     ),
-    "there was never one": Case("no_reconciliation", {}, silent=(60, 85), fires=(95, 300)),
+    "there was never a reconciliation": Case(
+        "no_reconciliation", {}, silent=(60, 85), fires=(95, 300)
+    ),
 }  # fmt: skip
 
 

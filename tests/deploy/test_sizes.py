@@ -66,7 +66,7 @@ def test_missing_options_are_derived(
 ) -> None:
     """There is room for 3,000 pushes, and time for twice as many at Svix's rate.
 
-    The memory gives the room for large bodies.
+    The room for large bodies follows from --memory and --concurrency.
     """
     printed = script.deploy(*options, fail_at="services enable").stdout
     assert f"{instances} instances x {concurrency} requests" in printed

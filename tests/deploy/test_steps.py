@@ -105,7 +105,10 @@ def updates_and_deployment(script: Script) -> list[str]:
 
 
 def test_ack_deadlines_are_raised_before_the_function_changes(script: Script) -> None:
-    """The new function may let a push wait longer than the old deadline, also in a redrive."""
+    """The new function may let a push wait longer than the old deadline.
+
+    In a redrive, the dead-letter subscription pushes to it too.
+    """
     assert script.deploy(looks=subscriptions(120, redriving=True)).returncode == 0
     order = updates_and_deployment(script)
     assert order[:3] == [

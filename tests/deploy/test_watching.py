@@ -49,7 +49,10 @@ def filed(line: str) -> Entry:
 
 @pytest.fixture
 def entries(capsys: pytest.CaptureFixture[str]) -> list[Entry]:
-    """The entries of a push with each outcome and each remark. Outcomes that park are parked."""
+    """The log entries of pushes: one for each outcome and each remark.
+
+    A push whose outcome is parked has a dead letter.
+    """
     log = Log("INFO", None)
     source = Source(pushed=True, published_at=datetime.now(UTC) - timedelta(seconds=2))
     results = [
@@ -120,7 +123,10 @@ def test_parked_events_are_counted(counted: Counted) -> None:
 
 @pytest.fixture
 def reconciled(capsys: pytest.CaptureFixture[str]) -> Callable[[int], Entry]:
-    """A function: the entry of a complete reconciliation that found this many missing webhooks."""
+    """A function that returns the log entry of a complete reconciliation.
+
+    `without` is the number of events that no customer gets.
+    """
 
     def line(without: int) -> Entry:
         report = Report(since=datetime.now(UTC), failure=None)

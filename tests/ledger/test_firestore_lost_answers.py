@@ -94,7 +94,10 @@ class Unanswered:
     monkeypatch: pytest.MonkeyPatch
 
     async def make(self, call: Awaitable[T], write: str, *paths: str) -> T:
-        """Make a call. Hold back answers from its write on, and break off when that has landed."""
+        """Make a call, and hold back all answers from its write on.
+
+        Break the connection once Firestore has the write.
+        """
         owner: Any = FirestoreAsyncClient
         method = "commit"
         if paths[0].startswith("events/"):
@@ -137,7 +140,7 @@ async def unanswered(
 
 
 async def test_a_first_claim_that_landed_unanswered_is_ours(unanswered: Unanswered) -> None:
-    """It is created again, and Firestore says that it exists."""
+    """The client creates the record a second time, and Firestore answers that it exists."""
     ledger = unanswered.ledger
     claim = await unanswered.make(claimed(ledger, event()), "create", RECORD)
     assert claim.attempts == 1
@@ -149,7 +152,7 @@ async def test_a_first_claim_that_landed_unanswered_is_ours(unanswered: Unanswer
 async def test_a_takeover_that_landed_unanswered_is_ours(
     unanswered: Unanswered, *, by_ourselves: bool
 ) -> None:
-    """It is written again, and Firestore says that the record has changed."""
+    """The client writes the record a second time, and Firestore answers that it has changed."""
     ledger = unanswered.ledger
     released = await ledger.release(await claimed(ledger, event()))
     claiming = claimed(ledger, event(), released if by_ourselves else None)
