@@ -579,7 +579,7 @@ async def test_parking_is_tried_until_the_budget_is_over() -> None:
     assert (run.result.outcome, run.result.status) == (Outcome.LEDGER_UNAVAILABLE, 500)
     assert sum(run.sleeps) == pytest.approx(BUDGET)
     assert "could not be parked" in (run.result.detail or "")
-    assert run.log[-1] == "wait for a nack", "like every other nack it is spaced"
+    assert run.log[-1] == "wait for a nack", "this nack was not spaced"
 
 
 async def test_settling_is_tried_again_and_nothing_is_sent_twice() -> None:

@@ -95,7 +95,7 @@ def refusals(svix: Svix) -> int:
 async def svix_refuses(svix: Svix, already: int) -> None:
     """Wait until Svix has refused three more calls, so that the relay's gate is closed."""
     async with asyncio.timeout(30):
-        while refusals(svix) < already + 3:  # noqa: ASYNC110 - another process has no event
+        while refusals(svix) < already + 3:  # noqa: ASYNC110 - another process can't signal it
             await asyncio.sleep(0.05)
 
 

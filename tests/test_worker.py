@@ -264,7 +264,7 @@ async def test_a_shutdown_answers_all_waiting_requests_and_lets_attempts_end(
     svix.inject(Fault("hang", times=1))
     posts = [asyncio.create_task(handle(relay, push(event("evt_hangs"))))]
     async with asyncio.timeout(10):
-        while not attempting(relay):  # noqa: ASYNC110 - the relay has no event for it
+        while not attempting(relay):  # noqa: ASYNC110 - nothing signals it
             await asyncio.sleep(0.01)
     svix.conduct.rate = 0.001
     svix.inject(Fault("status", status=503))

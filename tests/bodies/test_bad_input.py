@@ -94,7 +94,7 @@ async def test_a_body_that_breaks_off_is_incomplete_and_can_be_sent_again(
     seen = len(relay.function.lines())
     await _break_off(relay, headers, len(body), body[: round((len(body) - 1) * where)])
     async with asyncio.timeout(30):
-        while len(relay.function.lines()) == seen:  # noqa: ASYNC110 - another process has no event
+        while len(relay.function.lines()) == seen:  # noqa: ASYNC110 - another process can't signal it
             await asyncio.sleep(0.02)
     [line] = relay.function.lines()[seen:]
     assert (line["outcome"], line["status"]) == ("incomplete", 408)

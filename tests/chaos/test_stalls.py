@@ -97,7 +97,7 @@ async def no_push_is_nacked(ledger: Any, break_it: Break) -> None:
         settings = Settings(svix_token=TOKEN, svix_server_url=svix.url, log_level="CRITICAL")
         async with working(settings, lambda: ledger) as relay:
             pushes = [asyncio.create_task(outcome(relay, number)) for number in range(PUSHES)]
-            while len(svix.messages) < PUSHES // 10:  # noqa: ASYNC110 - the simulator has no event for it
+            while len(svix.messages) < PUSHES // 10:  # noqa: ASYNC110 - nothing signals it
                 await asyncio.sleep(0.01)
             await break_it()
             outcomes = Counter(await asyncio.gather(*pushes))

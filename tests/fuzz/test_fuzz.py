@@ -68,7 +68,7 @@ def test_every_request_is_an_event_or_refused(figures: Callable[[str], None]) ->
             kinds["in binary mode"] += named and event.text != event.source.data
             assert _read_again(event.source) == event.text, one.number
     figures(f"fuzz: {READ:,} requests read, seed {SEED}, {dict(kinds)}")
-    assert min(kinds.values()) > READ / 50, "the generator makes enough of each kind"
+    assert min(kinds.values()) > READ / 50, "the generator made too few requests of one kind"
 
 
 def _read_again(source: Source) -> bytes | str:

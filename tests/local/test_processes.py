@@ -30,7 +30,7 @@ def python(program: str) -> list[str]:
 
 
 def test_a_server_is_ready_when_its_line_comes() -> None:
-    """The server has that line. At the end it is stopped."""
+    """`ready_line` is that line. At the end of the block the server is stopped."""
     with running(python(STAY), ready=r"up as \d") as server:
         assert server.ready_line == "up as 7"
         assert server.process.poll() is None

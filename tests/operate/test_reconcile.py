@@ -153,7 +153,7 @@ def test_a_typo_in_the_ledgers_path(
     command: list[str],
     as_json: bool,  # noqa: FBT001 - a case
 ) -> None:
-    """It must not create an empty ledger, in which everything was sent."""
+    """The command must not create an empty ledger and report that everything was sent."""
     path = f"{relay.settings['LEDGER']}x"
     result = relay(*command, *(["--json"] if as_json else []), LEDGER=path)
     assert result.exit_code == (3 if command == ["check"] else 2), result.output

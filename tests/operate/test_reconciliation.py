@@ -125,7 +125,7 @@ async def test_each_state_is_found(
 async def test_parked_events_are_not_sent(
     svix: Svix, rows: Rows, archive: Archive, view: SvixView
 ) -> None:
-    """Parked events count as unsent, and malformed ones among them."""
+    """This holds for rejected and for malformed events."""
     rows.add(State.RELEASED, "evt_1")
     await archive.park(letter("evt_1"))  # refused by Svix
     await archive.park(letter("evt_2", outcome="malformed", detail="the id is not a string"))
@@ -209,7 +209,10 @@ async def test_a_window_that_ended_before_now(
 async def test_an_event_that_svix_accepted_before_the_time_compared(
     svix: Svix, rows: Rows, archive: Archive, view: SvixView
 ) -> None:
-    """It was settled lately and accepted long ago, so its message is not in the list."""
+    """The event was settled recently, but Svix accepted it long ago.
+
+    So its message is not in the part of the listing that is read.
+    """
     rows.add(State.DELIVERED, "evt_1", untouched=MINUTE, age=3 * DAY)
     svix.add_message("evt_1", age=3 * DAY)
     report = await reconcile(archive, view)
@@ -324,7 +327,7 @@ async def test_an_unconfirmed_event_that_no_endpoint_takes(
 async def test_every_message_is_checked_if_asked(
     svix: Svix, rows: Rows, archive: Archive, view: SvixView
 ) -> None:
-    """An operator needs it if Svix has lost its queue."""
+    """An operator needs this check if Svix has lost its queue."""
     svix.add_endpoint("http://127.0.0.1:9/")
     svix.add_message("evt_1", age=2 * HOUR)
     rows.add(State.DELIVERED, "evt_1", untouched=2 * HOUR, age=2 * HOUR)
@@ -342,7 +345,7 @@ async def test_a_young_message_is_checked_twice(
     customer: Customer,
     attempted: bool,  # noqa: FBT001 - a case
 ) -> None:
-    """Svix may be about to send it. Only a second check after five minutes shows that."""
+    """Svix may be about to send it. A second check after five minutes shows whether Svix did."""
     endpoint = svix.add_endpoint(customer.url)
     stored = svix.add_message("evt_1", age=MINUTE)
     rows.add(State.DELIVERED, "evt_1", untouched=MINUTE, confirmed=False)

@@ -197,9 +197,12 @@ async def until(
     enough: Callable[[_Result], bool],
     seconds: float = 20.0,
 ) -> _Result:
-    """Repeat a question until the answer is enough. For what Svix does after it has answered."""
+    """Repeat a call until `enough` accepts the result.
+
+    Some effects, such as attempts, come after Svix's answer.
+    """
     async with asyncio.timeout(seconds):
-        while not enough(answer := await asked()):  # noqa: ASYNC110 - Svix has no event for it
+        while not enough(answer := await asked()):  # noqa: ASYNC110 - nothing signals it
             await asyncio.sleep(_LOOK_AGAIN)
     return answer
 

@@ -80,9 +80,10 @@ async def test_an_endpoint_wants_only_types_that_are_in_the_catalogue(
 
 
 async def test_an_endpoint_gets_what_it_wants(svix: Environment, customer: Customer) -> None:
-    """Types and channels decide. A type outside the catalogue goes to endpoints that want all.
+    """An endpoint's types and channels decide which messages it gets.
 
-    The relay gives messages no channels, so an endpoint with channels gets none of them.
+    A message of a type that is not in the catalogue goes to the endpoints that take all types. The
+    relay gives messages no channels, so an endpoint with channels gets none of them.
     """
     app, wanted = await svix.made_application(), await event_type(svix)
     everything = await endpoint(svix, app, customer)

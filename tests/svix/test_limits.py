@@ -53,7 +53,10 @@ WRONG: dict[str, tuple[dict[str, Any], list[str] | None]] = {
 async def test_svix_names_the_wrong_field_of_a_message(
     svix: Environment, change: dict[str, Any], loc: list[str] | None
 ) -> None:
-    """The answer is 422, and each of its details names a place. The relay parks such an event."""
+    """The answer is 422, and its detail names the wrong field.
+
+    The relay parks such an event.
+    """
     body = {"eventId": "evt_1", "eventType": "user.created", "payload": {}} | change
     body = {name: value for name, value in body.items() if value is not ...}
     answer = await svix.call("POST", f"app/{await svix.made_application()}/msg", json=body)
@@ -71,13 +74,16 @@ async def test_svix_names_the_wrong_field_of_a_message(
 async def test_a_body_that_is_not_json_is_refused_in_the_same_form(
     svix: Environment, body: bytes
 ) -> None:
-    """The answer is 422 with details as well."""
+    """The answer is 422, with details as for a wrong field."""
     answer = await svix.call("POST", f"app/{await svix.made_application()}/msg", body=body)
     assert (answer.status, answer.json()["detail"][0]["loc"][0]) == (422, "body")
 
 
 async def test_our_sender_reads_a_refusal(svix: Environment) -> None:
-    """It classifies it as rejected, and keeps the place but nothing of the event."""
+    """The sender classifies the answer as rejected.
+
+    It keeps the name of the wrong field, but nothing of the event.
+    """
     answer = await svix.send(event(svix.new_application(), "a b"))
     assert (answer.verdict, answer.status) == (Verdict.REJECTED, 422)
     assert answer.locs == ("body.uid.__all__",)

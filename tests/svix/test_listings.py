@@ -99,7 +99,10 @@ async def test_before_leaves_out_what_is_newer(svix: Environment, listed: str) -
 async def test_after_begins_at_the_oldest_page_and_leads_away(
     svix: Environment, listed: str
 ) -> None:
-    """This is why the relay's commands never use `after`."""
+    """The first page is the oldest one, and its iterator leads to an empty page.
+
+    So the relay's commands never use `after`.
+    """
     walked = await pages(svix, listed)
     everything = [message for each in walked for message in each["data"]]
     after = datetime.fromisoformat(everything[-100]["timestamp"])

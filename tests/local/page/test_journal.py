@@ -153,7 +153,7 @@ def test_the_chart_has_a_row_a_second(book: Book) -> None:
     chart = book.journal.chart()
     assert len(chart) == CHART_SECONDS
     published = [row[SERIES.index("published")] for row in chart]
-    assert sum(published) == 1, "the current second is not shown"
+    assert sum(published) == 1, "the current second is shown"
 
 
 def test_the_life_of_an_event_in_the_order_of_time(book: Book) -> None:
