@@ -26,7 +26,9 @@ def ignoring_sigterm() -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def working(settings: Settings, open_ledger: Callable[[], Archive]) -> AsyncIterator[Worker]:
+async def running_worker(
+    settings: Settings, open_ledger: Callable[[], Archive]
+) -> AsyncIterator[Worker]:
     """A worker, which is closed at the end."""
     with ignoring_sigterm():
         worker = Worker(settings, open_ledger)

@@ -206,7 +206,7 @@ def test_an_attribute_that_occurs_twice_is_refused(name: str) -> None:
 
 @FORMS
 @pytest.mark.parametrize("name", ["ce-data", "ce-data_base64"])
-def test_an_attribute_cannot_be_named_like_the_data(form: Any, name: str) -> None:
+def test_an_attribute_cannot_have_the_name_of_the_data(form: Any, name: str) -> None:
     """The structured event would have its `data` twice."""
     assert "named `data` or `data_base64`" in refusal(form, b"{}", ATTRIBUTES | {name: "x"}).detail
 

@@ -104,7 +104,7 @@ async def requests() -> AsyncIterator[Requests]:
         await requests.cancel(name)
 
 
-async def test_small_bodies_are_read_however_full_it_is(requests: Requests) -> None:
+async def test_small_bodies_are_read_however_full_the_intake_is(requests: Requests) -> None:
     """The pace of small events never depends on large ones."""
     for number in range(4):
         await requests.post(f"large {number}", sized(14 * MIB))

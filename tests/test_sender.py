@@ -97,7 +97,7 @@ async def test_a_message_is_one_post_with_the_event_in_the_body_and_the_key_in_a
     }
 
 
-async def test_if_applications_are_not_created_none_is_sent() -> None:
+async def test_without_create_applications_no_application_is_sent() -> None:
     """Empty tags are not sent either, because an older Svix might refuse them."""
     async with (
         recording() as (url, requests),
@@ -304,7 +304,7 @@ async def test_a_connection_lost_before_the_answer_is_unavailable(
 
 
 @pytest.mark.parametrize("status", [200, 202])
-async def test_a_2xx_that_broke_off_may_have_been_taken(status: int) -> None:
+async def test_after_a_2xx_that_broke_off_svix_may_have_the_event(status: int) -> None:
     """The status says that Svix took the event, so the relay asks for its message."""
     cut = http(status, MESSAGE)[:-10]
     broken_off = Answer(Call.SEND, Verdict.BROKEN_OFF, status, failure="the answer broke off")
@@ -317,13 +317,15 @@ async def test_a_2xx_that_broke_off_may_have_been_taken(status: int) -> None:
 @pytest.mark.parametrize(
     ("status", "verdict"), [(422, Verdict.UNAVAILABLE), (429, Verdict.RATE_LIMITED)]
 )
-async def test_an_error_that_broke_off_counts_by_its_status(status: int, verdict: Verdict) -> None:
+async def test_an_error_that_broke_off_is_judged_by_its_status(
+    status: int, verdict: Verdict
+) -> None:
     """An incomplete body must not reject an event."""
     answer = await answer_to(answering(http(status, INVALID)[:-10]))
     assert (answer.verdict, answer.status) == (verdict, status)
 
 
-async def test_a_hang_ends_with_the_calls_time_limit_and_its_connection() -> None:
+async def test_a_call_that_hangs_ends_at_its_time_limit_and_closes_its_connection() -> None:
     """A call that hangs must not keep its request or its connection."""
     left = asyncio.Event()
 
@@ -339,7 +341,7 @@ async def test_a_hang_ends_with_the_calls_time_limit_and_its_connection() -> Non
 
 
 @pytest.mark.parametrize(("status", "verdict"), [(202, "broken_off"), (500, "unavailable")])
-async def test_a_dripping_answer_ends_with_the_limit_and_counts_by_its_status(
+async def test_an_answer_that_trickles_in_ends_at_the_limit_and_is_judged_by_its_status(
     status: int, verdict: str
 ) -> None:
     """Bytes keep coming, so a timeout between two bytes would never end the call."""
@@ -393,7 +395,7 @@ async def test_an_endless_answer_is_not_read_to_its_end() -> None:
     assert (await answer_to(script)).verdict is Verdict.MISCONFIGURED
 
 
-async def test_a_connection_that_died_idle_costs_no_event() -> None:
+async def test_an_idle_connection_that_was_closed_fails_no_call() -> None:
     """A load balancer closes idle connections. The next call opens another one."""
     served = 0
 
@@ -469,7 +471,9 @@ async def test_a_certificate_must_be_trusted(
             assert (await sender.send(event(), KEY)).verdict is Verdict.ACCEPTED
 
 
-async def test_a_system_without_certificates_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_sender_needs_no_certificates_of_the_system(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A container may have no certificates. The sender brings certifi's."""
     monkeypatch.setenv("SSL_CERT_DIR", "/nonexistent")
     monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent")

@@ -22,7 +22,7 @@ from relay.outcome import Remark, Result
 from relay.worker import Worker
 from tests import function
 from tests.function import JSON
-from tests.in_process import handle, working
+from tests.in_process import handle, running_worker
 
 TOKEN = "testsk_worker"
 BUDGET = ATTEMPT_SECONDS + 1
@@ -38,7 +38,7 @@ async def svix() -> AsyncIterator[Simulator]:
 @pytest.fixture
 async def relay(svix: Simulator, tmp_path: Path) -> AsyncIterator[Worker]:
     ledger = SqliteLedger(tmp_path / "ledger.db", create=True)
-    async with working(settings(svix), lambda: ledger) as started:
+    async with running_worker(settings(svix), lambda: ledger) as started:
         yield started
 
 
@@ -199,13 +199,13 @@ async def test_refused_credentials_have_an_outcome(svix: Simulator) -> None:
     def open_ledger() -> Archive:
         raise LedgerMisconfigured("no credentials")
 
-    async with working(settings(svix), open_ledger) as relay:
+    async with running_worker(settings(svix), open_ledger) as relay:
         result, _ = await handle(relay, event("evt_1"))
     assert answer(result) == (500, "misconfigured")
     assert result.severity == "CRITICAL"
 
 
-async def test_a_fault_of_our_own_has_an_outcome_and_says_where(
+async def test_a_bug_in_the_relay_has_an_outcome_that_says_where_it_is(
     relay: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The exception's message is left out, because it may quote the event."""
@@ -250,7 +250,7 @@ async def test_a_reconciliation_without_a_ledger_says_so(svix: Simulator) -> Non
     def open_ledger() -> Archive:
         raise LedgerMisconfigured("no credentials")
 
-    async with working(settings(svix), open_ledger) as relay:
+    async with running_worker(settings(svix), open_ledger) as relay:
         report = await relay.reconcile()
     assert report == {"complete": False, "failure": "the ledger: no credentials"}
 

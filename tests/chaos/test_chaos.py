@@ -162,7 +162,7 @@ async def test_no_event_is_lost_or_sent_twice(
                 chaos = Chaos(svix, relay, firestore, proxy, random.Random(SEED))  # noqa: S311 - repeatable
                 topic = PubSub(f"http://{pubsub_emulator}", project)
                 await topic.create(relay.notifications)
-                await _wreak(chaos, topic, bodies + poison)
+                await _cause_faults(chaos, topic, bodies + poison)
                 over = time.monotonic()
                 await _await_all(address, project)
                 settled_in = time.monotonic() - over
@@ -183,7 +183,7 @@ async def test_no_event_is_lost_or_sent_twice(
     assert len(letters) == POISON
 
 
-async def _wreak(chaos: Chaos, topic: PubSub, bodies: list[Any]) -> None:
+async def _cause_faults(chaos: Chaos, topic: PubSub, bodies: list[Any]) -> None:
     """Publish in batches and cause one fault after the other, until both are done."""
     chaos.rng.shuffle(bodies)
     batch = -(-len(bodies) // KILLS)

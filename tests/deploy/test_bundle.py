@@ -16,7 +16,7 @@ import pytest
 from uv import find_uv_bin
 
 from local.processes import free_port, listening, running
-from tests.deploy.gcloud import alone, require_gcloud
+from tests.deploy.gcloud import isolated, require_gcloud
 from tests.function import JSON, ROOT, TOKEN, event, simulator, wrapped
 
 
@@ -25,7 +25,7 @@ def uploaded(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The paths that gcloud would upload, by its own list."""
     listed = subprocess.run(  # noqa: S603 - our own command
         [require_gcloud(), "meta", "list-files-for-upload", str(ROOT)],
-        env=os.environ | alone(tmp_path_factory.mktemp("gcloud")),
+        env=os.environ | isolated(tmp_path_factory.mktemp("gcloud")),
         check=True,
         capture_output=True,
         text=True,

@@ -118,7 +118,7 @@ def condition(alert: str) -> dict[str, Any]:
     return promql
 
 
-def judged(promtool: str, folder: Path, case: Case) -> subprocess.CompletedProcess[str]:
+def run_promtool(promtool: str, folder: Path, case: Case) -> subprocess.CompletedProcess[str]:
     """Run promtool on a case. It reads YAML, and JSON is YAML."""
     promql = condition(case.alert)
     rule = {"alert": case.alert, "expr": promql["query"], "for": promql["duration"]}
@@ -153,14 +153,14 @@ def judged(promtool: str, folder: Path, case: Case) -> subprocess.CompletedProce
 def test_an_alert_fires_when_it_should_and_not_before(
     promtool: str, tmp_path: Path, name: str
 ) -> None:
-    ended = judged(promtool, tmp_path, CASES[name])
+    ended = run_promtool(promtool, tmp_path, CASES[name])
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 def test_promtool_fails_a_wrong_case(promtool: str, tmp_path: Path) -> None:
     """A case that is wrong on purpose shows that promtool reads the series and the rule."""
     case = Case("silence", {PUBLISHED: "5x100"}, silent=(60,))
-    assert judged(promtool, tmp_path, case).returncode == 1
+    assert run_promtool(promtool, tmp_path, case).returncode == 1
 
 
 def test_every_promql_alert_has_cases_of_both_kinds() -> None:

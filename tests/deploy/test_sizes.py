@@ -98,7 +98,7 @@ def test_project_and_region_are_required(script: Script) -> None:
 
 
 @pytest.mark.parametrize("budget", [30, 240, 540])
-def test_its_time_limits_are_those_of_the_settings(script: Script, budget: int) -> None:
+def test_the_deployed_time_limits_are_those_of_the_settings(script: Script, budget: int) -> None:
     script.deploy("--budget", str(budget))
     settings = Settings(svix_token=TOKEN, request_budget=budget)
     assert budget < settings.function_timeout < settings.ack_deadline <= 600

@@ -37,7 +37,7 @@ Entry = dict[str, Any]
 Counted = Callable[..., list[Entry]]
 
 
-def filed(line: str) -> Entry:
+def log_entry(line: str) -> Entry:
     """A log line of the function as an entry in Cloud Logging."""
     payload = json.loads(line)
     return {
@@ -68,7 +68,7 @@ def entries(capsys: pytest.CaptureFixture[str]) -> list[Entry]:
     results.append(Result(outcome=Outcome.DUPLICATE, remark=Remark.PAYLOAD_CHANGED))
     for result in results:
         log.write(result, source, Names("evt_1", "user.created", "acme"), 2.0, {})
-    return [filed(line) for line in capsys.readouterr().out.splitlines()]
+    return [log_entry(line) for line in capsys.readouterr().out.splitlines()]
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def reconciled(capsys: pytest.CaptureFixture[str]) -> Callable[[int], Entry]:
         report = Report(since=datetime.now(UTC), failure=None)
         report.places[Place.PARKED] = without
         Log("ERROR", None).reconciliation(report.as_log(), report.severity)
-        return filed(capsys.readouterr().out)
+        return log_entry(capsys.readouterr().out)
 
     return line
 
@@ -149,7 +149,7 @@ def test_reconciliations_are_counted_by_whether_they_were_complete(
     assert not matches(METRICS["deliveries"]["filter"].replace("${FUNCTION}", "relay"), entry)
 
 
-def test_the_alert_without_fires_with_the_number_of_events(
+def test_the_alert_named_without_shows_the_number_of_events(
     reconciled: Callable[[int], Entry],
 ) -> None:
     (condition,) = POLICIES["without"]["conditions"]
@@ -190,7 +190,7 @@ def test_labels_are_declared_and_extracted() -> None:
 
 
 @pytest.mark.parametrize("path", [*ALERTS, DASHBOARD], ids=lambda p: p.stem)
-def test_our_metrics_that_are_read_exist(path: Path) -> None:
+def test_every_metric_of_ours_that_is_read_exists(path: Path) -> None:
     text = path.read_text()
     read = set(re.findall(r"user/\$\{FUNCTION\}-(\w+)", text))
     assert {name.removesuffix("_sum") for name in read} <= set(METRICS)

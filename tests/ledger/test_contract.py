@@ -275,7 +275,7 @@ async def test_a_claim_without_a_record_cannot_be_settled(open_ledger: Open) -> 
     assert (await claimed(ledger, event("evt_gone_too"), gone)).attempts == 1
 
 
-async def test_the_age_goes_on_across_releases_and_takeovers(open_ledger: Open) -> None:
+async def test_the_age_counts_from_the_first_claim(open_ledger: Open) -> None:
     """The age says whether Svix may have forgotten the first attempt."""
     ledger = open_ledger(MOMENT)
     first = await claimed(ledger, event())
@@ -350,7 +350,7 @@ async def test_a_record_has_the_state_of_its_event(open_ledger: Open) -> None:
     assert record.denial(event()) == Duplicate("msg_1", payload_changed=False, attempts=2)
 
 
-async def test_parking_twice_is_once(open_ledger: Open) -> None:
+async def test_a_letter_that_is_parked_twice_is_stored_once(open_ledger: Open) -> None:
     """Pub/Sub may redeliver a message before it has processed the ack."""
     ledger = open_ledger()
     await ledger.park(letter())

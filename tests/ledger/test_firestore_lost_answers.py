@@ -139,7 +139,7 @@ async def unanswered(
     await records._firestore_api.transport.close()
 
 
-async def test_a_first_claim_that_landed_unanswered_is_ours(unanswered: Unanswered) -> None:
+async def test_a_first_claim_whose_answer_was_lost_is_recognised(unanswered: Unanswered) -> None:
     """The client creates the record a second time, and Firestore answers that it exists."""
     ledger = unanswered.ledger
     claim = await unanswered.make(claimed(ledger, event()), "create", RECORD)
@@ -149,7 +149,7 @@ async def test_a_first_claim_that_landed_unanswered_is_ours(unanswered: Unanswer
 
 
 @pytest.mark.parametrize("by_ourselves", [True, False])
-async def test_a_takeover_that_landed_unanswered_is_ours(
+async def test_a_takeover_whose_answer_was_lost_is_recognised(
     unanswered: Unanswered, *, by_ourselves: bool
 ) -> None:
     """The client writes the record a second time, and Firestore answers that it has changed."""
@@ -162,7 +162,7 @@ async def test_a_takeover_that_landed_unanswered_is_ours(
     assert await ledger.claim(event()) == Duplicate("msg_1", payload_changed=False, attempts=2)
 
 
-async def test_a_completion_that_landed_unanswered_is_ours(unanswered: Unanswered) -> None:
+async def test_a_completion_whose_answer_was_lost_is_recognised(unanswered: Unanswered) -> None:
     """The event is delivered, and the claim does not count as lost."""
     ledger = unanswered.ledger
     claim = await claimed(ledger, event())
@@ -171,7 +171,7 @@ async def test_a_completion_that_landed_unanswered_is_ours(unanswered: Unanswere
     assert await ledger.claim(event()) == Duplicate("msg_1", payload_changed=False, attempts=1)
 
 
-async def test_a_release_that_landed_unanswered_is_ours(unanswered: Unanswered) -> None:
+async def test_a_release_whose_answer_was_lost_is_recognised(unanswered: Unanswered) -> None:
     """The next claim succeeds at once."""
     ledger = unanswered.ledger
     claim = await claimed(ledger, event())
@@ -179,7 +179,7 @@ async def test_a_release_that_landed_unanswered_is_ours(unanswered: Unanswered) 
     assert (await claimed(ledger, event(), released)).attempts == 2
 
 
-async def test_a_mending_that_landed_unanswered_is_ours(unanswered: Unanswered) -> None:
+async def test_a_mending_whose_answer_was_lost_is_recognised(unanswered: Unanswered) -> None:
     """The record does not count as changed by another."""
     ledger = unanswered.ledger
     await claimed(ledger, event())
@@ -190,13 +190,13 @@ async def test_a_mending_that_landed_unanswered_is_ours(unanswered: Unanswered) 
     assert await ledger.claim(event()) == Duplicate("msg_1", payload_changed=False, attempts=1)
 
 
-async def test_a_letter_that_landed_unanswered_is_parked(unanswered: Unanswered) -> None:
+async def test_a_letter_whose_answer_was_lost_is_parked(unanswered: Unanswered) -> None:
     """The letter that is found counts as parked."""
     parking = unanswered.ledger.park(LETTER)
     await unanswered.make(parking, "create", f"dead_letters/{LETTER.id}")
 
 
-async def test_a_whole_batch_that_landed_unanswered_is_ours(unanswered: Unanswered) -> None:
+async def test_a_whole_batch_whose_answer_was_lost_is_recognised(unanswered: Unanswered) -> None:
     """Each of its claims is sent again alone, and recognised."""
     ledger = unanswered.ledger
     events = [event(), *(event(f"evt_{number}") for number in range(2, 21))]

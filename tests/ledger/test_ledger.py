@@ -41,7 +41,7 @@ def test_no_attempt_outlasts_its_lease() -> None:
 
 
 @pytest.mark.parametrize("budget", [30.0, 240.0, 540.0])
-def test_the_budget_changes_no_lease(budget: float) -> None:
+def test_the_lease_does_not_depend_on_the_budget(budget: float) -> None:
     """A crash delays its events by half a minute, however long requests may wait."""
     assert not hasattr(Settings("token", request_budget=budget), "lease")
 

@@ -88,7 +88,7 @@ async def test_nacks_stop_all_pushes_for_longer_each_time_and_acks_undo_it() -> 
 
 
 @in_virtual_time
-async def test_a_nacked_message_comes_back_after_ten_seconds() -> None:
+async def test_a_nacked_message_is_pushed_again_after_ten_seconds() -> None:
     subscriber, _ = start(Policy(), messages=1)
     await settle()
     await subscriber.answer(1, is_ack=False)

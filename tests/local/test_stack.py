@@ -79,7 +79,7 @@ async def test_an_instance_that_dies_is_replaced(tmp_path: Path) -> None:
         await until(lambda: [i.number for i in echo.instances if i.state is State.UP] == [2])
 
 
-async def test_a_frozen_instance_answers_when_it_goes_on(tmp_path: Path) -> None:
+async def test_a_frozen_instance_answers_when_it_is_resumed(tmp_path: Path) -> None:
     async with stack(tmp_path) as echo:
         (instance,) = echo.instances
         echo.freeze(instance, 0.3)

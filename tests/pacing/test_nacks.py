@@ -58,7 +58,7 @@ async def test_a_nack_at_the_deadline_counts_as_one() -> None:
 
 
 @in_virtual_time
-async def test_a_deadline_that_has_passed_waits_for_nothing() -> None:
+async def test_after_its_deadline_a_request_does_not_wait() -> None:
     nacks = new_nacks()
     await asyncio.sleep(3)
     assert not await nacks.acquire(1.0)

@@ -60,7 +60,7 @@ async def limited() -> Pacer:
     return pacer
 
 
-async def out() -> Pacer:
+async def in_outage() -> Pacer:
     """A pacer in an outage that has just begun."""
     pacer = new_pacer()
     await asyncio.gather(
@@ -94,7 +94,7 @@ async def test_one_project_fills_half_the_window_at_most_while_others_wait() -> 
 
 
 @in_virtual_time
-async def test_with_a_limit_known_turns_are_spaced() -> None:
+async def test_once_a_limit_is_known_turns_are_spaced() -> None:
     pacer = await limited()
     started = now()
     await asyncio.gather(*start(pacer, 40, TAKEN))
@@ -123,7 +123,7 @@ async def test_waiters_are_served_in_order_of_arrival_and_a_retry_keeps_its_plac
 
 
 @in_virtual_time
-async def test_a_turn_that_is_not_called_goes_to_the_next_at_once() -> None:
+async def test_a_turn_that_ends_without_a_call_goes_to_the_next_waiter_at_once() -> None:
     """A thousand duplicates use up no turn."""
     pacer = await limited()
     started = now()
@@ -151,7 +151,7 @@ async def test_a_call_that_is_left_without_a_report_counts_as_failed() -> None:
 
 
 @in_virtual_time
-async def test_at_most_a_quarter_of_a_seconds_turns_are_given_and_not_called() -> None:
+async def test_at_most_a_quarter_of_a_seconds_turns_are_open_without_a_call() -> None:
     """A slow ledger must not cause a burst at Svix."""
     pacer = await limited()
     claimed = asyncio.Event()
@@ -229,7 +229,7 @@ async def test_a_cancelled_waiter_leaves_the_line() -> None:
 
 @in_virtual_time
 async def test_a_turn_given_to_a_waiter_that_is_just_cancelled_goes_to_the_next() -> None:
-    pacer = await out()
+    pacer = await in_outage()
     first, second = start(pacer, 1, TAKEN, project="x"), start(pacer, 1, TAKEN, project="y")
     await settle()
     pacer._traffic.pauses.taken("a", now())
@@ -242,7 +242,7 @@ async def test_a_turn_given_to_a_waiter_that_is_just_cancelled_goes_to_the_next(
 
 @in_virtual_time
 async def test_a_probe_that_is_cancelled_before_its_call_lets_the_next_go() -> None:
-    pacer = await out()
+    pacer = await in_outage()
 
     async def claim_forever() -> None:
         async with pacer.turn(waiter("x")):
@@ -259,7 +259,7 @@ async def test_a_probe_that_is_cancelled_before_its_call_lets_the_next_go() -> N
 @in_virtual_time
 async def test_after_an_outages_pause_one_probe_goes_and_then_all_calls() -> None:
     """A Svix that has just recovered must not get all calls at once."""
-    pacer = await out()
+    pacer = await in_outage()
     calls = start(pacer, 20, TAKEN, seconds=0.1)
     await asyncio.sleep(0.55)
     assert pacer.state().in_flight == 1
@@ -268,8 +268,8 @@ async def test_after_an_outages_pause_one_probe_goes_and_then_all_calls() -> Non
 
 
 @in_virtual_time
-async def test_an_answered_question_ends_no_outage_and_the_next_probe_goes_at_once() -> None:
-    pacer = await out()
+async def test_asking_does_not_end_an_outage_and_the_next_probe_goes_at_once() -> None:
+    pacer = await in_outage()
     await call(pacer, waiter("x"), MISSING)
     assert pacer.state().paused
     await call(pacer, waiter("x"), TAKEN)
@@ -289,7 +289,7 @@ async def test_a_turn_given_before_an_outage_is_superseded_by_it() -> None:
 
 
 @in_virtual_time
-async def test_while_the_ledger_does_not_answer_one_claim_probes() -> None:
+async def test_while_the_ledger_does_not_answer_only_one_claim_at_a_time_is_sent() -> None:
     """The pause begins with the first failure and ends with the first answered claim."""
     pacer = new_pacer()
     claims: list[float] = []

@@ -59,7 +59,7 @@ async def test_svix_names_the_wrong_field_of_a_message(
     """
     body = {"eventId": "evt_1", "eventType": "user.created", "payload": {}} | change
     body = {name: value for name, value in body.items() if value is not ...}
-    answer = await svix.call("POST", f"app/{await svix.made_application()}/msg", json=body)
+    answer = await svix.call("POST", f"app/{await svix.create_application()}/msg", json=body)
     assert answer.status == 422
     [detail] = answer.json()["detail"]
     assert detail.keys() == {"loc", "msg", "type"}
@@ -71,11 +71,11 @@ async def test_svix_names_the_wrong_field_of_a_message(
     [b"", b'{"eventType": "a"', b"[]", b'{"eventType":"a","payload":{"n":NaN}}', b"\xff"],
     ids=["empty", "broken off", "a list", "NaN", "not UTF-8"],
 )
-async def test_a_body_that_is_not_json_is_refused_in_the_same_form(
+async def test_a_body_that_is_not_json_is_refused_like_a_wrong_field(
     svix: Environment, body: bytes
 ) -> None:
     """The answer is 422, with details as for a wrong field."""
-    answer = await svix.call("POST", f"app/{await svix.made_application()}/msg", body=body)
+    answer = await svix.call("POST", f"app/{await svix.create_application()}/msg", body=body)
     assert (answer.status, answer.json()["detail"][0]["loc"][0]) == (422, "body")
 
 
@@ -126,11 +126,11 @@ async def test_an_unknown_path_is_not_a_missing_message(svix: Environment) -> No
 
 
 async def test_a_wrong_method_is_405(svix: Environment) -> None:
-    answer = await svix.call("PUT", f"app/{await svix.made_application()}/msg")
+    answer = await svix.call("PUT", f"app/{await svix.create_application()}/msg")
     assert answer.status == 405
 
 
 async def test_a_slash_at_the_end_of_a_path_changes_nothing(svix: Environment) -> None:
     """So SVIX_SERVER_URL may end with a slash."""
-    answer = await svix.call("GET", f"app/{await svix.made_application()}/")
+    answer = await svix.call("GET", f"app/{await svix.create_application()}/")
     assert answer.status == 200
