@@ -123,10 +123,7 @@ def test_parked_events_are_counted(counted: Counted) -> None:
 
 @pytest.fixture
 def reconciled(capsys: pytest.CaptureFixture[str]) -> Callable[[int], Entry]:
-    """A function that returns the log entry of a complete reconciliation.
-
-    `without` is the number of events that no customer gets.
-    """
+    """A function: the entry of a complete reconciliation that found this many parked events."""
 
     def line(without: int) -> Entry:
         report = Report(since=datetime.now(UTC), failure=None)
@@ -149,7 +146,7 @@ def test_reconciliations_are_counted_by_whether_they_were_complete(
     assert not matches(METRICS["deliveries"]["filter"].replace("${FUNCTION}", "relay"), entry)
 
 
-def test_the_alert_named_without_shows_the_number_of_events(
+def test_the_alert_without_fires_with_the_number_of_events(
     reconciled: Callable[[int], Entry],
 ) -> None:
     (condition,) = POLICIES["without"]["conditions"]

@@ -55,10 +55,7 @@ async def test_a_nack_halves_the_window() -> None:
 
 @in_virtual_time
 async def test_a_nack_does_not_shrink_the_window_below_its_floor() -> None:
-    """Google documents 3,000 outstanding messages as the lower limit.
-
-    It holds for a subscriber that makes pushes wait.
-    """
+    """By Google's lower limit, a subscriber that makes pushes wait keeps 3,000."""
     subscriber, subscription = start(Policy(floor=3000, first_window=3000))
     await settle()
     assert len(subscriber.waiting) == 3000

@@ -137,7 +137,7 @@ async def test_a_message_nacked_too_often_goes_to_the_dead_letter_topic(tmp_path
 
 
 async def test_a_restart_forgets_everything(tmp_path: Path) -> None:
-    """It does so even while pushes are under way and Svix is down. The addresses stay the same."""
+    """It does so even while pushes are under way and Svix is down. The addresses stay."""
     async with stack(tmp_path) as echo:
         urls = (echo.url, echo.simulator.url)
         echo.ledger.write_text("")
