@@ -1,4 +1,4 @@
-"""Loads the plugins of `tests/harness`, which say how the suites run."""
+"""Loads the plugins of `tests/harness`, and defines `svix`, a fixture that several suites use."""
 
 from collections.abc import Iterator
 
@@ -18,6 +18,6 @@ pytest_plugins = [
 
 @pytest.fixture(scope="module")
 def svix() -> Iterator[Svix]:
-    """The simulator, as it is by default. A suite that wants another one has its own fixture."""
+    """A simulator with its default settings. A suite that needs others overrides this fixture."""
     with simulator() as started:
         yield started

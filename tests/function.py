@@ -50,7 +50,7 @@ class Function:
 
 @contextlib.contextmanager
 def simulator(*arguments: str) -> Iterator[Svix]:
-    """Start the Svix simulator, with these arguments of its command line."""
+    """Start the Svix simulator with these command-line arguments."""
     command = [sys.executable, "-m", "local.simulator", "--port", "0", "--token", TOKEN]
     with running([*command, *arguments], ready="Svix simulator on", cwd=ROOT) as server:
         url = server.ready_line.split()[-1]
@@ -76,7 +76,7 @@ def function(
 
 @contextlib.contextmanager
 def function_on_sqlite(svix: Svix, /, **environment: str) -> Iterator[Function]:
-    """The function with an embedded ledger of its own."""
+    """Start the function with a SQLite ledger of its own."""
     with tempfile.TemporaryDirectory() as directory:
         ledger = f"sqlite:{directory}/ledger.db"
         with function(svix.url, LEDGER=ledger, **environment) as started:

@@ -13,8 +13,11 @@ from tests.function import JSON
 
 
 @contextlib.contextmanager
-def own_sigterm() -> Iterator[None]:
-    """Ignore SIGTERM. A worker handles it and passes it on to the handler that it has replaced."""
+def ignoring_sigterm() -> Iterator[None]:
+    """Ignore SIGTERM in this process.
+
+    A worker installs a handler of its own, which also calls the handler from before.
+    """
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         yield
@@ -23,9 +26,11 @@ def own_sigterm() -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def working(settings: Settings, open_ledger: Callable[[], Archive]) -> AsyncIterator[Worker]:
+async def running_worker(
+    settings: Settings, open_ledger: Callable[[], Archive]
+) -> AsyncIterator[Worker]:
     """A worker, which is closed at the end."""
-    with own_sigterm():
+    with ignoring_sigterm():
         worker = Worker(settings, open_ledger)
         try:
             yield worker

@@ -173,7 +173,7 @@ def test_a_wrong_name_is_refused(form: Any, name: str, value: str) -> None:
 @pytest.mark.parametrize("value", [7, None, {}, [], True, "\ud800"])
 @pytest.mark.parametrize("name", list(ATTRIBUTES))
 def test_an_attribute_that_is_not_a_string_is_refused(name: str, value: Any) -> None:
-    """Without the attribute, the event would not be the publisher's.
+    """Without the attribute, the event would differ from what the publisher sent.
 
     The content type may be left out, because it is not a part of the event.
     """
@@ -186,7 +186,10 @@ def test_an_attribute_that_is_not_a_string_is_refused(name: str, value: Any) -> 
 
 @pytest.mark.parametrize("name", [name for name in ATTRIBUTES if name.startswith("ce-")])
 def test_an_attribute_that_occurs_twice_is_refused(name: str) -> None:
-    """A name that occurs twice in a structured event is refused too. A replay must know of it."""
+    """It may occur twice among the headers, or in the message of a wrapped push.
+
+    The dead letter keeps its name without a value, so that a replay refuses the event too.
+    """
     pairs = [*(UNWRAPPED | ATTRIBUTES).items(), (name, "other")]
     headers = Headers(raw=[(n.encode(), v.encode()) for n, v in pairs])
     with pytest.raises(Refused) as error:
@@ -203,7 +206,7 @@ def test_an_attribute_that_occurs_twice_is_refused(name: str) -> None:
 
 @FORMS
 @pytest.mark.parametrize("name", ["ce-data", "ce-data_base64"])
-def test_an_attribute_cannot_be_named_like_the_data(form: Any, name: str) -> None:
+def test_an_attribute_cannot_have_the_name_of_the_data(form: Any, name: str) -> None:
     """The structured event would have its `data` twice."""
     assert "named `data` or `data_base64`" in refusal(form, b"{}", ATTRIBUTES | {name: "x"}).detail
 

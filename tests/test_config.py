@@ -98,7 +98,7 @@ def test_a_budget_outside_its_bounds_is_refused(budget: str) -> None:
 
 
 @pytest.mark.parametrize("ledger", ["postgres:x", "sqlite:", "sqlite:/no/such/dir/x.db"])
-def test_a_ledger_that_cannot_be_is_refused(ledger: str) -> None:
+def test_an_invalid_ledger_is_refused(ledger: str) -> None:
     """The default must not replace a misspelt ledger."""
     with pytest.raises(ConfigurationError, match="LEDGER"):
         Settings.from_environment({"SVIX_TOKEN": "t", "LEDGER": ledger})
@@ -125,7 +125,7 @@ def test_a_url_that_cannot_be_called_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize("paths", ["a,b,c,d,e,f", ",", "data.", "a,,b"])
-def test_tag_paths_that_name_nothing_or_too_many_are_refused(paths: str) -> None:
+def test_empty_and_too_many_tag_paths_are_refused(paths: str) -> None:
     """Svix takes five tags on a message."""
     with pytest.raises(ConfigurationError, match="EVENT_TAGS"):
         Settings.from_environment({"SVIX_TOKEN": "t", "EVENT_TAGS": paths})

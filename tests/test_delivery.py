@@ -198,14 +198,14 @@ class ScriptedTurn:
 
 @dataclass
 class ScriptedNacks:
-    """Whether a nack is free before the deadline."""
+    """Permits a nack before the deadline, or none if `permits` is False."""
 
     log: list[str]
-    free: bool = True
+    permits: bool = True
 
     async def acquire(self, _until: float) -> bool:
         self.log.append("wait for a nack")
-        return self.free
+        return self.permits
 
     async def space(self, deadline: float) -> None:
         await self.acquire(deadline)
@@ -222,11 +222,11 @@ class ScriptedPacer:
     others_taken: bool = False
     given: list[ScriptedTurn] = field(default_factory=list)
     waiters: list[Waiter] = field(default_factory=list)
-    without: Outcome = Outcome.RATE_LIMITED
-    free_nacks: bool = True
+    no_turn_outcome: Outcome = Outcome.RATE_LIMITED
+    permits_nacks: bool = True
 
     def __post_init__(self) -> None:
-        self.nacks = ScriptedNacks(self.log, self.free_nacks)
+        self.nacks = ScriptedNacks(self.log, self.permits_nacks)
 
     def must_wait(self, waiter: Waiter) -> bool:
         return self.waits
@@ -238,7 +238,7 @@ class ScriptedPacer:
     async def turn(self, waiter: Waiter) -> AsyncIterator[ScriptedTurn]:
         self.waiters.append(waiter)
         if not self.turns:
-            raise NoTurn(self.without, 12.0, "no turn in time")
+            raise NoTurn(self.no_turn_outcome, 12.0, "no turn in time")
         self.turns -= 1
         turn = ScriptedTurn(self.log, self.superseded.pop(0) if self.superseded else False)
         self.given.append(turn)
@@ -421,21 +421,21 @@ async def test_a_claim_that_outlives_the_budget_is_in_progress() -> None:
     assert sum(run.sleeps) == pytest.approx(BUDGET)
 
 
-async def test_an_old_claim_asks_svix_before_it_sends() -> None:
+async def test_an_event_with_an_old_claim_is_asked_for_before_it_is_sent() -> None:
     """Svix may have forgotten the idempotency key of the earlier attempt."""
     run = await deliver(FOUND, claims=[claim(11 * HOUR + 1, 2)])
     assert run.log == ["claim", "ask", "complete msg_0 unconfirmed"]
     assert run.result.remark is Remark.FANOUT_UNCONFIRMED
 
 
-async def test_a_younger_claim_is_resent_without_asking() -> None:
+async def test_an_event_with_a_younger_claim_is_sent_without_asking() -> None:
     """Svix still recognises the idempotency key."""
     run = await deliver(ACCEPTED, claims=[claim(11 * HOUR - 60, 2)])
     assert run.log == ["claim", "send", "complete msg_1"]
 
 
-async def test_an_old_claim_is_sent_after_svix_says_that_it_has_no_message() -> None:
-    """It is not sent before, however often asking fails."""
+async def test_an_event_with_an_old_claim_is_sent_once_svix_says_that_it_has_no_message() -> None:
+    """The event is not sent earlier, however often asking fails."""
     run = await deliver(UNASKED, ASK_LIMITED, MISSING, ACCEPTED, claims=[claim(12 * HOUR)])
     calls = [entry for entry in run.log if entry in {"ask", "send"}]
     assert calls == ["ask", "ask", "ask", "send"]
@@ -448,7 +448,10 @@ async def test_a_replay_asks_first_however_young_the_event() -> None:
 
 
 async def test_a_message_found_by_asking_is_delivered_with_a_remark() -> None:
-    """If Svix died after it stored the message and before it queued it, no customer gets it."""
+    """Svix may have crashed between storing the message and queueing it.
+
+    Then no customer gets the message.
+    """
     run = await deliver(SILENT, CONFLICT, FOUND)
     assert run.log[-1] == "complete msg_0 unconfirmed"
     assert (run.result.status, run.result.severity) == (200, "WARNING")
@@ -474,7 +477,7 @@ async def test_an_event_with_an_unexplained_conflict_is_parked() -> None:
     assert run.log.count("ask") == 6  # 0.2 + 0.4 + 0.8 + 1.6 + 3.2 s apart
 
 
-async def test_back_off_doubles_to_20_seconds_and_a_429_leaves_it_to_the_pacer() -> None:
+async def test_back_off_doubles_up_to_20_seconds_and_a_429_causes_none() -> None:
     run = await deliver(LIMITED, *[BROKEN] * 9, ACCEPTED)
     assert run.sleeps == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 20.0, 20.0]
 
@@ -502,7 +505,7 @@ async def test_when_no_turn_is_left_the_last_failure_is_named(
 
 @pytest.mark.parametrize("outcome", [Outcome.RATE_LIMITED, Outcome.UNAVAILABLE])
 async def test_without_any_turn_the_pacer_says_why(outcome: Outcome) -> None:
-    run = await deliver(turns=0, without=outcome)
+    run = await deliver(turns=0, no_turn_outcome=outcome)
     assert run.log == ["wait for a nack"]
     assert (run.result.outcome, run.result.detail) == (outcome, "no turn in time")
 
@@ -544,7 +547,7 @@ async def test_refused_credentials_are_misconfigured(
     assert (run.result.status, run.result.severity) == (500, "CRITICAL")
 
 
-async def test_our_own_fault_by_hand_is_answered_at_once() -> None:
+async def test_an_event_posted_by_hand_is_answered_at_once_if_we_are_misconfigured() -> None:
     run = await deliver(UNAUTHORISED, pushed=False)
     assert run.log == ["claim", "send", "release"]
     assert (run.result.status, run.result.severity) == (500, "CRITICAL")
@@ -576,7 +579,7 @@ async def test_parking_is_tried_until_the_budget_is_over() -> None:
     assert (run.result.outcome, run.result.status) == (Outcome.LEDGER_UNAVAILABLE, 500)
     assert sum(run.sleeps) == pytest.approx(BUDGET)
     assert "could not be parked" in (run.result.detail or "")
-    assert run.log[-1] == "wait for a nack", "like every other nack it is spaced"
+    assert run.log[-1] == "wait for a nack", "this nack was not spaced"
 
 
 async def test_settling_is_tried_again_and_nothing_is_sent_twice() -> None:
@@ -596,7 +599,7 @@ async def test_an_event_that_was_sent_but_not_recorded_is_not_acknowledged() -> 
 
 
 async def test_a_claim_that_was_taken_over_is_settled_by_its_new_owner() -> None:
-    """Fencing: we neither complete nor acknowledge the event before the new owner has."""
+    """Fencing: the old owner can't settle the event. It acknowledges once the new owner has."""
     run = await deliver(
         ACCEPTED,
         fails={"complete": [ClaimLost("gone")]},
@@ -615,13 +618,13 @@ async def test_if_the_claim_to_release_was_taken_over_the_record_is_polled() -> 
 
 
 async def test_a_lost_release_does_not_block_the_next_claim() -> None:
-    """The next claim names the one before, so that the ledger recognises that as ours."""
+    """The next claim names the claim before it, so the ledger knows that the record is ours."""
     run = await deliver(BROKEN, ACCEPTED, fails={"release": [LedgerUnavailable("down")]})
     assert run.log[3] == "claim after token"
     assert run.result.outcome is Outcome.DELIVERED
 
 
-async def test_poison_ends_from_half_time_on_when_a_nack_is_free() -> None:
+async def test_poison_is_nacked_after_half_its_budget_once_a_nack_is_permitted() -> None:
     """A request that can't succeed must not hold a place for its whole budget."""
     run = await deliver(*[BROKEN] * 30, others_taken=True)
     assert BUDGET / 2 <= sum(run.sleeps) < BUDGET / 2 + 20

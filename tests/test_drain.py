@@ -54,16 +54,20 @@ def test_a_limit_that_changes_is_found_again() -> None:
 
 
 @pytest.mark.parametrize("retry_after", [None, 30.0])
-def test_the_length_of_retry_after_costs_no_use(retry_after: float | None) -> None:
-    """A single refusal lowers the rate. Only refusals in a row close the gate."""
+def test_a_long_retry_after_does_not_leave_the_limit_unused(retry_after: float | None) -> None:
+    """A single refusal only lowers the rate.
+
+    Retry-After counts only if several refusals in a row stop all calls.
+    """
     check(replace(SMALL, instances=2, retry_after=retry_after))
 
 
 @pytest.mark.parametrize(("latency", "refused"), [(0.02, 0.03), (1.0, 0.12)])
-def test_a_fast_and_a_slow_svix_are_used_alike(latency: float, refused: float) -> None:
-    """With a latency of a second, all calls of the second before the first refusal are refused too.
+def test_the_limit_is_used_whether_svix_is_fast_or_slow(latency: float, refused: float) -> None:
+    """With a latency of a second, many calls are under way when the first refusal arrives.
 
-    These weigh ten times as much here as in the bench, which has ten times as many events.
+    They are refused too. They weigh ten times as much here as in the bench, which has ten times as
+    many events.
     """
     check(replace(SMALL, instances=2, latency=latency, used=0.8, refused=refused))
 
@@ -83,7 +87,7 @@ def test_the_defaults_serve_twenty_eight_a_second_without_a_nack() -> None:
 
 
 def test_without_a_limit_a_new_instance_is_as_fast_as_a_warm_one() -> None:
-    """The run has 1,000 events, 200 at once. Each costs 3 ms of processor time."""
+    """Each run has 1,000 events, 200 at a time. An event costs 3 ms of processor time."""
 
     async def main() -> list[float]:
         uniform = random.Random(1).uniform  # noqa: S311 - reproducible, not secret
@@ -111,7 +115,7 @@ def test_without_a_limit_a_new_instance_is_as_fast_as_a_warm_one() -> None:
     assert warm / cold >= 0.9
 
 
-def test_shares_are_new_within_a_minute_of_a_stop_and_of_a_start() -> None:
+def test_instances_find_new_shares_within_a_minute_of_a_stop_or_a_start() -> None:
     """An instance is not told that another one has stopped or started."""
     shares = change(seed=1, instances=2, rate=20.0)
     assert shares.stopped <= WITHIN

@@ -171,8 +171,10 @@ def test_big_integers_and_unicode_are_unchanged() -> None:
     ids=lambda body: repr(body[:60]),
 )
 @pytest.mark.parametrize("form", ["bare", "wrapped", "unwrapped"])
-def test_what_cannot_be_carried_is_refused_in_every_form(body: bytes, form: str) -> None:
-    """It is refused, not changed, in every form. A push is still recognised as one."""
+def test_what_cannot_be_passed_on_unchanged_is_refused_in_every_form(
+    body: bytes, form: str
+) -> None:
+    """The relay refuses such a body and changes none. A push is still recognised as a push."""
     if form == "wrapped":
         assert refusal(wrapped(body)).source.pushed
     elif form == "unwrapped":
@@ -265,7 +267,7 @@ def test_the_text_is_the_publishers_own(form: str) -> None:
 @pytest.mark.parametrize(
     "codec", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
 )
-def test_a_bom_is_dropped_and_other_encodings_are_recoded(codec: str) -> None:
+def test_a_bom_is_dropped_and_other_encodings_are_converted_to_utf_8(codec: str) -> None:
     """Svix reads UTF-8 only."""
     text = json.dumps(EVENT, ensure_ascii=False)
     event = read(text.encode(codec), JSON, TAGS)
@@ -276,7 +278,10 @@ def test_a_bom_is_dropped_and_other_encodings_are_recoded(codec: str) -> None:
 @pytest.mark.parametrize("name", ["id", "type", "project"])
 @pytest.mark.parametrize("spelling", ["{}", "\\u{:04x}"])
 def test_an_event_with_a_name_that_occurs_twice_is_malformed(name: str, spelling: str) -> None:
-    """The customer's parser might read the other one. Deeper inside the event, both may stay."""
+    """The customer's parser might take the other value.
+
+    Names that occur twice deeper inside the event are passed on.
+    """
     escaped = spelling.format(name if spelling == "{}" else ord(name[0])) + (
         "" if spelling == "{}" else name[1:]
     )
@@ -390,7 +395,7 @@ def test_a_large_push_may_use_any_escapes_of_json() -> None:
     ],
 )
 @pytest.mark.parametrize("headers", [JSON, PUSHED])
-def test_what_can_be_read_of_a_malformed_events_names_is_kept(
+def test_the_readable_names_of_a_malformed_event_are_kept(
     text: bytes, names: Names, headers: Mapping[str, str]
 ) -> None:
     """The names help to find the event among the dead letters. Invalid names are not kept."""

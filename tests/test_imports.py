@@ -16,11 +16,11 @@ from bench.functions import TOKEN, simulator
 ROOT = Path(__file__).parent.parent
 
 NEVER = {
-    # of this repository
+    # modules of this repository
     "bench",
     "local",
     "tests",
-    # of its development
+    # tools for its development
     "hypothesis",
     "matplotlib",
     "psutil",
@@ -80,7 +80,7 @@ def loaded(**settings: str) -> tuple[set[str], set[str]]:
 
 
 def test_with_sqlite_nothing_of_google_is_loaded(tmp_path: Path) -> None:
-    """It is loaded neither with `main` nor for an event. Nor is any module of `NEVER`."""
+    """Neither importing `main` nor a delivery loads a module of Google or of `NEVER`."""
     before, after = loaded(LEDGER=f"sqlite:{tmp_path / 'ledger.db'}")
     assert not (NEVER | FIRESTORE) & before
     assert not (NEVER | FIRESTORE) & after
@@ -88,7 +88,7 @@ def test_with_sqlite_nothing_of_google_is_loaded(tmp_path: Path) -> None:
 
 
 def test_with_firestore_sqlite_is_not_loaded(firestore_emulator: str) -> None:
-    """It is loaded neither with `main` nor for an event. Nor is any module of `NEVER`."""
+    """Neither importing `main` nor a delivery loads `sqlite3` or a module of `NEVER`."""
     before, after = loaded(
         FIRESTORE_EMULATOR_HOST=firestore_emulator,
         GOOGLE_CLOUD_PROJECT=f"imports-{uuid.uuid4().hex[:8]}",

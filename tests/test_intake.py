@@ -104,7 +104,7 @@ async def requests() -> AsyncIterator[Requests]:
         await requests.cancel(name)
 
 
-async def test_small_bodies_are_read_however_full_it_is(requests: Requests) -> None:
+async def test_small_bodies_are_read_however_full_the_intake_is(requests: Requests) -> None:
     """The pace of small events never depends on large ones."""
     for number in range(4):
         await requests.post(f"large {number}", sized(14 * MIB))
@@ -182,7 +182,7 @@ async def test_two_requests_that_give_up_at_the_same_moment_leave_their_places()
     async with intake.admit(sized(PUSH_LIMIT), never()):
         both = asyncio.gather(waits(2 * MIB, first), waits(MIB, first + 0.01))
         await asyncio.sleep(0)
-        time.sleep(0.1)  # noqa: ASYNC251 - the loop is held, so that both moments pass at once
+        time.sleep(0.1)  # noqa: ASYNC251 - it blocks the loop until both moments have passed
         await both
     async with asyncio.timeout(5), intake.admit(sized(PUSH_LIMIT), never()):
         await asyncio.sleep(0)
@@ -221,7 +221,7 @@ def big(size: int) -> bytes:
 
 @pytest.mark.parametrize("size", [100, 16 * 1024, 16 * 1024 + 1, 64 * 1024 + 1, EVENT_LIMIT])
 async def test_a_body_is_read_whole_in_any_chunks(size: int) -> None:
-    """It is, with and without a Content-Length."""
+    """This holds with and without a Content-Length."""
     body = big(size)
     for headers in (sized(size), {}):
         pieces = arriving(body[:50], b"", body[50:90], body[90:])
@@ -277,7 +277,7 @@ async def test_wherever_a_push_breaks_off_it_is_incomplete() -> None:
 
 @in_virtual_time
 async def test_large_bodies_take_half_of_the_event_loops_time() -> None:
-    """After each parse the loop is free for as long as the parse took, for small events."""
+    """After each parse, the loop is left to small events for as long as the parse took."""
     clock = itertools.chain.from_iterable((seconds, seconds + 0.5) for seconds in itertools.count())
     intake = Intake(32 * MIB, clock.__next__)  # each parse takes half a second
     done: list[float] = []

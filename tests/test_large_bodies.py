@@ -21,7 +21,7 @@ MEMORY_MB = 450
 
 @pytest.fixture(scope="module")
 def relay(svix: Svix) -> Iterator[Function]:
-    """With the least memory for bodies: 32 MiB, which are 22 of these."""
+    """The function with the least memory for bodies: 32 MiB, room for 22 of the large bodies."""
     with function_on_sqlite(svix, BODIES_MIB="32") as started:
         yield started
 
@@ -70,6 +70,6 @@ async def test_slow_senders_hold_up_nobody(relay: Function) -> None:
     async with httpx.AsyncClient(timeout=120) as client:
         answer = await client.post(relay.notifications, json={"message": {"data": data}})
     assert answer.json()["outcome"] == "delivered"
-    assert not any(reader.at_eof() for reader, _ in opened), "the slow ones are not answered yet"
+    assert not any(reader.at_eof() for reader, _ in opened), "a slow sender was answered"
     for _, writer in opened:
         writer.close()

@@ -93,7 +93,7 @@ def test_a_line_carries_every_field(capsys: pytest.CaptureFixture[str]) -> None:
         ("x-cloud-trace-context", "../" + TRACE, False),
     ],
 )
-def test_a_trace_is_taken_from_either_header_if_it_is_one(
+def test_a_valid_trace_is_read_from_each_of_the_two_headers(
     capsys: pytest.CaptureFixture[str], header: str, value: str, *, traced: bool
 ) -> None:
     """An invalid trace is left out."""
@@ -105,7 +105,7 @@ def test_a_trace_is_taken_from_either_header_if_it_is_one(
 def test_the_publishers_trace_comes_before_the_requests(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """So one trace covers the way from the publisher to the customer."""
+    """So the relay's log line is shown in the publisher's trace."""
     source = Source(traceparent=f"00-{'a' * 32}-{'b' * 16}-01")
     headers = {"traceparent": f"00-{TRACE}-{'1' * 16}-01"}
     line = written(capsys, Result(outcome=Outcome.DELIVERED), source=source, headers=headers)
@@ -160,8 +160,8 @@ def test_no_line_holds_any_of_the_payload(capsys: pytest.CaptureFixture[str]) ->
         assert "hunter2" not in json.dumps(line)
 
 
-def test_only_what_was_delivered_now_has_a_lag(capsys: pytest.CaptureFixture[str]) -> None:
-    """A duplicate's age does not measure the relay."""
+def test_only_a_new_delivery_has_a_lag(capsys: pytest.CaptureFixture[str]) -> None:
+    """The age of a duplicate says nothing about the relay's speed."""
     source = Source(pushed=True, published_at=datetime.now(UTC))
     line = written(capsys, Result(outcome=Outcome.DUPLICATE), source=source)
     assert line is not None

@@ -92,10 +92,10 @@ def refusals(svix: Svix) -> int:
     return sum(call["status"] == 429 for call in svix.control.calls())
 
 
-async def svix_refuses(svix: Svix, already: int) -> None:
+async def wait_until_svix_refuses(svix: Svix, already: int) -> None:
     """Wait until Svix has refused three more calls, so that the relay's gate is closed."""
     async with asyncio.timeout(30):
-        while refusals(svix) < already + 3:  # noqa: ASYNC110 - another process has no event
+        while refusals(svix) < already + 3:  # noqa: ASYNC110 - another process can't signal it
             await asyncio.sleep(0.05)
 
 
@@ -170,7 +170,7 @@ async def test_a_duplicate_never_waits(svix: Svix, tmp_path: Path) -> None:
             svix.control.inject("status", status=429, headers={"Retry-After": "3600"})
             posts = (post(client, event(f"evt_new_{number}")) for number in range(5))
             waiting = [asyncio.create_task(one) for one in posts]
-            await svix_refuses(svix, already)
+            await wait_until_svix_refuses(svix, already)
             status, answer = await post(client, event("evt_known"))
             assert (status, answer["outcome"]) == (200, "duplicate")
             assert not any(task.done() for task in waiting)
@@ -244,14 +244,14 @@ async def test_a_body_of_40_mib_is_refused_after_2(relay: Function) -> None:
     writer.close()
 
 
-def test_the_readmes_loop_ends_well_twice(relay: Function, svix: Svix) -> None:
+def test_curl_can_post_every_sample_event_twice(relay: Function, svix: Svix) -> None:
     """`curl --fail` succeeds for all sample events, twice, and each event becomes one message."""
     loop = (
         "for f in local/events/*.json; do curl --silent --data @$f"
         f" -H 'Content-Type: application/json' --fail {relay.notifications} || exit 1; done"
     )
     for _ in range(2):
-        subprocess.run(["/bin/sh", "-c", loop], cwd=ROOT, check=True, capture_output=True)  # noqa: S603 - our own words
+        subprocess.run(["/bin/sh", "-c", loop], cwd=ROOT, check=True, capture_output=True)  # noqa: S603 - our own command
     for path in (ROOT / "local" / "events").glob("*.json"):
         body = path.read_bytes().replace(b"\n", b"")  # as `curl --data` does
         [message] = held(svix, json.loads(body)["id"])
@@ -288,7 +288,7 @@ def test_a_wrong_configuration_ends_the_start_with_one_message(tmp_path: Path) -
     assert "Traceback" not in said
 
 
-async def test_a_process_that_was_frozen_for_long_answers_the_push_that_wakes_it(
+async def test_a_process_that_was_frozen_for_a_long_time_answers_the_push_that_wakes_it(
     svix: Svix, tmp_path: Path
 ) -> None:
     """Cloud Run gives an idle instance no processor. The server must not take that for a hang."""
@@ -318,7 +318,7 @@ async def test_on_sigterm_all_waiting_requests_are_answered(tmp_path: Path, svix
         client = httpx.AsyncClient(base_url=relay.url, timeout=60, limits=limits)
         await stack.enter_async_context(client)
         posts = [asyncio.create_task(post(client, event(name))) for name in names]
-        await svix_refuses(svix, already)
+        await wait_until_svix_refuses(svix, already)
         relay.server.process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(10):  # after this time Cloud Run kills the process
             answers = await asyncio.gather(*posts, return_exceptions=True)

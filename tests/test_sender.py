@@ -75,7 +75,7 @@ async def recording(
 
 
 async def test_a_message_is_one_post_with_the_event_in_the_body_and_the_key_in_a_header() -> None:
-    """This is the SDK's request. The sender relies on its form."""
+    """The SDK makes this request. The sender puts the event into it, and so relies on its form."""
     async with recording() as (url, requests), sending_to(url) as sender:
         answer = await sender.send(event(b'{"id": "evt_1"}', "sim_1", "acme"), KEY)
     assert answer == Answer(Call.SEND, Verdict.ACCEPTED, 202, message_id="msg_1")
@@ -97,7 +97,7 @@ async def test_a_message_is_one_post_with_the_event_in_the_body_and_the_key_in_a
     }
 
 
-async def test_if_applications_are_not_created_none_is_sent() -> None:
+async def test_without_create_applications_no_application_is_sent() -> None:
     """Empty tags are not sent either, because an older Svix might refuse them."""
     async with (
         recording() as (url, requests),
@@ -151,7 +151,7 @@ async def test_every_valid_event_reaches_svix_byte_for_byte() -> None:
 
 @pytest.mark.parametrize("status", [200, 201, 202])
 async def test_a_2xx_with_the_message_is_accepted(status: int) -> None:
-    """It is Svix's own answer. Only the message's id is kept of it."""
+    """Of Svix's answer, only the message's id is kept."""
     answer = await answer_to(answering(http(status, MESSAGE)))
     assert answer == Answer(Call.SEND, Verdict.ACCEPTED, status, message_id="msg_1")
 
@@ -164,7 +164,7 @@ async def test_a_2xx_that_is_not_from_the_api_is_misconfigured(
     body: bytes,
     find: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    """A login portal that answers everything with 200 has taken no event."""
+    """A login portal may answer everything with 200. That does not mean that Svix has the event."""
     response = http(status, b"" if status == 204 else body)
     answer = await answer_to(answering(response), find=find)
     assert (answer.verdict, answer.status) == (Verdict.MISCONFIGURED, status)
@@ -250,9 +250,9 @@ async def test_an_invalid_code_is_not_repeated(code: Any) -> None:
 
 
 async def test_an_unknown_application_is_unavailable_or_rejects_the_event() -> None:
-    """It is unavailable if applications are created, because it will soon exist.
+    """The answer is UNAVAILABLE if the relay creates applications: this one will soon exist.
 
-    In both cases Svix has processed the event.
+    Otherwise the answer is REJECTED. Both answers show that Svix processes sends.
     """
     async with serving(answering(http(404, NOT_FOUND))) as url:
         async with sending_to(url) as sender:
@@ -304,7 +304,7 @@ async def test_a_connection_lost_before_the_answer_is_unavailable(
 
 
 @pytest.mark.parametrize("status", [200, 202])
-async def test_a_2xx_that_broke_off_may_have_been_taken(status: int) -> None:
+async def test_after_a_2xx_that_broke_off_svix_may_have_the_event(status: int) -> None:
     """The status says that Svix took the event, so the relay asks for its message."""
     cut = http(status, MESSAGE)[:-10]
     broken_off = Answer(Call.SEND, Verdict.BROKEN_OFF, status, failure="the answer broke off")
@@ -317,14 +317,16 @@ async def test_a_2xx_that_broke_off_may_have_been_taken(status: int) -> None:
 @pytest.mark.parametrize(
     ("status", "verdict"), [(422, Verdict.UNAVAILABLE), (429, Verdict.RATE_LIMITED)]
 )
-async def test_an_error_that_broke_off_counts_by_its_status(status: int, verdict: Verdict) -> None:
+async def test_an_error_that_broke_off_is_judged_by_its_status(
+    status: int, verdict: Verdict
+) -> None:
     """An incomplete body must not reject an event."""
     answer = await answer_to(answering(http(status, INVALID)[:-10]))
     assert (answer.verdict, answer.status) == (verdict, status)
 
 
-async def test_a_hang_ends_with_the_calls_time_limit_and_its_connection() -> None:
-    """The call ends at its time limit, and its connection is closed."""
+async def test_a_call_that_hangs_ends_at_its_time_limit_and_closes_its_connection() -> None:
+    """A call that hangs must not keep its request or its connection."""
     left = asyncio.Event()
 
     async def script(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
@@ -339,10 +341,10 @@ async def test_a_hang_ends_with_the_calls_time_limit_and_its_connection() -> Non
 
 
 @pytest.mark.parametrize(("status", "verdict"), [(202, "broken_off"), (500, "unavailable")])
-async def test_a_dripping_answer_ends_with_the_limit_and_counts_by_its_status(
+async def test_an_answer_that_trickles_in_ends_at_the_limit_and_is_judged_by_its_status(
     status: int, verdict: str
 ) -> None:
-    """A timeout between two bytes would not end it."""
+    """Bytes keep coming, so a timeout between two bytes would never end the call."""
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
@@ -393,7 +395,7 @@ async def test_an_endless_answer_is_not_read_to_its_end() -> None:
     assert (await answer_to(script)).verdict is Verdict.MISCONFIGURED
 
 
-async def test_a_connection_that_died_idle_costs_no_event() -> None:
+async def test_an_idle_connection_that_was_closed_fails_no_call() -> None:
     """A load balancer closes idle connections. The next call opens another one."""
     served = 0
 
@@ -456,7 +458,7 @@ def certificate(tmp_path: Path) -> Path:
 async def test_a_certificate_must_be_trusted(
     certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SSL_CERT_FILE can add trust in the certificate of a Svix in a private network."""
+    """SSL_CERT_FILE can name the certificate of a Svix in a private network."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate)
     async with serving(answering(http(202, MESSAGE)), tls) as plain:
@@ -469,8 +471,10 @@ async def test_a_certificate_must_be_trusted(
             assert (await sender.send(event(), KEY)).verdict is Verdict.ACCEPTED
 
 
-async def test_a_system_without_certificates_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A container may have none. The sender brings certifi's."""
+async def test_the_sender_needs_no_certificates_of_the_system(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A container may have no certificates. The sender brings certifi's."""
     monkeypatch.setenv("SSL_CERT_DIR", "/nonexistent")
     monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent")
     assert (await answer_to(answering(http(202, MESSAGE)))).verdict is Verdict.ACCEPTED
@@ -529,7 +533,7 @@ async def test_asking_for_a_message_can_never_reject_an_event(
 
 
 async def test_a_message_is_asked_for_by_its_event_id() -> None:
-    """The question is about the event's own application."""
+    """The relay asks in the event's own application."""
     requests: list[bytes] = []
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -15,11 +15,11 @@ pytestmark = [
 async def test_the_last_events_cost_what_the_first_did(
     firestore_emulator: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The last tenth is compared with the second: memory, processor time, connections."""
+    """The last tenth is compared with the second tenth: memory, processor time, connections."""
 
     def say(words: str) -> None:
         with capsys.disabled():
-            print(words, flush=True)  # noqa: T201 - it takes a quarter of an hour
+            print(words, flush=True)  # noqa: T201 - the run takes a quarter of an hour
 
     say(f"\n{soak.HEADER}")
     tenths = await soak.run(firestore_emulator, say=say)

@@ -14,7 +14,7 @@ ESCAPES = ["\\ud83d", "\\ude00", "\\uD83D", "\\uDE00", "\\\\", "\\n", "\\u0041",
 
 @given(st.lists(st.sampled_from(ESCAPES), max_size=8).map("".join))
 def test_a_lone_surrogate_is_found_wherever_it_is(string: str) -> None:
-    """Python's UTF-8 encoder fails exactly if there is one."""
+    """Python's UTF-8 encoder shows what is right: it refuses lone surrogates and nothing else."""
     text = f'["{string}"]'.encode()
     _, value = strict_json.parse(text)
     try:

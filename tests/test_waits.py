@@ -7,7 +7,7 @@ import pytest
 from relay.waits import Waits
 
 
-def test_every_pause_doubles_up_to_its_longest() -> None:
+def test_pauses_double_up_to_the_longest() -> None:
     """Jitter makes each pause up to a tenth longer, so that requests do not retry together."""
     waits = Waits(uniform=lambda _low, high: high)
     pauses = list(itertools.islice(waits.pauses(1.0, 5.0), 4))

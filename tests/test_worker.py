@@ -1,4 +1,4 @@
-"""A worker in this process, on the embedded ledger and the simulator: the answers of the table."""
+"""A worker in this process, on SQLite and the simulator: the answers of README's table."""
 
 import asyncio
 import json
@@ -22,11 +22,11 @@ from relay.outcome import Remark, Result
 from relay.worker import Worker
 from tests import function
 from tests.function import JSON
-from tests.in_process import handle, working
+from tests.in_process import handle, running_worker
 
 TOKEN = "testsk_worker"
 BUDGET = ATTEMPT_SECONDS + 1
-HOLDERS = 4  # as many bodies are read at once, and leave no room for another
+HOLDERS = 4  # this many bodies are read at once, and leave no room for another one
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ async def svix() -> AsyncIterator[Simulator]:
 @pytest.fixture
 async def relay(svix: Simulator, tmp_path: Path) -> AsyncIterator[Worker]:
     ledger = SqliteLedger(tmp_path / "ledger.db", create=True)
-    async with working(settings(svix), lambda: ledger) as started:
+    async with running_worker(settings(svix), lambda: ledger) as started:
         yield started
 
 
@@ -119,7 +119,10 @@ async def test_each_failure_of_svix_is_answered_as_the_table_says(
 
 
 async def test_what_was_found_by_asking_has_a_remark(relay: Worker, svix: Simulator) -> None:
-    """Svix stored the message and died before it queued it. No customer gets it; we report that."""
+    """Svix crashed between storing the message and queueing it.
+
+    No customer gets the message, so the log line has a remark.
+    """
     svix.inject(Fault("store_unqueued", status=500, times=1))
     result, _ = await handle(relay, push(event("evt_1")))
     assert answer(result) == (200, "delivered")
@@ -162,7 +165,7 @@ async def not_admitted(relay: Worker, **headers: str) -> asyncio.Task[tuple[Resu
     holding = [asyncio.create_task(relay.handle(never(), declared)) for _ in range(HOLDERS)]
     await asyncio.sleep(0)
     waiting = asyncio.create_task(handle(relay, b" " * 20_000, **headers))
-    await asyncio.sleep(BUDGET - ATTEMPT_SECONDS + 0.5)  # until its last turn is over
+    await asyncio.sleep(BUDGET - ATTEMPT_SECONDS + 0.5)  # until it is too late for a turn
     for each in holding:
         each.cancel()
     await asyncio.gather(*holding, return_exceptions=True)
@@ -196,13 +199,13 @@ async def test_refused_credentials_have_an_outcome(svix: Simulator) -> None:
     def open_ledger() -> Archive:
         raise LedgerMisconfigured("no credentials")
 
-    async with working(settings(svix), open_ledger) as relay:
+    async with running_worker(settings(svix), open_ledger) as relay:
         result, _ = await handle(relay, event("evt_1"))
     assert answer(result) == (500, "misconfigured")
     assert result.severity == "CRITICAL"
 
 
-async def test_a_fault_of_our_own_has_an_outcome_and_says_where(
+async def test_a_bug_in_the_relay_has_an_outcome_that_says_where_it_is(
     relay: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The exception's message is left out, because it may quote the event."""
@@ -247,7 +250,7 @@ async def test_a_reconciliation_without_a_ledger_says_so(svix: Simulator) -> Non
     def open_ledger() -> Archive:
         raise LedgerMisconfigured("no credentials")
 
-    async with working(settings(svix), open_ledger) as relay:
+    async with running_worker(settings(svix), open_ledger) as relay:
         report = await relay.reconcile()
     assert report == {"complete": False, "failure": "the ledger: no credentials"}
 
@@ -261,7 +264,7 @@ async def test_a_shutdown_answers_all_waiting_requests_and_lets_attempts_end(
     svix.inject(Fault("hang", times=1))
     posts = [asyncio.create_task(handle(relay, push(event("evt_hangs"))))]
     async with asyncio.timeout(10):
-        while not attempting(relay):  # noqa: ASYNC110 - the relay has no event for it
+        while not attempting(relay):  # noqa: ASYNC110 - nothing signals it
             await asyncio.sleep(0.01)
     svix.behaviour.rate = 0.001
     svix.inject(Fault("status", status=503))

@@ -1,4 +1,4 @@
-"""An event loop whose time passes at once: when nothing is ready it jumps to the next timer."""
+"""An event loop in virtual time: when no task is ready, its clock jumps to the next timer."""
 
 import asyncio
 import functools
@@ -12,7 +12,7 @@ _P = ParamSpec("_P")
 
 
 class _Instant(selectors.SelectSelector):
-    """Never waits. It adds the time that it should wait to the loop's time."""
+    """A selector that never waits. Instead it adds the timeout to the loop's time."""
 
     def __init__(self) -> None:
         super().__init__()

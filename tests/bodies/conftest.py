@@ -1,4 +1,4 @@
-"""The function as a process on either ledger, with Svix and the operator's commands."""
+"""The function as a process on each of the two ledgers, with Svix and the operator's commands."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

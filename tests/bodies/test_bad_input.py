@@ -40,7 +40,10 @@ def test_a_bad_body_posted_by_hand_is_answered(
 def test_an_event_with_a_name_that_occurs_twice_is_malformed(
     relay: Relay, form: str, name: str
 ) -> None:
-    """The customer's parser might read the other one. The letter has the names that occur once."""
+    """The customer's parser might take the other value.
+
+    The dead letter has the names that occur once.
+    """
     sent = event(f"evt_twice_{name}_{form.replace(' ', '_')}_{relay.run}")
     text = json.dumps(sent)[:-1].encode() + b', "%s": "other"}' % name.encode()
     before = relay.calls()
@@ -91,7 +94,7 @@ async def test_a_body_that_breaks_off_is_incomplete_and_can_be_sent_again(
     seen = len(relay.function.lines())
     await _break_off(relay, headers, len(body), body[: round((len(body) - 1) * where)])
     async with asyncio.timeout(30):
-        while len(relay.function.lines()) == seen:  # noqa: ASYNC110 - another process has no event
+        while len(relay.function.lines()) == seen:  # noqa: ASYNC110 - another process can't signal it
             await asyncio.sleep(0.02)
     [line] = relay.function.lines()[seen:]
     assert (line["outcome"], line["status"]) == ("incomplete", 408)
@@ -113,7 +116,7 @@ async def test_a_large_body_that_breaks_off_is_incomplete(relay: Relay, arrived:
 
 
 async def test_a_body_without_a_length_that_breaks_off_is_incomplete(relay: Relay) -> None:
-    """It breaks off between two chunks: a chunked body has no Content-Length."""
+    """A chunked body has no Content-Length. This one breaks off between two chunks."""
     message_id = f"broken.chunks.{relay.run}"
     headers = PUSHED | metadata(message_id)
     chunk = b'{"id":"evt_1","type":"t","project":"acme"}'

@@ -160,7 +160,7 @@ def test_an_event_with_a_wrong_name_is_parked_and_svix_is_not_called(
 def test_an_event_with_an_attribute_that_is_not_a_string_is_parked(
     relay: Relay, wrong: str, value: str
 ) -> None:
-    """Without the attribute, the event would not be the publisher's."""
+    """If the relay dropped the attribute, the event would differ from what the publisher sent."""
     event_id = f"evt_no_string_{wrong}_{value.encode().hex()}_{relay.run}"
     attributes = attributes_of(event_id) | {wrong: "HERE"}
     body = push(DATA, attributes, event_id).replace(b'"HERE"', value.encode())

@@ -45,7 +45,9 @@ def test_one_event_in_all_six_forms_is_one_message(relay: Relay) -> None:
     assert len(relay.held(sent["id"])) == 1
 
 
-def test_the_readmes_commands_are_answered_as_it_says(relay: Relay, tmp_path: Path) -> None:
+def test_the_readmes_commands_get_the_answers_that_the_readme_names(
+    relay: Relay, tmp_path: Path
+) -> None:
     """The commands run word for word, but with this function's URL and a project of the test."""
     section = (ROOT / "README.md").read_text().partition("## Bodies\n")[2]
     [commands] = re.findall(r"```bash\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
@@ -53,7 +55,7 @@ def test_the_readmes_commands_are_answered_as_it_says(relay: Relay, tmp_path: Pa
     project = f"readme-{relay.run}"
     script = commands.replace("acme", project)
     script = script.replace("http://127.0.0.1:8080/notifications", relay.function.notifications)
-    said = subprocess.run(  # noqa: S603 - our own words
+    said = subprocess.run(  # noqa: S603 - our own command
         ["/bin/bash", "-euo", "pipefail", "-c", script],
         cwd=tmp_path,
         check=True,

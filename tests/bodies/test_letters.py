@@ -82,7 +82,7 @@ def test_a_damaged_letter_is_named_by_every_command(relay: Relay) -> None:
     data = random.Random(9).randbytes(EVENT_LIMIT + 1)  # noqa: S311 - does not compress
     answer = relay.post(wrapped(data, f"damaged.{relay.run}"), JSON | PUSHED)
     letter_id = answer.body["dead_letter"]
-    damage = _take_the_second_part(relay, letter_id)
+    damage = _damage(relay, letter_id)
     for command in ("show", "replay"):
         said = relay.commands("dead-letters", command, letter_id)
         assert said.exit_code == 1
@@ -93,7 +93,7 @@ def test_a_damaged_letter_is_named_by_every_command(relay: Relay) -> None:
     assert relay.parked(answer).discarded == "damaged"
 
 
-def _take_the_second_part(relay: Relay, letter_id: str) -> str:
+def _damage(relay: Relay, letter_id: str) -> str:
     """Damage a stored letter. Returns a part of the message that must report it."""
     if "LEDGER" in relay.settings:
         path = relay.settings["LEDGER"].removeprefix("sqlite:")

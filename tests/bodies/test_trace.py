@@ -45,7 +45,10 @@ def logged(relay: Relay, message_id: str) -> str | None:
 def test_a_wrapped_push_is_logged_under_its_publishers_trace(
     relay: Relay, attributes: dict[str, str], headers: dict[str, str], expected: str | None
 ) -> None:
-    """Google's and OpenTelemetry's libraries write it into the message. The request's is second."""
+    """Google's and OpenTelemetry's libraries write the trace into the message.
+
+    Without it, the request's trace is used.
+    """
     name = f"evt_trace_{len(attributes)}_{expected}_{len(headers)}_{relay.run}"
     text = json.dumps(event(name)).encode()
     relay.post(push(text, attributes, name), JSON | PUSHED | headers)

@@ -1,8 +1,9 @@
 """The function with points at which it kills itself. For the chaos suite; it is never deployed.
 
-It runs `main.py` with a changed ledger, sender and protocol. When the process reaches the point
-named in the file `KILL_POINT`, it empties the file and kills itself (SIGKILL), like a crash. The
-next worker finds the file empty and survives. Leases last `LEASE_SECONDS`.
+It runs `main.py` with a changed ledger, sender and protocol. `KILL_POINT` is the path of a file.
+When the process reaches the point that is written in it, it empties the file and kills itself
+(SIGKILL), like a crash. The next worker finds the file empty and survives. Leases last
+`LEASE_SECONDS`.
 
     after_claim    the claim is recorded, and nothing is sent
     after_send     Svix has the message, and the ledger does not know

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 
 class Proxy:
-    """Passes bytes on between `address` and a `port` of the loopback while it is up.
+    """While it is up, passes bytes on between `address` and `port`, a loopback port.
 
     It also listens while it is down. If a server is closed just as a connection comes in, the
     connection stays open for ever (https://github.com/python/cpython/issues/109564).
@@ -73,7 +73,7 @@ class Proxy:
             await self._flows.wait()
             writer.write(data)
             await writer.drain()
-        raise ConnectionResetError("one side has closed, so both are")
+        raise ConnectionResetError("one side has closed the connection, so the proxy closes both")
 
 
 @contextlib.asynccontextmanager

@@ -1,8 +1,9 @@
-"""Real processes are killed at random. Every event must still be in Svix once, without a claim.
+"""Real processes are killed at random. Then every event must be in Svix once, and no claim left.
 
 The Pub/Sub emulator pushes to the function. Meanwhile the function's worker is killed at random,
 Firestore is paused (SIGSTOP) or down, and Svix fails, hangs and loses answers. SOAK=1 runs the full
-length with production's leases. Otherwise it is a fifth, with short leases, which end more often.
+length with production's leases. Otherwise the run has a fifth of the events, and short leases, so
+that more leases end.
 """
 
 import asyncio
@@ -34,7 +35,7 @@ POISON = EVENTS // 50
 LEASE = 6.0  # seconds, if leases are short
 PATIENCE = 600 if SOAK else 100  # seconds after the last fault, for leases to end and for retries
 
-# After each of these it is open whether Svix has the message. A 202 would mean that it has.
+# After each of these, the relay can't know whether Svix has the message. A 202 would say so.
 SVIX_FAULTS: list[dict[str, Any]] = [
     {"kind": "status", "status": 503, "body": "html"},
     {"kind": "status", "status": 500},
@@ -161,7 +162,7 @@ async def test_no_event_is_lost_or_sent_twice(
                 chaos = Chaos(svix, relay, firestore, proxy, random.Random(SEED))  # noqa: S311 - repeatable
                 topic = PubSub(f"http://{pubsub_emulator}", project)
                 await topic.create(relay.notifications)
-                await _wreak(chaos, topic, bodies + poison)
+                await _cause_faults(chaos, topic, bodies + poison)
                 over = time.monotonic()
                 await _await_all(address, project)
                 settled_in = time.monotonic() - over
@@ -170,7 +171,7 @@ async def test_no_event_is_lost_or_sent_twice(
         records = await documents(address, project, "events")
         letters = await documents(address, project, "dead_letters")
     figures(
-        f"chaos: {EVENTS} of {FULL:,} events and {POISON} poison, seed {SEED}, in"
+        f"chaos: {EVENTS} of {FULL:,} events and {POISON} poison events, seed {SEED}, in"
         f" {time.monotonic() - began:.0f} s, {dict(chaos.done)}, answers {dict(outcomes)},"
         f" {sum(int(r['attempts']['integerValue']) > 1 for r in records)} events claimed again,"
         f" settled {settled_in:.0f} s after the last fault"
@@ -182,7 +183,7 @@ async def test_no_event_is_lost_or_sent_twice(
     assert len(letters) == POISON
 
 
-async def _wreak(chaos: Chaos, topic: PubSub, bodies: list[Any]) -> None:
+async def _cause_faults(chaos: Chaos, topic: PubSub, bodies: list[Any]) -> None:
     """Publish in batches and cause one fault after the other, until both are done."""
     chaos.rng.shuffle(bodies)
     batch = -(-len(bodies) // KILLS)

@@ -10,7 +10,9 @@ KILLABLE = ROOT / "tests" / "chaos" / "killable.py"
 PUSHES = 80
 
 
-async def test_a_crash_with_many_in_flight_loses_and_doubles_nothing(tmp_path: Path) -> None:
+async def test_a_crash_with_many_pushes_in_flight_loses_none_and_sends_none_twice(
+    tmp_path: Path,
+) -> None:
     """Each event is in Svix once and is acknowledged, although its claim's owner died."""
     (tmp_path / "kill-point").touch()
     seam = {"KILL_POINT": str(tmp_path / "kill-point"), "LEASE_SECONDS": "3"}

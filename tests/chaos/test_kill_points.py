@@ -24,7 +24,7 @@ KILLABLE = ROOT / "tests" / "chaos" / "killable.py"
 
 
 @dataclass(frozen=True, slots=True)
-class Mortal:
+class Killable:
     """A function whose worker dies at the point named in a file. Its master starts another one."""
 
     relay: Function
@@ -33,26 +33,26 @@ class Mortal:
 
 
 @contextmanager
-def mortal(folder: Path, **ledger: str) -> Iterator[Mortal]:
-    """Start a mortal function, with this ledger and a short lease."""
+def killable(folder: Path, **ledger: str) -> Iterator[Killable]:
+    """Start a killable function, with this ledger and a short lease."""
     kill_point = folder / "kill-point"
     kill_point.touch()
     seam = {"KILL_POINT": str(kill_point), "LEASE_SECONDS": "1.5", "PYTHONPATH": str(ROOT)}
     with simulator() as svix, function(svix.url, KILLABLE, **ledger, **seam) as relay:
-        yield Mortal(relay, svix, kill_point)
+        yield Killable(relay, svix, kill_point)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "firestore"])
 def function_with_ledger(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Mortal]:
-    """A mortal function for each ledger."""
+) -> Iterator[Killable]:
+    """A killable function for each ledger."""
     folder = tmp_path_factory.mktemp("ledger")
     ledger = {"LEDGER": f"sqlite:{folder}/ledger.db"}
     if request.param == "firestore":
         address: str = request.getfixturevalue("firestore_emulator")
         ledger = {"FIRESTORE_EMULATOR_HOST": address, "GOOGLE_CLOUD_PROJECT": new_google_project()}
-    with mortal(folder, **ledger) as started:
+    with killable(folder, **ledger) as started:
         yield started
 
 
@@ -64,8 +64,8 @@ def function_with_ledger(
         ("before_answer", 1, "duplicate"),
     ],
 )
-async def test_after_a_death_the_redelivery_succeeds(
-    function_with_ledger: Mortal, point: str, at_death: int, in_the_end: str
+async def test_after_a_kill_the_redelivery_succeeds(
+    function_with_ledger: Killable, point: str, at_death: int, in_the_end: str
 ) -> None:
     """The first push gets no answer. The redelivery is acknowledged, and Svix has one message."""
     relay, svix = function_with_ledger.relay, function_with_ledger.svix

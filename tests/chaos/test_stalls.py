@@ -23,7 +23,7 @@ from relay.ledger.sqlite import SqliteLedger
 from relay.worker import Worker
 from tests.chaos.proxy import proxying
 from tests.function import event, wrapped
-from tests.in_process import handle, working
+from tests.in_process import handle, running_worker
 
 TOKEN = "testsk_stalls"
 PUSHES, PROJECTS = 1_000, 20
@@ -95,9 +95,9 @@ async def no_push_is_nacked(ledger: Any, break_it: Break) -> None:
     async with Simulator(token=TOKEN) as svix:
         svix.behaviour.rate, svix.behaviour.burst = 150.0, 50.0
         settings = Settings(svix_token=TOKEN, svix_server_url=svix.url, log_level="CRITICAL")
-        async with working(settings, lambda: ledger) as relay:
+        async with running_worker(settings, lambda: ledger) as relay:
             pushes = [asyncio.create_task(outcome(relay, number)) for number in range(PUSHES)]
-            while len(svix.messages) < PUSHES // 10:  # noqa: ASYNC110 - the simulator has no event for it
+            while len(svix.messages) < PUSHES // 10:  # noqa: ASYNC110 - nothing signals it
                 await asyncio.sleep(0.01)
             await break_it()
             outcomes = Counter(await asyncio.gather(*pushes))

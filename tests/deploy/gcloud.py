@@ -32,7 +32,7 @@ def require_gcloud() -> str:
     return found
 
 
-def alone(folder: Path) -> dict[str, str]:
+def isolated(folder: Path) -> dict[str, str]:
     """An environment in which gcloud finds no login and no settings of this machine."""
     return {
         "CLOUDSDK_CONFIG": str(folder / "config"),

@@ -81,7 +81,7 @@ class Google:
                 if found := re.fullmatch(pattern, f"{request.method} {request.path}"):
                     return handler(self, request, *found.groups())
             self.unknown.append(request)
-            # A 501 would not do: gcloud retries it for half a minute.
+            # Not 501, because gcloud would retry the request for half a minute.
             return _error(400, "INVALID_ARGUMENT", f"not known here: {request}")
 
     def finish_building(self) -> None:

@@ -24,7 +24,10 @@ class Script:
     def __call__(
         self, *options: str, fail_at: str = "", looks: dict[str, str] | None = None
     ) -> Run:
-        """Run it for a project that has only what `looks` holds."""
+        """Run deploy.sh for a project that has only what `looks` says.
+
+        `looks` has the output of gcloud commands that read, by their first words.
+        """
         for leftover in self.calls_file.parent.glob("calls*"):
             leftover.unlink()
         environment = {

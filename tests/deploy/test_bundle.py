@@ -16,16 +16,16 @@ import pytest
 from uv import find_uv_bin
 
 from local.processes import free_port, listening, running
-from tests.deploy.gcloud import alone, require_gcloud
+from tests.deploy.gcloud import isolated, require_gcloud
 from tests.function import JSON, ROOT, TOKEN, event, simulator, wrapped
 
 
 @pytest.fixture(scope="module")
 def uploaded(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The paths that gcloud would upload, by its own list."""
-    listed = subprocess.run(  # noqa: S603 - our own words
+    listed = subprocess.run(  # noqa: S603 - our own command
         [require_gcloud(), "meta", "list-files-for-upload", str(ROOT)],
-        env=os.environ | alone(tmp_path_factory.mktemp("gcloud")),
+        env=os.environ | isolated(tmp_path_factory.mktemp("gcloud")),
         check=True,
         capture_output=True,
         text=True,
@@ -60,7 +60,7 @@ def test_the_bundle_installs_by_itself_and_delivers_a_push(bundle: Path, tmp_pat
         ["venv", "--quiet", "--python", sys.executable, str(environment)],
         [*install, "-r", str(bundle / "requirements.txt")],
     ):
-        made = subprocess.run(  # noqa: S603 - our own words
+        made = subprocess.run(  # noqa: S603 - our own command
             [find_uv_bin(), *command],
             env=os.environ | {"UV_CACHE_DIR": str(tmp_path / "uv")},
             check=False,

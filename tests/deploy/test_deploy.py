@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from relay.config import Settings
-from tests.deploy.gcloud import alone, require_gcloud, warm_gcloud
+from tests.deploy.gcloud import isolated, require_gcloud, warm_gcloud
 from tests.deploy.google import NUMBER, SERVICES, Google, google
 from tests.function import ROOT, TOKEN
 
@@ -66,7 +66,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     folder = tmp_path_factory.mktemp("gcloud")
     with google() as running:
         environment = {
-            **alone(folder),
+            **isolated(folder),
             "CLOUDSDK_AUTH_DISABLE_CREDENTIALS": "true",
             "CLOUDSDK_CORE_PROJECT": "acme-relay",
         }
@@ -121,7 +121,9 @@ def test_a_failure_names_the_step_and_what_to_do(deployed: Deployed) -> None:
     assert "needs roles/owner" in deployed.failed.stderr
 
 
-def test_the_next_run_completes_it_and_one_more_changes_nothing(deployed: Deployed) -> None:
+def test_the_next_run_completes_the_deployment_and_one_more_changes_nothing(
+    deployed: Deployed,
+) -> None:
     assert deployed.completed.returncode == 0, deployed.completed.stderr
     assert "created the job webhook-relay-reconcile\n" in deployed.completed.stdout
     assert "   created the topic" not in deployed.completed.stdout
@@ -167,7 +169,7 @@ def test_each_account_has_only_the_roles_that_it_needs(cloud: Google) -> None:
     }
 
 
-def test_the_subscriptions(cloud: Google) -> None:
+def test_the_subscriptions_have_the_right_settings(cloud: Google) -> None:
     push, dead = cloud.resources[PUSH_SUBSCRIPTION], cloud.resources[DEAD_SUBSCRIPTION]
     assert push["pushConfig"] == {
         "pushEndpoint": f"{URL}/notifications",
@@ -185,8 +187,8 @@ def test_the_subscriptions(cloud: Google) -> None:
     assert dead["expirationPolicy"] == push["expirationPolicy"] == {}
 
 
-def test_the_indexes_are_those_of_the_table(cloud: Google) -> None:
-    """Firestore has exactly the indexes and expiry policies of the table."""
+def test_the_indexes_are_those_of_the_file(cloud: Google) -> None:
+    """Firestore has exactly the indexes and expiry policies of deploy/firestore-indexes.txt."""
     held = set()
     for path, each in cloud.resources.items():
         found = re.fullmatch(rf"{re.escape(DATABASE)}/collectionGroups/(\w+)/(\w+)/(.+)", path)
@@ -208,7 +210,7 @@ def test_the_indexes_are_those_of_the_table(cloud: Google) -> None:
     assert ("events", "composite", "state shard touched_at") in held
 
 
-def test_the_function(cloud: Google) -> None:
+def test_the_function_has_the_right_settings(cloud: Google) -> None:
     held = cloud.resources[FUNCTION]
     service: dict[str, Any] = held["serviceConfig"]
     assert held["buildConfig"]["runtime"] == "python313"
@@ -255,14 +257,14 @@ def filled_in(kind: str) -> dict[str, Any]:
     return {name: json.loads(text) for name, text in texts.items()}
 
 
-def test_the_metrics(cloud: Google) -> None:
+def test_the_metrics_are_those_of_the_files(cloud: Google) -> None:
     for name, metric in filled_in("metrics").items():
         held = cloud.resources[f"{HOME}/metrics/webhook-relay-{name}"]
         for part in ("filter", "valueExtractor", "labelExtractors"):
             assert held.get(part) == metric.get(part)
 
 
-def test_the_alerts_and_the_dashboard(cloud: Google) -> None:
+def test_the_alerts_and_the_dashboard_are_those_of_the_files(cloud: Google) -> None:
     held = {
         policy["userLabels"]["relay_alert"]: policy
         for path, policy in cloud.resources.items()
@@ -295,7 +297,7 @@ def test_a_run_corrects_everything_that_differs_and_nothing_else(
     channels = [f"{HOME}/notificationChannels/{number}" for number in (7, 8)]
     cloud.resources[alerts[0]]["notificationChannels"] = channels
     cloud.resources[dashboard]["labels"] = {}
-    # An obsolete resource of ours, and the same of another relay.
+    # An obsolete alert and metric of this relay, and the same two of another relay.
     for relay, number in (("webhook-relay", 1), ("webhook-relay-eu", 2)):
         path = f"{HOME}/alertPolicies/{number}"
         labels = {"relay": relay, "relay_alert": "was_once", "relay_hash": "x"}
@@ -309,7 +311,7 @@ def test_a_run_corrects_everything_that_differs_and_nothing_else(
 
     assert ended.returncode == 0, ended.stderr
     changes = [str(request) for request in cloud.changes]
-    # Each deployment without public access also rewrites the invokers.
+    # Whenever gcloud deploys a function without public access, it also writes the invokers.
     assert [change for change in changes if not change.endswith("IamPolicy")] == [
         f"POST /v1/{HOME}/secrets/svix-token:addVersion",
         f"PATCH /v1/{PUSH_SUBSCRIPTION}",
@@ -375,7 +377,7 @@ def test_redrive_pushes_the_dead_letters_with_the_same_credentials(
     assert ended.returncode == 0, ended.stderr
     pushed = cloud.resources[PUSH_SUBSCRIPTION]["pushConfig"]
     assert cloud.resources[DEAD_SUBSCRIPTION]["pushConfig"] == pushed
-    # Its times stay those of the deployment, although this run has other options.
+    # Its ack deadline stays as it was deployed, although this run has another budget.
     assert cloud.resources[DEAD_SUBSCRIPTION]["ackDeadlineSeconds"] == 300
     ended = deployed.deploy("--redrive-stop")
     assert ended.returncode == 0, ended.stderr
@@ -397,7 +399,7 @@ def test_teardown_asks_and_keeps_data_and_token(cloud: Google, deployed: Deploye
 
 def test_a_dry_run_without_a_login_says_what_it_could_not_check(tmp_path: Path) -> None:
     require_gcloud()
-    ended = run("--dry-run", said="", environment=alone(tmp_path))
+    ended = run("--dry-run", said="", environment=isolated(tmp_path))
     assert ended.returncode == 0, ended.stderr
     assert "active account" in ended.stdout
     assert "   not checked: gcloud services list --enabled" in ended.stdout

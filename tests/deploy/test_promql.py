@@ -41,7 +41,10 @@ CUT_OFF = COMPLETE.replace("true", "false")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """The counts of each minute in promtool's notation, and the minutes of silence and of alarm."""
+    """The counts of each minute in promtool's notation.
+
+    The alert must not fire in the minutes `silent`, and must in the minutes `fires`.
+    """
 
     alert: str
     series: dict[str, str]
@@ -59,7 +62,7 @@ CASES = {
     "nothing is delivered, and zeros are written": Case(
         "silence", {PUBLISHED: "5x100", DELIVERED: "5x30 0x70"}, silent=(44,), fires=(48, 90)
     ),
-    "all is nacked": Case(
+    "every push is nacked": Case(
         "silence", {PUBLISHED: "5x100", UNAVAILABLE: "5x100"}, silent=(9,), fires=(20, 90)
     ),
     "only duplicates": Case(
@@ -77,19 +80,21 @@ CASES = {
         {COMPLETE: "0x16 1 0x59 1 0x59 1 0x59 1 0x59 1 0x59 1 0x59"},
         silent=(15, 80, 100, 140, 200, 260, 320, 380),
     ),
-    "the last one was three hours ago": Case(
+    "the last reconciliation was three hours ago": Case(
         "no_reconciliation",
         {COMPLETE: "_x16 1 _x59 1 _x500"},
         silent=(80, 170, 250),
         fires=(260, 400),
     ),
-    "all are cut off": Case(
+    "every reconciliation is cut off": Case(
         "no_reconciliation",
         {COMPLETE: "_x16 1 _x500", CUT_OFF: "_x16 0 _x59 1 _x59 1 _x59 1 _x59 1 _x59"},
         silent=(100, 190),
         fires=(200, 300),
     ),
-    "there was never one": Case("no_reconciliation", {}, silent=(60, 85), fires=(95, 300)),
+    "there was never a reconciliation": Case(
+        "no_reconciliation", {}, silent=(60, 85), fires=(95, 300)
+    ),
 }  # fmt: skip
 
 
@@ -113,7 +118,7 @@ def condition(alert: str) -> dict[str, Any]:
     return promql
 
 
-def judged(promtool: str, folder: Path, case: Case) -> subprocess.CompletedProcess[str]:
+def run_promtool(promtool: str, folder: Path, case: Case) -> subprocess.CompletedProcess[str]:
     """Run promtool on a case. It reads YAML, and JSON is YAML."""
     promql = condition(case.alert)
     rule = {"alert": case.alert, "expr": promql["query"], "for": promql["duration"]}
@@ -148,14 +153,14 @@ def judged(promtool: str, folder: Path, case: Case) -> subprocess.CompletedProce
 def test_an_alert_fires_when_it_should_and_not_before(
     promtool: str, tmp_path: Path, name: str
 ) -> None:
-    ended = judged(promtool, tmp_path, CASES[name])
+    ended = run_promtool(promtool, tmp_path, CASES[name])
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 def test_promtool_fails_a_wrong_case(promtool: str, tmp_path: Path) -> None:
     """A case that is wrong on purpose shows that promtool reads the series and the rule."""
     case = Case("silence", {PUBLISHED: "5x100"}, silent=(60,))
-    assert judged(promtool, tmp_path, case).returncode == 1
+    assert run_promtool(promtool, tmp_path, case).returncode == 1
 
 
 def test_every_promql_alert_has_cases_of_both_kinds() -> None:

@@ -66,7 +66,7 @@ def test_missing_options_are_derived(
 ) -> None:
     """There is room for 3,000 pushes, and time for twice as many at Svix's rate.
 
-    The memory gives the room for large bodies.
+    The room for large bodies follows from --memory and --concurrency.
     """
     printed = script.deploy(*options, fail_at="services enable").stdout
     assert f"{instances} instances x {concurrency} requests" in printed
@@ -98,7 +98,7 @@ def test_project_and_region_are_required(script: Script) -> None:
 
 
 @pytest.mark.parametrize("budget", [30, 240, 540])
-def test_its_time_limits_are_those_of_the_settings(script: Script, budget: int) -> None:
+def test_the_deployed_time_limits_are_those_of_the_settings(script: Script, budget: int) -> None:
     script.deploy("--budget", str(budget))
     settings = Settings(svix_token=TOKEN, request_budget=budget)
     assert budget < settings.function_timeout < settings.ack_deadline <= 600

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.gcloud import alone, require_gcloud
+from tests.deploy.gcloud import isolated, require_gcloud
 from tests.deploy.script import Script
 from tests.function import ROOT, TOKEN
 
@@ -22,7 +22,7 @@ URL = "https://relay.example"
 PUSH = "webhook-relay-push@acme-relay.iam.gserviceaccount.com"
 
 
-def test_a_fresh_project(script: Script) -> None:
+def test_a_new_project_gets_every_resource(script: Script) -> None:
     run = script.deploy()
     assert run.returncode == 0, run.stderr
     assert run.stdout.endswith(f"Done: {CHANGES} change(s).\n")
@@ -55,7 +55,7 @@ KINDS = (
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_change_that_fails_ends_it_there(script: Script, kind: str) -> None:
+def test_a_change_that_fails_ends_the_run(script: Script, kind: str) -> None:
     run = script.deploy(fail_at=kind)
     assert run.returncode == 1
     step = run.stdout.split("== ")[-1].splitlines()[0]
@@ -65,7 +65,7 @@ def test_a_change_that_fails_ends_it_there(script: Script, kind: str) -> None:
     assert " ".join(script.calls()[-1]).startswith(kind)
 
 
-def test_these_are_all_kinds_of_changes(script: Script) -> None:
+def test_kinds_lists_every_change(script: Script) -> None:
     script.deploy()
     changes = [" ".join(call) for call in script.calls()]
     looks = (" list ", " describe ", "get-iam-policy", "versions access")
@@ -105,7 +105,10 @@ def updates_and_deployment(script: Script) -> list[str]:
 
 
 def test_ack_deadlines_are_raised_before_the_function_changes(script: Script) -> None:
-    """The new function may let a push wait longer than the old deadline, also in a redrive."""
+    """The new function may let a push wait longer than the old deadline.
+
+    In a redrive, the dead-letter subscription pushes to it too.
+    """
     assert script.deploy(looks=subscriptions(120, redriving=True)).returncode == 0
     order = updates_and_deployment(script)
     assert order[:3] == [
@@ -169,7 +172,7 @@ def test_a_new_database_is_in_the_region_or_where_the_option_says(
     assert f"--location={location}" in made
 
 
-def test_an_index_that_needs_repair_ends_it(script: Script) -> None:
+def test_an_index_that_needs_repair_ends_the_run(script: Script) -> None:
     found = "events NEEDS_REPAIR state shard touched_at __name__"
     run = script.deploy(looks={"firestore indexes composite list": found})
     assert run.returncode == 1
@@ -235,7 +238,7 @@ def test_a_dry_run_prints_what_a_run_does(script: Script) -> None:
         "There was a problem refreshing your current auth tokens: Failed to resolve host",
     ],
 )
-def test_a_dry_run_without_a_network_looks_once(script: Script, fault: str) -> None:
+def test_a_dry_run_without_a_network_calls_gcloud_once(script: Script, fault: str) -> None:
     """The next call would fail as well, perhaps after a minute."""
     (script.path / "gcloud").unlink()
     gcloud = script.path / "gcloud"
@@ -290,7 +293,7 @@ def test_pubsub_accepts_the_commands(script: Script, pubsub_emulator: str, tmp_p
     gcloud = require_gcloud()
     assert script.deploy().returncode == 0
     environment = {
-        **alone(tmp_path),
+        **isolated(tmp_path),
         "CLOUDSDK_AUTH_DISABLE_CREDENTIALS": "true",
         "CLOUDSDK_API_ENDPOINT_OVERRIDES_PUBSUB": f"http://{pubsub_emulator}/",
     }

@@ -37,7 +37,7 @@ Entry = dict[str, Any]
 Counted = Callable[..., list[Entry]]
 
 
-def filed(line: str) -> Entry:
+def log_entry(line: str) -> Entry:
     """A log line of the function as an entry in Cloud Logging."""
     payload = json.loads(line)
     return {
@@ -49,7 +49,10 @@ def filed(line: str) -> Entry:
 
 @pytest.fixture
 def entries(capsys: pytest.CaptureFixture[str]) -> list[Entry]:
-    """The entries of a push with each outcome and each remark. Outcomes that park are parked."""
+    """The log entries of pushes: one for each outcome and each remark.
+
+    A push whose outcome is parked has a dead letter.
+    """
     log = Log("INFO", None)
     source = Source(pushed=True, published_at=datetime.now(UTC) - timedelta(seconds=2))
     results = [
@@ -65,7 +68,7 @@ def entries(capsys: pytest.CaptureFixture[str]) -> list[Entry]:
     results.append(Result(outcome=Outcome.DUPLICATE, remark=Remark.PAYLOAD_CHANGED))
     for result in results:
         log.write(result, source, Names("evt_1", "user.created", "acme"), 2.0, {})
-    return [filed(line) for line in capsys.readouterr().out.splitlines()]
+    return [log_entry(line) for line in capsys.readouterr().out.splitlines()]
 
 
 @pytest.fixture
@@ -126,7 +129,7 @@ def reconciled(capsys: pytest.CaptureFixture[str]) -> Callable[[int], Entry]:
         report = Report(since=datetime.now(UTC), failure=None)
         report.places[Place.PARKED] = parked
         Log("ERROR", None).reconciliation(report.as_log(), report.severity)
-        return filed(capsys.readouterr().out)
+        return log_entry(capsys.readouterr().out)
 
     return line
 
@@ -143,7 +146,7 @@ def test_reconciliations_are_counted_by_whether_they_were_complete(
     assert not matches(METRICS["deliveries"]["filter"].replace("${FUNCTION}", "relay"), entry)
 
 
-def test_the_alert_needs_operator_fires_with_the_number_of_events(
+def test_the_alert_needs_operator_shows_the_number_of_events(
     reconciled: Callable[[int], Entry],
 ) -> None:
     (condition,) = POLICIES["needs_operator"]["conditions"]
@@ -198,7 +201,7 @@ def test_labels_are_declared_and_extracted() -> None:
 
 
 @pytest.mark.parametrize("path", [*ALERTS, DASHBOARD], ids=lambda p: p.stem)
-def test_our_metrics_that_are_read_exist(path: Path) -> None:
+def test_every_metric_of_ours_that_is_read_exists(path: Path) -> None:
     text = path.read_text()
     read = set(re.findall(r"user/\$\{FUNCTION\}-(\w+)", text))
     assert {name.removesuffix("_sum") for name in read} <= set(METRICS)
@@ -273,7 +276,7 @@ def test_misconfigured_may_be_svix_or_google() -> None:
 
 
 def test_the_limits_fit_a_wait_of_four_minutes() -> None:
-    """A request may wait 240 s, so that no alert fires for a backlog that drains."""
+    """A request may wait 240 s. No alert may fire for a backlog that drains in that time."""
     limits = {
         name: [c["conditionThreshold"]["thresholdValue"] for c in policy["conditions"]
                if "conditionThreshold" in c]

@@ -126,7 +126,7 @@ def test_each_published_event_is_in_svix_once(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("running", ["wrapped"], indirect=True)
-def test_an_event_that_svix_cannot_take_now_comes_back(stack: Stack) -> None:
+def test_an_event_that_svix_cannot_take_now_is_redelivered(stack: Stack) -> None:
     """Svix answers 401, which is our own fault. The push is nacked, and Pub/Sub redelivers it.
 
     The request waits for its whole budget, so this takes ten seconds. One form of push is enough,
@@ -140,7 +140,7 @@ def test_an_event_that_svix_cannot_take_now_comes_back(stack: Stack) -> None:
     assert stack.svix.control.summary()["messages"] == 1
 
 
-def test_poison_is_parked_and_does_not_come_back(stack: Stack) -> None:
+def test_poison_is_parked_and_not_redelivered(stack: Stack) -> None:
     """The push is acknowledged as a dead letter, and the events beside it are delivered."""
     stack.topic.publish(event("evt_a"), {"no": "event"}, event("evt_b"))
     outcomes = await_lines(stack, lambda seen: seen.total() >= 3)

@@ -1,7 +1,8 @@
 """Generates bad requests. The same seed makes the same requests.
 
-Most begin as one of the three bodies with a good event, and then a few things are broken. Some are
-raw bytes, some break off, and a few are about as large as a limit. Nothing is asserted here.
+Most begin as a good event, posted by hand or in a push, and then a few things in it are broken.
+Some are raw bytes, some break off, and a few are about as large as a limit. Nothing is asserted
+here.
 """
 
 import base64
@@ -11,9 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-_LONGEST = 60_000  # bytes of most bodies; under 64 KiB, so that memory can be compared
+_LONGEST = 60_000
+"""Bytes of the longest body, except for `_sized`. Under 64 KiB, so that memory can be compared."""
 _LIMITS = [2**14, 2**16, 2**20, 2**21, 14 * 2**20]
-"""Limits of size: read at once, parsed alone, Svix's limit, ours, and a push's."""
+"""Limits in bytes: read immediately, parsed immediately, Svix's limit, ours, and a push's."""
 _LENGTHS = [128, 256, 1024]
 """Limits of length: of a tag, of a name, and of an attribute's value."""
 
@@ -70,7 +72,7 @@ _RARE = {"ce-UPPER", "ce-data", "ce-data_base64", "content-encoding"}
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request. Its number and the seed make it again."""
+    """One request. Its number and the seed reproduce it."""
 
     number: int
     method: str
@@ -88,7 +90,7 @@ class Request:
 
 
 def requests(seed: int, count: int) -> Iterator[Request]:
-    """`count` requests. Each has its own random source, so that a single one can be made again."""
+    """`count` requests. Each has its own random source, so that a single one can be reproduced."""
     for number in range(count):
         yield request(seed, number)
 

@@ -1,7 +1,7 @@
 """Many generated bad requests: passed to the parser directly, and sent to the real server.
 
-SOAK=1 runs all of them; otherwise it is a fixed part. A failure names the request's number, and
-`request(SEED, number)` makes that request again.
+SOAK=1 runs all of them. Otherwise only the first ones run, always the same. A failure names the
+request's number, and `request(SEED, number)` makes that request again.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ SEED = 20261124
 SOAK = os.environ.get("SOAK") == "1"
 FULL = 100_000
 READ = 500_000 if SOAK else 10_000
-SENT = FULL if SOAK else 2_000  # to either ledger
+SENT = FULL if SOAK else 2_000  # to each of the two ledgers
 WARM_UP = SENT // 4
 IN_FLIGHT = 16
 BUDGET = 30.0  # seconds
@@ -68,7 +68,7 @@ def test_every_request_is_an_event_or_refused(figures: Callable[[str], None]) ->
             kinds["in binary mode"] += named and event.text != event.source.data
             assert _read_again(event.source) == event.text, one.number
     figures(f"fuzz: {READ:,} requests read, seed {SEED}, {dict(kinds)}")
-    assert min(kinds.values()) > READ / 50, "the generator makes enough of each kind"
+    assert min(kinds.values()) > READ / 50, "the generator made too few requests of one kind"
 
 
 def _read_again(source: Source) -> bytes | str:
@@ -118,9 +118,8 @@ async def test_no_request_breaks_the_function(
         rest = itertools.islice(stream, SENT)
         await asyncio.gather(*[send_on(rest) for _ in range(IN_FLIGHT)])
         growth = worker.memory_info().rss - warm
-        await _send(
-            relay, Request(-1, "GET", "/", [], b"", 0)
-        )  # by now those that broke off are logged
+        # Once this is answered, the requests that broke off are logged.
+        await _send(relay, Request(-1, "GET", "/", [], b"", 0))
         [still] = psutil.Process(relay.server.pid).children()
         logged = len(relay.lines())
     figures(

@@ -1,8 +1,8 @@
 """Google's emulators, which are started once in a run and shared by its workers.
 
 The controller owns them. A worker asks for one through a Unix socket, and the controller starts it
-at the first request. Each test uses a Google project of its own, so that tests do not meet in a
-shared emulator.
+at the first request. Each test uses a Google project of its own, so that tests do not see each
+other's data.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ _STARTERS = {
 
 
 class _Lender(socketserver.ThreadingUnixStreamServer):
-    """Answers a line that holds an emulator's name with the emulator's address."""
+    """Reads a line with an emulator's name, and answers with the emulator's address."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path), _Request)
@@ -107,7 +107,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def _require_emulators() -> None:
-    """Skip the test with a message if the emulators can't run here. Fail it if they must."""
+    """Skip the test with a message if the emulators can't run here.
+
+    With REQUIRE_EMULATORS=1, fail it.
+    """
     skip_if_none_may_start()
     if lacking := emulators.missing():
         if os.environ.get("REQUIRE_EMULATORS") == "1":

@@ -49,7 +49,7 @@ def _limited(item: pytest.Item) -> Generator[None]:
     seconds = float(marker.args[0]) if marker else SECONDS
 
     def over(_: int, frame: FrameType | None) -> None:
-        pytest.fail(f"not over after {seconds:g} s\n{_where(frame)}", pytrace=False)
+        pytest.fail(f"still running after {seconds:g} s\n{_where(frame)}", pytrace=False)
 
     before = signal.signal(signal.SIGALRM, over)
     signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)

@@ -1,4 +1,4 @@
-"""`--no-processes`: skip each test that starts a process, when it starts one.
+"""`--no-processes` skips each test that starts a process, as soon as it starts one.
 
 `make check` uses this option. There is no list of these tests: Python reports each new process to
 its audit hooks (https://docs.python.org/3/library/audit_events.html).
@@ -55,7 +55,7 @@ def gone(pid: int) -> bool:
 def await_stop(pid: int) -> None:
     """Wait until each thread of the process and its children is stopped, after SIGSTOP.
 
-    On a busy machine a thread of Java goes on for a moment, and answers what has just come.
+    On a busy machine a Java thread runs on for a moment, and still answers a new request.
     """
     leader = psutil.Process(pid)
     for process in (leader, *leader.children(recursive=True)):

@@ -69,7 +69,7 @@ def test_what_hangs_is_named(pytester: pytest.Pytester, command: Command) -> Non
     )
     ended.assert_outcomes(passed=1, failed=1, errors=1)
     ended.stdout.fnmatch_lines(["*in slow_to_end", "*threading.Event().wait()*"])
-    ended.stdout.fnmatch_lines(["not over after 0.2 s", "*await asyncio.Event().wait()*"])
+    ended.stdout.fnmatch_lines(["still running after 0.2 s", "*await asyncio.Event().wait()*"])
 
 
 LEAVES_A_SERVER = '''
@@ -154,7 +154,7 @@ def test_a_run_that_leaves_nothing_passes(pytester: pytest.Pytester, command: Co
 
 
 def test_a_run_that_is_told_to_end_leaves_nothing(command: Command) -> None:
-    """CI cancels a job with SIGTERM. SIGINT would not do: with `&`, a shell starts it ignored."""
+    """CI cancels a job with SIGTERM. A process that a script starts with `&` ignores SIGINT."""
     module = (
         LEAVES_A_SERVER + "    print('left', flush=True)\n    import time\n    time.sleep(600)\n"
     )
@@ -167,7 +167,7 @@ def test_a_run_that_is_told_to_end_leaves_nothing(command: Command) -> None:
 def test_without_processes_a_test_that_starts_one_is_skipped(
     pytester: pytest.Pytester, command: Command
 ) -> None:
-    """Only these tests are skipped, also if a fixture starts the process."""
+    """Only such tests are skipped, even if it is a fixture that starts the process."""
     ended = pytester.run(
         *command(
             """

@@ -22,7 +22,10 @@ _OWNER = (("authorization", "Bearer owner"),)  # as Google's library sends it to
 
 @pytest.fixture(scope="session")
 def warm_emulator(firestore_emulator: str) -> str:
-    """The address of an emulator that is warm: its first answers take seconds on a busy machine."""
+    """The address of an emulator that has already answered calls.
+
+    On a busy machine its first answers take seconds.
+    """
     with grpc.insecure_channel(firestore_emulator) as channel:
         write = channel.unary_unary("/google.firestore.v1.Firestore/BatchWrite")
         name = "projects/warm-up/databases/(default)"

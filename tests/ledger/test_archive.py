@@ -59,7 +59,8 @@ async def test_undelivered_records_of_any_age_are_found(open_ledger: Open) -> No
         assert record.touched_at == again.touched_at
         assert again.read_at >= again.touched_at
         assert (record.state, record.lease, record.claim) == (again.state, again.lease, again.claim)
-    # A record that is settled while the rest is read disappears. One that is touched comes later.
+    # A record that is delivered while the rest is read is left out. One that is written meanwhile
+    # moves to the end.
     reading = ledger.undelivered()
     assert (await anext(reading)).event_id == "evt_0"
     await ledger.mend(records[1], State.RELEASED)

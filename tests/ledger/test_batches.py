@@ -293,9 +293,9 @@ async def test_an_aborted_write_is_sent_again_alone(made: Batches, firestore: Fi
 async def test_after_a_batch_whose_answer_was_lost_its_writes_are_sent_one_by_one(
     made: Batches, firestore: Firestore
 ) -> None:
-    """The batch had landed, so each write now fails its condition.
+    """The batch had been written, so each write now fails its condition.
 
-    Its caller must read the document to see whose write it holds.
+    Each caller must read its document to see whether its own write is in it.
     """
     documents = names(20)
     written = write(made, *documents)

@@ -51,7 +51,10 @@ async def test_a_delivered_event_is_a_duplicate(open_ledger: Open) -> None:
 async def test_the_record_says_whether_svix_was_seen_to_accept(
     open_ledger: Open, *, confirmed: bool
 ) -> None:
-    """If we did not see the acceptance, no customer may get it. Reconciliation checks these."""
+    """If we did not see Svix accept the event, Svix may never send it to a customer.
+
+    Reconciliation checks such records.
+    """
     ledger = open_ledger()
     claim = await claimed(ledger, event())
     assert (await record_of(ledger)).fanout_confirmed is None
@@ -67,7 +70,7 @@ async def test_an_event_delivered_without_a_message_id_is_a_duplicate(open_ledge
 
 
 async def test_a_duplicate_with_another_payload_says_so(open_ledger: Open) -> None:
-    """It must be noticed if a publisher uses an id twice."""
+    """The relay must notice that a publisher used an id twice."""
     ledger = open_ledger()
     await delivered(ledger, event(payload="a"))
     refusal = await ledger.claim(event(payload="b"))
@@ -75,7 +78,7 @@ async def test_a_duplicate_with_another_payload_says_so(open_ledger: Open) -> No
 
 
 async def test_a_takeover_remembers_the_first_payload(open_ledger: Open) -> None:
-    """Whichever payload was sent in the end, the id was used for two."""
+    """The publisher used the id for two payloads, whichever of them was sent."""
     ledger = open_ledger()
     await ledger.release(await claimed(ledger, event(payload="a")))
     await delivered(ledger, event(payload="b"))
@@ -125,7 +128,10 @@ async def test_a_released_event_is_claimed_at_once(open_ledger: Open) -> None:
 
 
 async def test_a_delivery_claims_again_what_it_released(open_ledger: Open) -> None:
-    """Each attempt after a refusal does that. The age and the attempts go on."""
+    """Each attempt after a refusal does this.
+
+    The event's age and its count of attempts carry over.
+    """
     ledger = open_ledger()
     first = await claimed(ledger, event())
     released = await ledger.release(first)
@@ -269,7 +275,7 @@ async def test_a_claim_without_a_record_cannot_be_settled(open_ledger: Open) -> 
     assert (await claimed(ledger, event("evt_gone_too"), gone)).attempts == 1
 
 
-async def test_the_age_goes_on_across_releases_and_takeovers(open_ledger: Open) -> None:
+async def test_the_age_counts_from_the_first_claim(open_ledger: Open) -> None:
     """The age says whether Svix may have forgotten the first attempt."""
     ledger = open_ledger(MOMENT)
     first = await claimed(ledger, event())
@@ -320,7 +326,10 @@ async def test_many_events_at_once_do_not_disturb_each_other(open_ledger: Open) 
 
 
 async def test_a_record_has_the_state_of_its_event(open_ledger: Open) -> None:
-    """A request that must wait reads it first, and so do the operator's commands."""
+    """A request that must wait reads the record before it waits.
+
+    The operator's commands read records too.
+    """
     ledger = open_ledger()
     assert await ledger.record(KEY) is None
     claim = await claimed(ledger, event())
@@ -341,7 +350,7 @@ async def test_a_record_has_the_state_of_its_event(open_ledger: Open) -> None:
     assert record.denial(event()) == Duplicate("msg_1", payload_changed=False, attempts=2)
 
 
-async def test_parking_twice_is_once(open_ledger: Open) -> None:
+async def test_a_letter_that_is_parked_twice_is_stored_once(open_ledger: Open) -> None:
     """Pub/Sub may redeliver a message before it has processed the ack."""
     ledger = open_ledger()
     await ledger.park(letter())

@@ -156,7 +156,10 @@ async def test_a_refusal_says_what_to_check(
 
 
 async def test_a_letter_that_is_refused_says_what_to_check(connect: Connect) -> None:
-    """So does a page that an operator reads, and it must not be retried for two minutes."""
+    """A page of records that an operator's command reads says the same.
+
+    It must not be retried for two minutes.
+    """
     async with _refusing(grpc.StatusCode.PERMISSION_DENIED, "payload hunter2") as address:
         ledger = connect(address)
         for call in (
@@ -175,7 +178,7 @@ async def test_missing_credentials_are_reported_in_a_sentence(
     """The sentence comes at once, without a traceback."""
     for name in ("FIRESTORE_EMULATOR_HOST", "GOOGLE_APPLICATION_CREDENTIALS", "APPDATA"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_GCE_CHECK", "true")  # Google's library does not look for its cloud then
+    monkeypatch.setenv("NO_GCE_CHECK", "true")  # Google's library asks no metadata server
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
     if fault != "missing":

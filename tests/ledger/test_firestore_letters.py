@@ -58,7 +58,10 @@ def die(monkeypatch: pytest.MonkeyPatch, after: int) -> list[str]:
 async def test_a_letter_is_parked_by_its_last_write(
     opened: tuple[FirestoreLedger, AsyncClient], monkeypatch: pytest.MonkeyPatch, written: int
 ) -> None:
-    """After a crash before that, nothing is parked, and parking again completes it."""
+    """After a crash before the last write, no letter is parked.
+
+    Parking it again succeeds.
+    """
     ledger, client = opened
     with monkeypatch.context() as dying:
         writes = die(dying, written)
@@ -87,7 +90,10 @@ async def test_a_letter_is_deleted_or_discarded_by_its_first_write(
     *,
     discard: bool,
 ) -> None:
-    """After a crash after that, the payload can't be read. Repeating it erases the other parts."""
+    """After a crash that follows the first write, the payload can't be read any more.
+
+    Repeating the call erases the other parts.
+    """
     ledger, client = opened
     await ledger.park(LETTER)
 

@@ -94,7 +94,10 @@ class Unanswered:
     monkeypatch: pytest.MonkeyPatch
 
     async def make(self, call: Awaitable[T], write: str, *paths: str) -> T:
-        """Make a call. Hold back answers from its write on, and break off when that has landed."""
+        """Make a call, and hold back all answers from its write on.
+
+        Break the connection once Firestore has the write.
+        """
         owner: Any = FirestoreAsyncClient
         method = "commit"
         if paths[0].startswith("events/"):
@@ -136,8 +139,8 @@ async def unanswered(
     await records._firestore_api.transport.close()
 
 
-async def test_a_first_claim_that_landed_unanswered_is_ours(unanswered: Unanswered) -> None:
-    """It is created again, and Firestore says that it exists."""
+async def test_a_first_claim_whose_answer_was_lost_is_recognised(unanswered: Unanswered) -> None:
+    """The client creates the record a second time, and Firestore answers that it exists."""
     ledger = unanswered.ledger
     claim = await unanswered.make(claimed(ledger, event()), "create", RECORD)
     assert claim.attempts == 1
@@ -146,10 +149,10 @@ async def test_a_first_claim_that_landed_unanswered_is_ours(unanswered: Unanswer
 
 
 @pytest.mark.parametrize("by_ourselves", [True, False])
-async def test_a_takeover_that_landed_unanswered_is_ours(
+async def test_a_takeover_whose_answer_was_lost_is_recognised(
     unanswered: Unanswered, *, by_ourselves: bool
 ) -> None:
-    """It is written again, and Firestore says that the record has changed."""
+    """The client writes the record a second time, and Firestore answers that it has changed."""
     ledger = unanswered.ledger
     released = await ledger.release(await claimed(ledger, event()))
     claiming = claimed(ledger, event(), released if by_ourselves else None)
@@ -159,7 +162,7 @@ async def test_a_takeover_that_landed_unanswered_is_ours(
     assert await ledger.claim(event()) == Duplicate("msg_1", payload_changed=False, attempts=2)
 
 
-async def test_a_completion_that_landed_unanswered_is_ours(unanswered: Unanswered) -> None:
+async def test_a_completion_whose_answer_was_lost_is_recognised(unanswered: Unanswered) -> None:
     """The event is delivered, and the claim does not count as lost."""
     ledger = unanswered.ledger
     claim = await claimed(ledger, event())
@@ -168,7 +171,7 @@ async def test_a_completion_that_landed_unanswered_is_ours(unanswered: Unanswere
     assert await ledger.claim(event()) == Duplicate("msg_1", payload_changed=False, attempts=1)
 
 
-async def test_a_release_that_landed_unanswered_is_ours(unanswered: Unanswered) -> None:
+async def test_a_release_whose_answer_was_lost_is_recognised(unanswered: Unanswered) -> None:
     """The next claim succeeds at once."""
     ledger = unanswered.ledger
     claim = await claimed(ledger, event())
@@ -176,7 +179,7 @@ async def test_a_release_that_landed_unanswered_is_ours(unanswered: Unanswered) 
     assert (await claimed(ledger, event(), released)).attempts == 2
 
 
-async def test_a_mending_that_landed_unanswered_is_ours(unanswered: Unanswered) -> None:
+async def test_a_mending_whose_answer_was_lost_is_recognised(unanswered: Unanswered) -> None:
     """The record does not count as changed by another."""
     ledger = unanswered.ledger
     await claimed(ledger, event())
@@ -187,13 +190,13 @@ async def test_a_mending_that_landed_unanswered_is_ours(unanswered: Unanswered) 
     assert await ledger.claim(event()) == Duplicate("msg_1", payload_changed=False, attempts=1)
 
 
-async def test_a_letter_that_landed_unanswered_is_parked(unanswered: Unanswered) -> None:
+async def test_a_letter_whose_answer_was_lost_is_parked(unanswered: Unanswered) -> None:
     """The letter that is found counts as parked."""
     parking = unanswered.ledger.park(LETTER)
     await unanswered.make(parking, "create", f"dead_letters/{LETTER.id}")
 
 
-async def test_a_whole_batch_that_landed_unanswered_is_ours(unanswered: Unanswered) -> None:
+async def test_a_whole_batch_whose_answer_was_lost_is_recognised(unanswered: Unanswered) -> None:
     """Each of its claims is sent again alone, and recognised."""
     ledger = unanswered.ledger
     events = [event(), *(event(f"evt_{number}") for number in range(2, 21))]

@@ -32,14 +32,17 @@ def test_a_call_to_firestore_leaves_its_caller_time_to_ask_again() -> None:
 
 
 def test_no_attempt_outlasts_its_lease() -> None:
-    """Two workers must not call for one event. The margin covers clocks and delays."""
+    """Two workers must not call Svix for one event at the same time.
+
+    The margin covers clock differences and delays.
+    """
     assert LEASE_SECONDS == 30
     assert 1.5 * ATTEMPT_SECONDS <= LEASE_SECONDS
 
 
 @pytest.mark.parametrize("budget", [30.0, 240.0, 540.0])
-def test_the_budget_changes_no_lease(budget: float) -> None:
-    """A crash costs its events half a minute, however long requests may wait."""
+def test_the_lease_does_not_depend_on_the_budget(budget: float) -> None:
+    """A crash delays its events by half a minute, however long requests may wait."""
     assert not hasattr(Settings("token", request_budget=budget), "lease")
 
 

@@ -95,7 +95,7 @@ async def test_letters_are_listed_without_their_payloads(open_ledger: Open) -> N
 
 
 @pytest.mark.usefixtures("small_pages")
-async def test_letters_are_found_by_the_beginning_of_their_id(open_ledger: Open) -> None:
+async def test_letters_are_found_by_a_prefix_of_their_id(open_ledger: Open) -> None:
     """A person types eight digits, not sixty-four."""
     ledger = open_ledger()
     letters = [letter(str(n)) for n in range(20)]

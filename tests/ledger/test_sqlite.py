@@ -1,4 +1,4 @@
-"""What only the embedded ledger must handle: other processes, restarts, and the file system."""
+"""What only the SQLite ledger must handle: other processes, restarts, and the file system."""
 
 import asyncio
 import contextlib
@@ -194,7 +194,10 @@ async def test_of_several_processes_one_claims_each_event(
 
 
 async def test_a_new_file_may_be_opened_by_several_at_once(tmp_path: Path) -> None:
-    """SQLite itself refuses some of them. The test needs 60 files, because that is rare."""
+    """SQLite itself would refuse some of these openings, so the ledger repeats them.
+
+    That is rare, so the test needs 60 files.
+    """
     for n in range(60):
         ledgers = [SqliteLedger(tmp_path / f"{n}.db", create=True) for _ in range(3)]
         answers = await asyncio.gather(*(ledger.claim(event()) for ledger in ledgers))

@@ -1,7 +1,8 @@
 """A function that answers as the message says, for the stack's tests.
 
-The data of the push, or a body that is not a push, is a text that ends with the status of the
-answer. "hang" in it never answers the first push; "slow" delays the answer.
+The text is the push's data, or the whole body if it is not a push. It ends with the status of the
+answer. If it contains "hang", the first push is never answered. If it contains "slow", the answer
+comes a second later.
 """
 
 import asyncio

@@ -122,7 +122,10 @@ def trouble(page: Page, name: str) -> None:
 @pytest.mark.time_limit(200)
 @pytest.mark.parametrize("story", [story.name for story in STORIES])
 def test_each_story_ends_with_its_verdict(page: Page, story: str) -> None:
-    """It does for both functions. The relay loses and doubles nothing, however long it takes."""
+    """The verdict is shown for both functions.
+
+    The relay loses no event and sends none twice, even if some are still on their way.
+    """
     page.locator(f"#story-{story}").click()
     text = page.locator("#story-text")
     expect(text).to_have_attribute("data-state", "playing", timeout=PATIENCE)
@@ -140,7 +143,7 @@ def test_each_story_ends_with_its_verdict(page: Page, story: str) -> None:
     assert relays["lost"] == relays["twice"] == 0
     if story == "crashes":
         assert verdict(page, "obvious")["lost"] > 0, (
-            "an event that was marked and not sent stays marked"
+            "the obvious function lost no event, although it was killed"
         )
     if IS_FULL:
         assert relays["once"] == relays["published"]
@@ -193,7 +196,10 @@ def test_events_that_can_never_be_sent_are_parked(relay: Page) -> None:
 
 
 def test_the_life_of_an_event(relay: Page) -> None:
-    """It can be opened, read and closed with the keyboard. It goes from publishing to the ack."""
+    """The list of an event's steps begins with publishing and ends with the ack.
+
+    The keyboard opens and closes it.
+    """
     button(relay, "1").click()
     expect(cell(relay, "relay", "once")).to_have_text("1", timeout=PATIENCE)
     relay.locator("#rows button").focus()

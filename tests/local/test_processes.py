@@ -30,7 +30,7 @@ def python(program: str) -> list[str]:
 
 
 def test_a_server_is_ready_when_its_line_comes() -> None:
-    """The server has that line. At the end it is stopped."""
+    """`ready_line` is that line. At the end of the block the server is stopped."""
     with running(python(STAY), ready=r"up as \d") as server:
         assert server.ready_line == "up as 7"
         assert server.process.poll() is None
@@ -107,7 +107,7 @@ with running([sys.executable, "-c", program], ready="up") as server:
 
 
 def test_a_server_ends_on_sigint_even_if_its_parent_ignores_it() -> None:
-    """A script or a CI runner that starts the suites with `&` ignores SIGINT."""
+    """Suites that a script starts with `&` ignore SIGINT, and their child processes inherit it."""
     ended = subprocess.run(  # noqa: S603 - this Python, a program from above
         python(INTERRUPTED_PARENT), cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )

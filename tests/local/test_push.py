@@ -55,7 +55,7 @@ async def test_a_nack_halves_the_window() -> None:
 
 @in_virtual_time
 async def test_a_nack_does_not_shrink_the_window_below_its_minimum() -> None:
-    """By Google's lower limit, a subscriber that makes pushes wait keeps 3,000."""
+    """3,000 is Google's documented lower limit for a subscriber that makes pushes wait."""
     subscriber, subscription = start(Policy(min_window=3000, initial_window=3000))
     await settle()
     assert len(subscriber.waiting) == 3000
@@ -85,7 +85,7 @@ async def test_nacks_stop_all_pushes_for_longer_each_time_and_acks_undo_it() -> 
 
 
 @in_virtual_time
-async def test_a_nacked_message_comes_back_after_ten_seconds() -> None:
+async def test_a_nacked_message_is_pushed_again_after_ten_seconds() -> None:
     subscriber, _ = start(Policy(), messages=1)
     await settle()
     await subscriber.answer(1, is_ack=False)

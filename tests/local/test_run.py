@@ -20,7 +20,7 @@ sys.exit(run.main())
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run it until it ends, on its own ports."""
+    """Run `make run` until it ends, on free ports."""
     ports = ["--port", str(free_port()), "--simulator-port", str(free_port())]
     return subprocess.run(  # noqa: S603 - our own command
         [sys.executable, "-c", _BRIEFLY, *ports, *arguments],

@@ -275,7 +275,7 @@ async def test_a_failed_attempt_is_made_again_on_schedule(
 ) -> None:
     """It is repeated until the endpoint takes the message or the schedule ends.
 
-    `nextAttempt` says when.
+    `nextAttempt` says when the next attempt is due.
     """
     simulator.behaviour.retry_schedule = (0.05, 0.05)
     customer.answer = 500
@@ -328,7 +328,10 @@ async def test_nothing_is_sent_to_another_machine(svix: SvixAsync) -> None:
 async def test_a_message_that_is_stored_and_not_queued_is_never_sent(
     svix: SvixAsync, simulator: Simulator, customer: Customer
 ) -> None:
-    """So it is if Svix dies between its database and its queue. A resend sends the message."""
+    """Svix may crash after it has stored a message and before it has queued it.
+
+    A resend sends the message.
+    """
     there = await endpoint(svix, customer.url)
     simulator.inject(Fault("store_unqueued", times=1))
     with pytest.raises((HttpError, json.JSONDecodeError)):
@@ -345,7 +348,10 @@ async def test_a_message_that_is_stored_and_not_queued_is_never_sent(
 
 
 async def test_each_new_application_can_have_an_endpoint(customer: Customer) -> None:
-    """`make run` needs it, because its customers appear with their first event."""
+    """`make run` needs this.
+
+    A customer's application is created with the customer's first event.
+    """
     async with Simulator(TOKEN, endpoint_for=lambda app: f"{customer.url}/{app}") as running:
         client = SvixAsync(TOKEN, SvixOptions(server_url=running.url, retry_schedule=[]))
         await client.message.create("acme", message(), keyed("1"))

@@ -31,7 +31,7 @@ def is_up(instance: Instance) -> bool:
 
 async def until(is_so: Callable[[], object]) -> None:
     """Wait until the condition is true. The test's own time limit is the only one."""
-    while not is_so():  # noqa: ASYNC110 - there is no event for it
+    while not is_so():  # noqa: ASYNC110 - nothing signals it
         await asyncio.sleep(0.01)
 
 
@@ -79,7 +79,7 @@ async def test_an_instance_that_dies_is_replaced(tmp_path: Path) -> None:
         await until(lambda: [i.number for i in echo.instances if i.state is State.UP] == [2])
 
 
-async def test_a_frozen_instance_answers_when_it_goes_on(tmp_path: Path) -> None:
+async def test_a_frozen_instance_answers_when_it_is_resumed(tmp_path: Path) -> None:
     async with stack(tmp_path) as echo:
         (instance,) = echo.instances
         echo.freeze(instance, 0.3)
@@ -99,7 +99,7 @@ async def test_instances_share_the_pushes_and_come_and_go(tmp_path: Path) -> Non
         leaving = echo.instances[1].server
         await echo.scale(1)
         assert leaving is not None
-        assert leaving.process.returncode == 0, "SIGTERM ends it without an error"
+        assert leaving.process.returncode == 0, "the instance ended with an error on SIGTERM"
         assert [instance.number for instance in echo.instances] == [1]
 
 
@@ -155,7 +155,10 @@ async def test_a_restart_forgets_everything(tmp_path: Path) -> None:
 
 
 async def test_what_is_published_while_a_lane_starts_over_is_counted(tmp_path: Path) -> None:
-    """The journal begins anew in the same moment as the stack. Instances take seconds to start."""
+    """The journal and the stack start over at the same moment.
+
+    The new instances take seconds to start, and events are published meanwhile.
+    """
     kind = Kind("echo", "The echo", "answers", ECHO, has_letters=False)
     async with Lane(kind, stack(tmp_path, instances=2)) as lane:
         await lane.scale(-1)
@@ -163,7 +166,7 @@ async def test_what_is_published_while_a_lane_starts_over_is_counted(tmp_path: P
         while not restarting.done():
             lane.publish(make_events(1, ["acme"]))
             await asyncio.sleep(0.02)
-        assert len(lane.stack.instances) == 2, "as many as at first"
+        assert len(lane.stack.instances) == 2, "not as many instances as at first"
         published = lane.journal.verdict()["published"]
         assert published == len(lane.stack.messages)
         assert published > 1

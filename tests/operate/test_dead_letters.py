@@ -86,11 +86,11 @@ def test_an_invalid_id_is_refused(relay: Relay, letter_id: str) -> None:
     assert "list" in result.stderr
 
 
-def test_a_beginning_that_several_ids_share_is_refused(relay: Relay) -> None:
+def test_an_ambiguous_prefix_is_refused(relay: Relay) -> None:
     relay.park(*(letter(f"evt_{number}") for number in range(17)))
     first = sorted(each.id for each in relay.letters())
-    beginning = next(a[0] for a, b in itertools.pairwise(first) if a[0] == b[0])
-    result = relay("dead-letters", "show", beginning)
+    prefix = next(a[0] for a, b in itertools.pairwise(first) if a[0] == b[0])
+    result = relay("dead-letters", "show", prefix)
     assert result.exit_code == 2
     assert "give more of it" in result.stderr
 

@@ -40,7 +40,7 @@ def test_each_command_once(relay: Relay, svix: Svix, rows: Rows) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_replay_that_is_interrupted_and_run_again(
+def test_an_interrupted_replay_leaves_no_claim_and_can_be_run_again(
     relay: Relay, svix: Svix, number: signal.Signals
 ) -> None:
     many = 200

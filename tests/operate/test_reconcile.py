@@ -31,7 +31,7 @@ def test_everything_was_sent(relay: Relay, rows: Rows, svix: Svix) -> None:
 
 
 @both_ledgers
-def test_parked_and_malformed_events_are_not_sent(relay: Relay) -> None:
+def test_parked_events_count_as_unsent(relay: Relay) -> None:
     relay.park(
         letter("evt_1"),
         letter("evt_2", outcome="malformed", detail="no type"),
@@ -49,7 +49,7 @@ def test_parked_and_malformed_events_are_not_sent(relay: Relay) -> None:
     assert SECRET not in result.output
 
 
-def test_an_event_that_waits_is_not_sent_either(relay: Relay, rows: Rows) -> None:
+def test_an_event_that_waits_counts_as_unsent(relay: Relay, rows: Rows) -> None:
     """It was released less than an hour ago. Each run reports it until it is sent."""
     rows.add(State.RELEASED, "evt_1", untouched=10 * MINUTE)
     result = relay("reconcile", "--since", "24h")
@@ -130,7 +130,7 @@ def test_it_makes_two_calls_a_second_by_default(
     "arguments",
     [[], ["--since", "soon"], ["--since", "24h", "--rate", "0"], ["--since", "1h", "--fix=1"]],
 )
-def test_wrong_usage(relay: Relay, arguments: list[str]) -> None:
+def test_wrong_usage_exits_with_2(relay: Relay, arguments: list[str]) -> None:
     assert relay("reconcile", *arguments).exit_code == 2
 
 
@@ -154,7 +154,7 @@ def test_a_typo_in_the_ledgers_path(
     command: list[str],
     as_json: bool,  # noqa: FBT001 - a case
 ) -> None:
-    """It must not create an empty ledger, in which everything was sent."""
+    """The command must not create an empty ledger and report that everything was sent."""
     path = f"{relay.settings['LEDGER']}x"
     result = relay(*command, *(["--json"] if as_json else []), LEDGER=path)
     assert result.exit_code == (3 if command == ["check"] else 2), result.output

@@ -122,10 +122,10 @@ async def test_each_state_is_found(
         assert report.examples[place] == [("acme", "evt_2")]
 
 
-async def test_parked_events_are_not_sent(
+async def test_parked_events_count_as_unsent(
     svix: Svix, rows: Rows, archive: Archive, view: SvixView
 ) -> None:
-    """Parked events count as unsent, and malformed ones among them."""
+    """This holds for rejected and for malformed events."""
     rows.add(State.RELEASED, "evt_1")
     await archive.park(letter("evt_1"))  # refused by Svix
     await archive.park(letter("evt_2", outcome="malformed", detail="the id is not a string"))
@@ -217,10 +217,13 @@ async def test_an_undelivered_event_that_svix_accepted_after_the_window(
     assert "GET /api/v1/app/acme/msg/evt_1" not in svix.paths
 
 
-async def test_an_event_that_svix_accepted_before_the_time_compared(
+async def test_an_event_that_svix_accepted_before_the_time_compared_counts_as_delivered(
     svix: Svix, rows: Rows, archive: Archive, view: SvixView
 ) -> None:
-    """It was settled lately and accepted long ago, so its message is not in the list."""
+    """The event was settled recently, but Svix accepted it long ago.
+
+    So its message is not in the part of the listing that is read.
+    """
     rows.add(State.DELIVERED, "evt_1", untouched=MINUTE, age=3 * DAY)
     svix.add_message("evt_1", age=3 * DAY)
     report = await reconcile(archive, view)
@@ -323,7 +326,7 @@ async def test_the_fanout_of_an_event_that_fix_settles_is_checked_too(
     assert report.everything_sent
 
 
-async def test_an_unconfirmed_event_that_no_endpoint_takes(
+async def test_an_unconfirmed_event_that_no_endpoint_takes_counts_as_sent(
     svix: Svix, rows: Rows, archive: Archive, view: SvixView
 ) -> None:
     svix.add_message("evt_1", age=2 * HOUR)
@@ -335,7 +338,7 @@ async def test_an_unconfirmed_event_that_no_endpoint_takes(
 async def test_every_message_is_checked_if_asked(
     svix: Svix, rows: Rows, archive: Archive, view: SvixView
 ) -> None:
-    """An operator needs it if Svix has lost its queue."""
+    """An operator needs this check if Svix has lost its queue."""
     svix.add_endpoint("http://127.0.0.1:9/")
     svix.add_message("evt_1", age=2 * HOUR)
     rows.add(State.DELIVERED, "evt_1", untouched=2 * HOUR, age=2 * HOUR)
@@ -353,7 +356,7 @@ async def test_a_young_message_is_checked_twice(
     customer: Customer,
     attempted: bool,  # noqa: FBT001 - a case
 ) -> None:
-    """Svix may be about to send it. Only a second check after five minutes shows that."""
+    """Svix may be about to send it. A second check after five minutes shows whether Svix did."""
     endpoint = svix.add_endpoint(customer.url)
     stored = svix.add_message("evt_1", age=MINUTE)
     rows.add(State.DELIVERED, "evt_1", untouched=MINUTE, confirmed=False)
@@ -425,7 +428,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_FIRST_BACK_OFF", 0.001)
 
 
-async def test_a_ledger_that_fails_for_a_moment(
+async def test_a_ledger_that_fails_for_a_moment_is_read_again(
     rows: Rows, archive: Archive, view: SvixView, hurried: None
 ) -> None:
     rows.add(State.RELEASED, "evt_1")
@@ -441,14 +444,16 @@ async def test_a_slow_ledger(rows: Rows, archive: Archive, view: SvixView) -> No
     assert (found(report), slow.most_at_once) == ({Place.WAITING: 100}, 16)
 
 
-async def test_a_ledger_that_fails_for_long(rows: Rows, archive: Archive, view: SvixView) -> None:
+async def test_if_the_ledger_keeps_failing_the_report_is_incomplete(
+    rows: Rows, archive: Archive, view: SvixView
+) -> None:
     rows.add(State.RELEASED, *(f"evt_{n}" for n in range(40)))
     report = await reconcile(Faulty(archive, failures=1000), view)
     assert (report.failure, report.complete) == ("the ledger: 503", False)
     assert (report.everything_sent, report.unchecked) == (False, 40)
 
 
-async def test_svix_that_refuses_for_long(
+async def test_if_svix_keeps_refusing_the_unfinished_projects_are_named(
     svix: Svix, rows: Rows, archive: Archive, view: SvixView
 ) -> None:
     """The projects that were not compared are named. The report has what the ledger says."""
@@ -465,7 +470,7 @@ async def test_svix_that_refuses_for_long(
     assert len(svix.paths) == 1, "Svix is called again although it refuses"
 
 
-async def test_svix_that_fails_at_one_project(
+async def test_if_svix_fails_for_one_project_the_finished_ones_stay_complete(
     svix: Svix, rows: Rows, archive: Archive, view: SvixView
 ) -> None:
     """The projects that were compared before stay complete."""
@@ -512,7 +517,7 @@ async def test_an_interrupted_run_has_a_report(
 MANY = 20_000
 
 
-async def test_a_day_of_twenty_thousand(
+async def test_a_day_with_twenty_thousand_events(
     svix: Svix, rows: Rows, archive: Archive, view: SvixView
 ) -> None:
     """It reads only the records of the day, and finds every problem among them."""

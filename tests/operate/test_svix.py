@@ -155,7 +155,9 @@ async def test_a_permanent_fault_is_reported_at_once(
 @pytest.mark.parametrize(
     ("status", "words"), [(429, "its rate limit is used up"), (503, "answers 503")]
 )
-async def test_patience_ends(svix: Svix, view: SvixView, status: int, words: str) -> None:
+async def test_a_fault_that_outlasts_the_patience_is_reported(
+    svix: Svix, view: SvixView, status: int, words: str
+) -> None:
     svix.inject("status", status=status)
     with pytest.raises(SvixUnavailable, match=words):
         await view.message("acme", "evt_1")

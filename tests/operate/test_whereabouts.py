@@ -94,7 +94,7 @@ def found(
 @pytest.mark.parametrize("letters", LETTERS)
 @pytest.mark.parametrize("svix", SVIX)
 @pytest.mark.parametrize("of", RECORDS)
-def test_every_combination(of: str, svix: str, letters: str) -> None:
+def test_every_combination_has_the_place_of_the_table(of: str, svix: str, letters: str) -> None:
     """A letter that is still parked counts, even if another was discarded."""
     column = {"no letter": 0, "parked": 1, "discarded": 2, "one of each": 1}[letters]
     place = found(RECORDS[of], SVIX[svix], *LETTERS[letters]).place
@@ -128,11 +128,13 @@ def test_an_event_that_came_again_after_it_was_discarded(discarded: timedelta) -
         ("none", "no message", None),
     ],
 )
-def test_since_when(of: str, svix: str, since: datetime | None) -> None:
+def test_since_is_when_the_event_reached_its_place(
+    of: str, svix: str, since: datetime | None
+) -> None:
     assert found(RECORDS[of], SVIX[svix]).since == since
 
 
-def test_since_when_it_is_parked_and_discarded() -> None:
+def test_since_is_the_first_parking_or_the_discard() -> None:
     earlier, later = letter(parked=DAY), letter(parked=HOUR)
     assert found(None, None, earlier, later).since == NOW - DAY
     assert found(None, None, letter(discarded=MINUTE, parked=DAY)).since == NOW - MINUTE
@@ -150,7 +152,9 @@ def test_since_when_it_is_parked_and_discarded() -> None:
         ("none", "a message", None),
     ],
 )
-def test_by_when_something_happens_by_itself(of: str, svix: str, by: datetime | None) -> None:
+def test_next_by_is_when_the_next_step_happens_without_help(
+    of: str, svix: str, by: datetime | None
+) -> None:
     """An event whose redelivery is overdue, or whose record has expired, is not redelivered."""
     assert found(RECORDS[of], SVIX[svix]).next_by == by
 
@@ -175,16 +179,18 @@ R = Remedy
         (None, "no message", ()),
     ],
 )
-def test_what_to_do(of: Record | None, svix: str, remedies: tuple[Remedy, ...]) -> None:
+def test_only_remedies_that_still_work_are_named(
+    of: Record | None, svix: str, remedies: tuple[Remedy, ...]
+) -> None:
     """The advice must still work: Pub/Sub keeps an event for 7 days, and then for 31 more."""
     assert found(of, SVIX[svix]).remedies == remedies
 
 
-def test_what_to_do_if_it_is_parked() -> None:
+def test_the_remedy_for_a_parked_event_is_a_replay() -> None:
     assert found(RECORDS["released"], SVIX["no message"], letter()).remedies == (Remedy.REPLAY,)
 
 
-def test_attempts_are_the_records() -> None:
+def test_the_attempts_are_those_of_the_record() -> None:
     assert found(record(State.RELEASED, attempts=100)).attempts == 100
     assert found(None).attempts == 0
 

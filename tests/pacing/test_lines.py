@@ -119,7 +119,7 @@ def test_a_waiter_that_left_is_not_chosen_instead_of_one_passed_over() -> None:
 
 
 def test_ten_thousand_waiters_are_served_quickly() -> None:
-    """Each turn looks at a few waiters only. If it looked at all, this would take minutes."""
+    """Each turn looks at only a few waiters. If it looked at all of them, it would take minutes."""
     lines = joined(*(waiter(f"p{number % 700}", float(number)) for number in range(10_000)))
     for number in range(700):
         lines.hold(f"p{number}")

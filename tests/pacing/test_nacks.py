@@ -39,7 +39,7 @@ async def test_the_next_nack_comes_half_a_second_later_at_the_earliest() -> None
 
 @in_virtual_time
 async def test_acks_before_the_last_nack_do_not_count() -> None:
-    """Each nack doubles Pub/Sub's pause, and only two acks after it undo that."""
+    """Each nack doubles Pub/Sub's back-off. Only acks that follow it can undo that."""
     nacks = new_nacks(acks=100)
     assert await nacks.acquire(100.0)
     assert not await nacks.acquire(10.0)
@@ -58,7 +58,7 @@ async def test_a_nack_at_the_deadline_counts_as_one() -> None:
 
 
 @in_virtual_time
-async def test_a_deadline_that_has_passed_waits_for_nothing() -> None:
+async def test_after_its_deadline_a_request_does_not_wait() -> None:
     nacks = new_nacks()
     await asyncio.sleep(3)
     assert not await nacks.acquire(1.0)

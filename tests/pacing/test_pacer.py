@@ -60,7 +60,7 @@ async def limited() -> Pacer:
     return pacer
 
 
-async def out() -> Pacer:
+async def in_outage() -> Pacer:
     """A pacer in an outage that has just begun."""
     pacer = new_pacer()
     await asyncio.gather(
@@ -94,7 +94,7 @@ async def test_one_project_fills_half_the_window_at_most_while_others_wait() -> 
 
 
 @in_virtual_time
-async def test_with_a_limit_known_turns_are_spaced() -> None:
+async def test_once_a_limit_is_known_turns_are_spaced() -> None:
     pacer = await limited()
     started = now()
     await asyncio.gather(*start(pacer, 40, TAKEN))
@@ -123,7 +123,7 @@ async def test_waiters_are_served_in_order_of_arrival_and_a_retry_keeps_its_plac
 
 
 @in_virtual_time
-async def test_a_turn_that_is_not_called_goes_to_the_next_at_once() -> None:
+async def test_a_turn_that_ends_without_a_call_goes_to_the_next_waiter_at_once() -> None:
     """A thousand duplicates use up no turn."""
     pacer = await limited()
     started = now()
@@ -151,7 +151,7 @@ async def test_a_call_that_is_left_without_a_report_counts_as_failed() -> None:
 
 
 @in_virtual_time
-async def test_at_most_a_quarter_of_a_seconds_turns_are_given_and_not_called() -> None:
+async def test_at_most_a_quarter_of_a_seconds_turns_are_open_without_a_call() -> None:
     """A slow ledger must not cause a burst at Svix."""
     pacer = await limited()
     claimed = asyncio.Event()
@@ -209,7 +209,7 @@ async def test_without_a_turn_in_time_the_reason_is_given() -> None:
 
 @in_virtual_time
 async def test_after_its_last_turn_a_waiter_gets_none() -> None:
-    """It gets none even if one is free, because it has no time to use it."""
+    """A free turn is of no use, because no time is left for the call."""
     pacer = new_pacer()
     await asyncio.sleep(1)
     with pytest.raises(NoTurn):
@@ -229,7 +229,7 @@ async def test_a_cancelled_waiter_leaves_the_line() -> None:
 
 @in_virtual_time
 async def test_a_turn_given_to_a_waiter_that_is_just_cancelled_goes_to_the_next() -> None:
-    pacer = await out()
+    pacer = await in_outage()
     first, second = start(pacer, 1, TAKEN, project="x"), start(pacer, 1, TAKEN, project="y")
     await settle()
     pacer._traffic.pauses.taken("a", now())
@@ -242,7 +242,7 @@ async def test_a_turn_given_to_a_waiter_that_is_just_cancelled_goes_to_the_next(
 
 @in_virtual_time
 async def test_a_probe_that_is_cancelled_before_its_call_lets_the_next_go() -> None:
-    pacer = await out()
+    pacer = await in_outage()
 
     async def claim_forever() -> None:
         async with pacer.turn(waiter("x")):
@@ -259,7 +259,7 @@ async def test_a_probe_that_is_cancelled_before_its_call_lets_the_next_go() -> N
 @in_virtual_time
 async def test_after_an_outages_pause_one_probe_goes_and_then_all_calls() -> None:
     """A Svix that has just recovered must not get all calls at once."""
-    pacer = await out()
+    pacer = await in_outage()
     calls = start(pacer, 20, TAKEN, seconds=0.1)
     await asyncio.sleep(0.55)
     assert pacer.state().in_flight == 1
@@ -268,8 +268,8 @@ async def test_after_an_outages_pause_one_probe_goes_and_then_all_calls() -> Non
 
 
 @in_virtual_time
-async def test_an_answered_question_ends_no_outage_and_the_next_probe_goes_at_once() -> None:
-    pacer = await out()
+async def test_asking_does_not_end_an_outage_and_the_next_probe_goes_at_once() -> None:
+    pacer = await in_outage()
     await call(pacer, waiter("x"), MISSING)
     assert pacer.state().paused
     await call(pacer, waiter("x"), TAKEN)
@@ -289,7 +289,7 @@ async def test_a_turn_given_before_an_outage_is_superseded_by_it() -> None:
 
 
 @in_virtual_time
-async def test_while_the_ledger_does_not_answer_one_claim_probes() -> None:
+async def test_while_the_ledger_does_not_answer_only_one_claim_at_a_time_is_sent() -> None:
     """The pause begins with the first failure and ends with the first answered claim."""
     pacer = new_pacer()
     claims: list[float] = []
@@ -368,20 +368,20 @@ async def test_must_wait_says_whether_a_turn_is_free() -> None:
     assert not failing.must_wait(waiter("other"))
 
 
-async def attempt_anyhow(pacer: Pacer, place: Waiter, randomly: random.Random) -> None:
-    """Make attempts that end in every possible way, until one is taken or breaks off."""
+async def attempt_at_random(pacer: Pacer, place: Waiter, rng: random.Random) -> None:
+    """Make attempts that end at random, until Svix accepts one or one breaks off."""
     while True:
         async with pacer.turn(place) as turn:
-            await asyncio.sleep(randomly.choice([0, 0.01, 1]))
-            what = randomly.random()
+            await asyncio.sleep(rng.choice([0, 0.01, 1]))
+            what = rng.random()
             if what < 0.03:
                 turn.ledger_failed()
             elif what > 0.1 and not turn.superseded:
                 turn.begin()
-                await asyncio.sleep(randomly.expovariate(5))
+                await asyncio.sleep(rng.expovariate(5))
                 if what < 0.15:
                     return
-                answer = randomly.choice([TAKEN] * 20 + [FAILED, FAILED, REFUSED, MISSING])
+                answer = rng.choice([TAKEN] * 20 + [FAILED, FAILED, REFUSED, MISSING])
                 turn.report(answer)
                 if answer is TAKEN:
                     return
@@ -391,15 +391,15 @@ async def attempt_anyhow(pacer: Pacer, place: Waiter, randomly: random.Random) -
 @in_virtual_time
 async def test_no_turn_and_no_waiter_is_ever_lost(seed: int) -> None:
     """After random answers, cancellations and timeouts, the pacer is empty again."""
-    randomly = random.Random(seed)  # noqa: S311 - reproducible, not secret
-    pacer = Pacer(asyncio.get_running_loop().time, randomly.uniform)
+    rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
+    pacer = Pacer(asyncio.get_running_loop().time, rng.uniform)
     requests = []
     for number in range(400):
-        place = waiter(f"project {number % 7}", str(number), now() + randomly.uniform(1, 60))
-        requests.append(asyncio.create_task(attempt_anyhow(pacer, place, randomly)))
-        await asyncio.sleep(randomly.uniform(0, 0.1))
-        if randomly.random() < 0.2:
-            randomly.choice(requests).cancel()
+        place = waiter(f"project {number % 7}", str(number), now() + rng.uniform(1, 60))
+        requests.append(asyncio.create_task(attempt_at_random(pacer, place, rng)))
+        await asyncio.sleep(rng.uniform(0, 0.1))
+        if rng.random() < 0.2:
+            rng.choice(requests).cancel()
     ended = await asyncio.gather(*requests, return_exceptions=True)
     assert {type(end) for end in ended} == {type(None), NoTurn, asyncio.CancelledError}
     state = pacer.state()

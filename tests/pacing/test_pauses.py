@@ -18,7 +18,7 @@ def fail(pauses: Pauses, *events: str, at: float = 10.0) -> None:
 
 
 def refuse(pauses: Pauses, times: int, at: float = 10.0, retry_after: float | None = None) -> None:
-    """Let Svix refuse calls at the same moment. The rate learns from each refusal."""
+    """Let Svix refuse calls at the same moment. Each refusal counts as changing the rate."""
     for _ in range(times):
         pauses.refused(at, at, retry_after, fresh=True)
 
@@ -28,7 +28,7 @@ def held(pauses: Pauses, project: str, at: float) -> bool:
     return pauses.holds(project, at)
 
 
-def out() -> Pauses:
+def in_outage() -> Pauses:
     """Pauses in an outage that began at 10.0."""
     pauses = new_pauses()
     fail(pauses, "a-1", "a-2", "a-3", "a-4", "b-1")
@@ -57,7 +57,7 @@ def test_an_outage_is_five_different_events_of_two_projects(
     assert pauses.is_on is is_outage
 
 
-def test_failures_with_an_event_taken_between_them_are_not_in_a_row() -> None:
+def test_failures_with_a_processed_send_between_them_are_not_in_a_row() -> None:
     pauses = new_pauses()
     fail(pauses, "a-1", "a-2", "b-1", "b-2")
     pauses.taken("c", 10.0)
@@ -75,7 +75,7 @@ def test_five_failures_of_one_project_hold_only_its_line() -> None:
     assert not pauses.is_on
 
 
-def test_events_taken_of_other_projects_do_not_hide_a_projects_failures() -> None:
+def test_sends_of_other_projects_do_not_hide_a_projects_failures() -> None:
     pauses = new_pauses()
     for number in range(5):
         fail(pauses, f"a-{number}")
@@ -83,7 +83,7 @@ def test_events_taken_of_other_projects_do_not_hide_a_projects_failures() -> Non
     assert held(pauses, "a", 10.4)
 
 
-def test_a_projects_pause_doubles_with_each_probe_that_fails_and_ends_with_one_taken() -> None:
+def test_a_projects_pause_doubles_with_each_probe_that_fails_and_ends_when_one_succeeds() -> None:
     pauses = new_pauses()
     fail(pauses, "a-1", "a-2", "a-3", "a-4", "a-5", at=10.0)
     at, lengths = 10.5, []
@@ -113,7 +113,7 @@ def test_a_projects_line_is_released_when_its_probe_may_go() -> None:
 
 
 def test_in_an_outage_one_probe_goes_after_half_a_second() -> None:
-    pauses = out()
+    pauses = in_outage()
     assert pauses.next_turn_at == 10.5
     pauses.give("a", 10.5)
     assert pauses.next_turn_at > 10.5
@@ -122,7 +122,7 @@ def test_in_an_outage_one_probe_goes_after_half_a_second() -> None:
 
 def test_an_outages_pauses_double_up_to_five_seconds() -> None:
     """The end of an outage is noticed after five seconds at the latest."""
-    pauses = out()
+    pauses = in_outage()
     lengths = []
     for _ in range(6):
         at = pauses.next_turn_at
@@ -134,22 +134,22 @@ def test_an_outages_pauses_double_up_to_five_seconds() -> None:
 
 
 def test_failures_of_calls_sent_before_the_outage_are_ignored() -> None:
-    """Probes, which are sent later, say more."""
-    pauses = out()
+    """Only probes, which are sent during the outage, show whether it lasts."""
+    pauses = in_outage()
     for number in range(20):
         pauses.failed("c", f"c-{number}", given_at=9.0, at=11.0)
     assert pauses.next_turn_at == 10.5
 
 
-def test_any_event_taken_ends_an_outage() -> None:
+def test_any_processed_send_ends_an_outage() -> None:
     """Svix works again, even if the call was sent before the outage."""
-    pauses = out()
+    pauses = in_outage()
     pauses.taken("c", given_at=9.0)
     assert not pauses.is_on
 
 
 def test_after_a_probe_that_hung_the_next_may_go_at_once() -> None:
-    pauses = out()
+    pauses = in_outage()
     pauses.give("a", 10.5)
     pauses.failed("a", "a-1", given_at=10.5, at=20.5)
     pauses.over("a", 10.5)
@@ -158,7 +158,7 @@ def test_after_a_probe_that_hung_the_next_may_go_at_once() -> None:
 
 def test_a_probe_unanswered_for_a_second_holds_back_only_its_own_project() -> None:
     """One customer's hanging event must not prolong the outage for the others."""
-    pauses = out()
+    pauses = in_outage()
     pauses.give("a", 10.5)
     assert pauses.next_turn_at == 11.5
     assert held(pauses, "a", 15.0)
@@ -166,7 +166,7 @@ def test_a_probe_unanswered_for_a_second_holds_back_only_its_own_project() -> No
 
 
 def test_the_end_of_an_outage_frees_a_project_whose_probe_still_hangs() -> None:
-    pauses = out()
+    pauses = in_outage()
     pauses.give("a", 10.5)
     list(pauses.changes(10.5))
     pauses.give("b", 11.5)
@@ -174,14 +174,14 @@ def test_the_end_of_an_outage_frees_a_project_whose_probe_still_hangs() -> None:
     assert dict(pauses.changes(11.6)) == {"a": False, "b": False}
 
 
-def test_a_probe_is_of_another_project_than_the_one_that_failed_last() -> None:
-    pauses = out()
+def test_a_probe_goes_to_another_project_than_the_last_failure() -> None:
+    pauses = in_outage()
     assert pauses.avoids("b")
     assert not pauses.avoids("a")
 
 
-def test_a_probe_is_of_an_event_that_has_not_failed_in_the_pause() -> None:
-    pauses = out()
+def test_a_probe_uses_an_event_that_has_not_failed() -> None:
+    pauses = in_outage()
     assert set(pauses.passed_over("a")) == {"a-1", "a-2", "a-3", "a-4", "b-1"}
     pauses.taken("a", 10.0)
     assert not pauses.passed_over("a")
@@ -206,7 +206,7 @@ def test_three_fresh_refusals_in_a_row_close_the_gate() -> None:
     assert pauses.next_turn_at == 10.5
 
 
-def test_refusals_from_which_the_rate_learned_nothing_close_no_gate() -> None:
+def test_refusals_that_did_not_change_the_rate_do_not_close_the_gate() -> None:
     pauses = new_pauses()
     for _ in range(50):
         pauses.refused(9.0, 10.0, None, fresh=False)
@@ -240,7 +240,7 @@ def test_a_refused_probe_closes_the_gate_for_longer_each_time() -> None:
 
 
 def test_only_a_probe_opens_the_gate() -> None:
-    """Calls sent before say nothing, because Svix refused later ones."""
+    """The success of an earlier call says nothing, because Svix refused later calls."""
     pauses = new_pauses()
     refuse(pauses, 3)
     pauses.taken("a", given_at=9.0)
@@ -250,7 +250,7 @@ def test_only_a_probe_opens_the_gate() -> None:
     assert not pauses.is_on
 
 
-def test_claims_pause_by_themselves_and_go_on_when_one_is_answered() -> None:
+def test_failed_claims_pause_all_turns_until_one_is_answered() -> None:
     pauses = new_pauses()
     lengths = []
     at = 10.0

@@ -1,4 +1,4 @@
-"""The rate: how a refusal lowers it, and how fast it climbs again. The tests pass in all times."""
+"""The rate: how a refusal lowers it, and how fast it climbs again. The tests use no clock."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def test_until_a_limit_is_met_there_is_no_rate() -> None:
     assert rate.next_at < 5.0
 
 
-def test_the_window_grows_with_each_event_taken_up_to_its_largest() -> None:
+def test_the_window_grows_with_each_processed_send_up_to_its_maximum() -> None:
     rate = Rate()
     rate.taken(1.0)
     assert rate.window == tuning.FIRST_WINDOW + 1
@@ -69,8 +69,8 @@ def test_events_taken_long_ago_do_not_count() -> None:
     assert rate.current == tuning.LOWEST_LEVEL
 
 
-def test_after_the_first_refusal_nothing_goes_for_half_a_second() -> None:
-    """Otherwise the calls in flight would end the search."""
+def test_after_the_first_refusal_no_turn_is_given_for_half_a_second() -> None:
+    """Otherwise the next calls might be refused too, and end the search too early."""
     rate = limited(at=10.0)
     assert rate.next_at == 10.5
 
@@ -149,7 +149,7 @@ def test_the_rate_never_falls_so_low_that_it_could_not_recover() -> None:
     assert rate.current == tuning.LOWEST_LEVEL
 
 
-def test_turns_are_spaced_and_unused_ones_are_made_up_for_a_tenth_of_a_second() -> None:
+def test_turns_are_spaced_and_at_most_a_tenth_of_a_second_is_made_up() -> None:
     """A late timer costs no turn, and an idle minute causes no burst."""
     rate = limited(taken=40, at=10.0)
     rate.give(100.0)

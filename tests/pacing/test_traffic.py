@@ -1,4 +1,4 @@
-"""The turns that are not over: how many there may be, and what their answers change."""
+"""The open turns: how many there may be, and what the answers to their calls change."""
 
 import math
 
@@ -68,7 +68,7 @@ def test_a_project_with_its_share_lets_others_go_first() -> None:
     assert not traffic.avoids("other")
 
 
-def test_with_a_limit_known_turns_that_are_not_called_are_bounded() -> None:
+def test_once_a_limit_is_known_turns_without_a_call_are_bounded() -> None:
     """The bound is a quarter of a second's turns, and at least one."""
     traffic = new_traffic()
     answer(traffic, REFUSED)  # the level is the lowest
@@ -143,7 +143,7 @@ def test_the_reason_is_the_limit_if_one_is_known() -> None:
 
 
 def test_svix_does_not_serve_others_while_many_calls_fail() -> None:
-    """Then an event that fails again and again is not the reason for it."""
+    """Svix is the cause then, and not the event that fails again and again."""
     traffic = new_traffic()
     for number in range(100):
         for result in (TAKEN, FAILED):
@@ -154,7 +154,7 @@ def test_svix_does_not_serve_others_while_many_calls_fail() -> None:
     assert traffic.serves_others_since("acme", 0.0)
 
 
-def test_events_taken_of_others_are_not_hidden_by_a_projects_own() -> None:
+def test_a_projects_own_sends_do_not_hide_those_of_other_projects() -> None:
     traffic = new_traffic()
     assert not traffic.serves_others_since("a", 0.0)
     answer(traffic, TAKEN, "b", at=1.0)

@@ -60,7 +60,7 @@ async def test_no_name_leads_to_another_project(
     svix.control.reset()
     for number, name in enumerate(HOSTILE):
         if field != "project" and name == "app_globex":
-            continue  # only a project may not begin so
+            continue  # an id or a type may begin like this
         hostile = {**event(f"evt_{field}_{number}"), field: name}
         body = json.dumps(hostile).encode()
         assert (await post(client, body)).status_code == 400, name
@@ -90,7 +90,7 @@ async def test_nothing_around_an_event_leads_to_another_project(
 
 
 @pytest.mark.parametrize("text", CONTROLS)
-async def test_no_input_makes_a_log_line(
+async def test_no_input_can_add_a_log_line(
     client: httpx.AsyncClient, relay: Function, text: str
 ) -> None:
     """Control characters in names and metadata are not logged: each request has one JSON line."""
@@ -152,7 +152,7 @@ async def test_a_push_with_compressed_data_is_parked(client: httpx.AsyncClient, 
 
 
 async def test_many_oversized_bodies_at_once_are_refused_as_they_come(relay: Function) -> None:
-    """Thirty endless uploads are answered 413, and more than 2 MiB of each is never held."""
+    """Thirty endless uploads are answered 413. The function holds at most 2 MiB of each."""
     [worker] = psutil.Process(relay.server.pid).children()
     before = worker.memory_info().rss
     port = int(relay.url.rpartition(":")[2])

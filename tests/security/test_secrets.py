@@ -1,9 +1,9 @@
 """No answer and no log line holds a payload, personal data or the token, at any log level.
 
 The function runs as a process, at the lowest and the highest level, until every outcome has
-occurred. The events and the token contain marks, and everything that the function printed and
-answered is searched for them. Outcomes that take time are made at the same time, each in a project
-of its own.
+occurred. Every event contains a marker. Everything that the function printed or answered is
+searched for the marker and for the token. Outcomes that take time are made at the same time, each
+in a project of its own.
 """
 
 import asyncio
@@ -137,7 +137,7 @@ def trial(folder: Path, level: str) -> Iterator[Trial]:
 
 
 async def test_no_personal_data_and_no_token_leaks(tmp_path: Path) -> None:
-    """After every outcome, at both log levels, none of the marks is anywhere."""
+    """After every outcome, at both log levels, no secret is in the output or in an answer."""
     with trial(tmp_path, "DEBUG") as loud, trial(tmp_path, "CRITICAL") as quiet:
         await asyncio.gather(loud.every_outcome(), quiet.every_outcome())
         shown = {"delivered", "duplicate", "rate_limited", "unavailable"}

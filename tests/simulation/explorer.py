@@ -52,7 +52,7 @@ class Known(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """The deliveries of events, the number of faults and turns, and the adapters."""
+    """The deliveries of events, the number of faults and turns, and the models."""
 
     deliveries: tuple[str, ...]
     faults: int
@@ -320,7 +320,11 @@ class Run:
             worker.coroutine.close()
 
     def _check_records(self) -> None:
-        """An acknowledged event stays recorded as delivered: no other delivery changes that."""
+        """Check the records of acknowledged events, and the events that are parked.
+
+        An acknowledged event stays recorded as delivered. None is recorded as queued if Svix will
+        never send it. None is parked for a conflict that would have passed.
+        """
         for event in self._acked - self._world.parked:
             row = self._world.rows[event]
             if row.state != "delivered":

@@ -34,8 +34,8 @@ CONFLICT = Answer(Call.SEND, Verdict.CONFLICT, 409, code="conflict")
 FOUND = Answer(Call.ASK, Verdict.ACCEPTED, 200, message_id="msg")
 MISSING = Answer(Call.ASK, Verdict.MISSING, 404, code="not_found")
 
-# The faulty answers of Svix. Before those in `LANDING`, Svix has stored the message. After
-# `unqueued` it never sends the message.
+# The faulty answers of Svix. With those in `LANDING`, Svix has stored the message. With `unqueued`,
+# it never sends the message to the endpoints.
 LANDING = {
     "lost": Answer(Call.SEND, Verdict.UNAVAILABLE, failure="ReadError"),
     "broken off": Answer(Call.SEND, Verdict.BROKEN_OFF, 202),
@@ -50,7 +50,7 @@ SEND_FAULTS = LANDING | {
 }
 ASK_FAULTS = {name: replace(SEND_FAULTS[name], call=Call.ASK) for name in ("500", "429", "401")}
 RACE_SECONDS = 5.0
-"""For so long two first events may race for an application, or a call may lock its key in Svix."""
+"""The longest that two first events race for an application, or that a call locks its key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class World:
     """Svix's messages: the event, the time, and whether Svix has queued it."""
     tokens: int = 0
     ids_are_taken: bool = False
-    """Whether something that we can't see has the events' ids at Svix."""
+    """Whether Svix says that the events' ids are taken, although asking finds no message."""
 
     def state(self) -> tuple[object, ...]:
         """The state. Two worlds with the same state behave the same from here on."""

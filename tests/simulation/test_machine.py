@@ -9,8 +9,8 @@ from tests.simulation.explorer import Explorer, Run, Scenario
 MANY = Scenario(("a", "a", "b", "a", "b", "a"), 8)
 
 
-class Wandering(Run):
-    """A schedule whose choices come from outside. Otherwise it takes the first option."""
+class RandomRun(Run):
+    """A schedule whose steps Hypothesis chooses. At the end, `execute` takes the first options."""
 
     def _choose(self, count: int, options: object) -> int:
         return 0
@@ -26,7 +26,7 @@ class Deliveries(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._run = Wandering(Explorer(MANY), [])
+        self._run = RandomRun(Explorer(MANY), [])
 
     @rule(choice=st.integers(0, 10_000))
     def act(self, choice: int) -> None:

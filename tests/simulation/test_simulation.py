@@ -1,4 +1,7 @@
-"""Every schedule of a few deliveries and faults loses and doubles nothing, and mutants fail."""
+"""No schedule of a few deliveries and faults loses an event or sends one twice.
+
+A protocol without one of its parts does.
+"""
 
 import math
 import os
@@ -27,7 +30,7 @@ SCENARIOS = {
 
 
 SHARE = 50_000 if os.environ.get("SOAK") == "1" else 3_000
-"""The most schedules of each scenario: at full length, and in every other run."""
+"""The maximum number of schedules of each scenario. SOAK=1 raises it."""
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -56,7 +59,7 @@ class LeaseOfItsOwn(World):
 
 @dataclass(slots=True)
 class ConfirmsAll(ModelLedger):
-    """Takes a message that was found for one that Svix has queued."""
+    """Treats a message that was found by asking as one that Svix has queued."""
 
     async def complete(
         self, claim: Claim, svix_message_id: str | None, *, fanout_confirmed: bool
@@ -104,7 +107,7 @@ class NeverRefuses(ModelLedger):
 
 
 class TakesConflictsForDelivered(ModelSender):
-    """Takes a 409 for a delivery, and does not ask for the message."""
+    """Treats a 409 as a delivery, and does not ask for the message."""
 
     async def send(self, event: Event, idempotency_key: str) -> Answer:
         answer = await ModelSender.send(self, event, idempotency_key)
@@ -117,7 +120,7 @@ MUTANTS: dict[str, Scenario] = {
     "no fencing": replace(TWO, world=Unfenced),
     "settles before it sends": replace(TWO, ledger=SettlesFirst),
     "no claim": replace(TWO, ledger=NeverRefuses),
-    "a lease of one's own": replace(TWO, world=LeaseOfItsOwn),
+    "a lease that is not from the record": replace(TWO, world=LeaseOfItsOwn),
     "every acceptance is confirmed": replace(ONE, ledger=ConfirmsAll),
     "every 409 is delivered": replace(ONE, sender=TakesConflictsForDelivered),
 }

@@ -7,7 +7,7 @@ own prefix, and is removed at the end. Where the two kinds of Svix differ, the t
 expects of each.
 
 Three behaviours would take too long: a key is kept for twelve hours, the hosted Svix knows an event
-id for a day, and a listing reaches ninety days back. Only the simulator's own tests check them.
+id for a day, and a listing reaches ninety days back. The simulator's own tests check them.
 """
 
 import asyncio
@@ -38,11 +38,12 @@ def pytest_configure() -> None:
 
 
 def pytest_report_header() -> list[str]:
-    """Name the Svix."""
+    """Name the Svix under test in pytest's header."""
     if not _REAL:
         return []
     kind = "hosted" if Target.from_environment().is_hosted else "open-source"
-    return [f"conformance of {os.environ['SVIX_SERVER_URL']}, as a {kind} Svix; {PREFIX}-..."]
+    url = os.environ["SVIX_SERVER_URL"]
+    return [f"conformance of {url}, checked as a {kind} Svix; all names begin with {PREFIX}-"]
 
 
 @pytest.fixture(scope="session", params=_KINDS)
@@ -72,12 +73,12 @@ async def _remove(target: Target, applications: set[str], event_types: set[str])
     replies = await asyncio.gather(*(environment.call("DELETE", path) for path in paths))
     await environment.close()
     wrong = {reply.status for reply in replies} - {204, 404}
-    assert not wrong, f"some of {PREFIX}-... could not be removed: {wrong}"
+    assert not wrong, f"not all names that begin with {PREFIX}- could be removed: {wrong}"
 
 
 @pytest.fixture
 async def svix(target: Target, made: tuple[set[str], set[str]]) -> AsyncIterator[Environment]:
-    """The test's part of the Svix."""
+    """Clients of the Svix under test, and the names that this test creates there."""
     environment = Environment.open(target, *made)
     yield environment
     await environment.close()

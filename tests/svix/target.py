@@ -109,7 +109,7 @@ class Environment:
         self.applications.add(uid)
         return uid
 
-    async def made_application(self) -> str:
+    async def create_application(self) -> str:
         """Create an application, and return its uid."""
         uid = self.new_application()
         answer = await self.call("POST", "app", json={"name": uid, "uid": uid})
@@ -183,7 +183,7 @@ async def reaches_us(target: Target) -> bool:
         return False
     environment = Environment.open(target, set(), set())
     async with Endpoints() as endpoints:
-        app = await environment.made_application()
+        app = await environment.create_application()
         await environment.call("POST", f"app/{app}/endpoint", json={"url": endpoints.url})
         message_id = (await environment.send(event(app))).message_id or ""
         attempts = await until(lambda: environment.view.attempts(app, message_id), bool)
@@ -197,9 +197,12 @@ async def until(
     enough: Callable[[_Result], bool],
     seconds: float = 20.0,
 ) -> _Result:
-    """Repeat a question until the answer is enough. For what Svix does after it has answered."""
+    """Repeat a call until `enough` accepts the result.
+
+    Some effects, such as attempts, come after Svix's answer.
+    """
     async with asyncio.timeout(seconds):
-        while not enough(answer := await asked()):  # noqa: ASYNC110 - Svix has no event for it
+        while not enough(answer := await asked()):  # noqa: ASYNC110 - nothing signals it
             await asyncio.sleep(_LOOK_AGAIN)
     return answer
 

@@ -51,7 +51,7 @@ async def event_type(svix: Environment) -> str:
 
 async def test_a_message_arrives_signed(svix: Environment, customer: Customer) -> None:
     """The open-source Svix passes the text on unchanged. The hosted one removes the spaces."""
-    app = await svix.made_application()
+    app = await svix.create_application()
     name = await endpoint(svix, app, customer)
     secret = (await svix.call("GET", f"app/{app}/endpoint/{name}/secret")).json()["key"]
     created = await svix.send(event(app, "evt_1", text=TEXT))
@@ -68,11 +68,11 @@ async def test_a_message_arrives_signed(svix: Environment, customer: Customer) -
         assert (attempt.http, attempt.host) == (204, "127.0.0.1")
 
 
-async def test_an_endpoint_wants_only_types_that_are_in_the_catalogue(
+async def test_an_endpoint_can_choose_only_types_in_the_catalogue(
     svix: Environment, customer: Customer
 ) -> None:
     """So a customer can't choose a type that does not exist."""
-    app = await svix.made_application()
+    app = await svix.create_application()
     body = {"url": f"{customer.url}/hook", "filterTypes": [f"{PREFIX}-unheard.of"]}
     refused = await svix.call("POST", f"app/{app}/endpoint", json=body)
     assert refused.status == 422
@@ -80,11 +80,12 @@ async def test_an_endpoint_wants_only_types_that_are_in_the_catalogue(
 
 
 async def test_an_endpoint_gets_what_it_wants(svix: Environment, customer: Customer) -> None:
-    """Types and channels decide. A type outside the catalogue goes to endpoints that want all.
+    """An endpoint's types and channels decide which messages it gets.
 
-    The relay gives messages no channels, so an endpoint with channels gets none of them.
+    A message of a type that is not in the catalogue goes to the endpoints that take all types. The
+    relay gives messages no channels, so an endpoint with channels gets none of them.
     """
-    app, wanted = await svix.made_application(), await event_type(svix)
+    app, wanted = await svix.create_application(), await event_type(svix)
     everything = await endpoint(svix, app, customer)
     one_type = await endpoint(svix, app, customer, filterTypes=[wanted])
     await endpoint(svix, app, customer, channels=["a"])
@@ -106,8 +107,8 @@ async def test_without_an_endpoint_there_is_no_attempt(
     svix: Environment, customer: Customer
 ) -> None:
     """There is none without an endpoint, and none if the only endpoint is disabled."""
-    without, disabled = await svix.made_application(), await svix.made_application()
-    there = await svix.made_application()
+    without, disabled = await svix.create_application(), await svix.create_application()
+    there = await svix.create_application()
     await endpoint(svix, disabled, customer, disabled=True)
     await endpoint(svix, there, customer)
     sent = {app: await svix.send(event(app)) for app in (without, disabled, there)}
@@ -119,7 +120,7 @@ async def test_without_an_endpoint_there_is_no_attempt(
 
 async def test_a_failed_attempt_is_made_again_later(svix: Environment, customer: Customer) -> None:
     """Until then it counts as failed, and `nextAttempt` says when the next attempt is."""
-    app = await svix.made_application()
+    app = await svix.create_application()
     customer.answer = 500
     name = await endpoint(svix, app, customer)
     created = await svix.send(event(app))
@@ -136,7 +137,7 @@ async def test_a_message_can_be_sent_to_an_endpoint_again(
     svix: Environment, customer: Customer
 ) -> None:
     """It has the same id, so that the receiver recognises it. This repairs a lost fan-out."""
-    app = await svix.made_application()
+    app = await svix.create_application()
     created = await svix.send(event(app))
     assert created.message_id is not None
     name = await endpoint(svix, app, customer)
@@ -154,7 +155,7 @@ async def test_an_unknown_message_or_endpoint_is_not_resent(
     svix: Environment, customer: Customer, message: str | None, name: str | None
 ) -> None:
     """Svix answers 404 for both."""
-    app = await svix.made_application()
+    app = await svix.create_application()
     created = await svix.send(event(app))
     there = await endpoint(svix, app, customer)
     assert created.message_id is not None
@@ -163,7 +164,7 @@ async def test_an_unknown_message_or_endpoint_is_not_resent(
 
 async def test_tags_find_a_message_on_the_hosted_svix(svix: Environment) -> None:
     """The open-source one accepts tags and ignores them."""
-    app = await svix.made_application()
+    app = await svix.create_application()
     tagged = await svix.send(event(app, tags=("usr_1", "usr_2")))
     assert (await svix.send(event(app))).verdict is Verdict.ACCEPTED
     shown = (await svix.call("GET", f"app/{app}/msg", query={"tag": "usr_2"})).json()["data"]

@@ -53,10 +53,13 @@ WRONG: dict[str, tuple[dict[str, Any], list[str] | None]] = {
 async def test_svix_names_the_wrong_field_of_a_message(
     svix: Environment, change: dict[str, Any], loc: list[str] | None
 ) -> None:
-    """The answer is 422, and each of its details names a place. The relay parks such an event."""
+    """The answer is 422, and its detail names the wrong field.
+
+    The relay parks such an event.
+    """
     body = {"eventId": "evt_1", "eventType": "user.created", "payload": {}} | change
     body = {name: value for name, value in body.items() if value is not ...}
-    answer = await svix.call("POST", f"app/{await svix.made_application()}/msg", json=body)
+    answer = await svix.call("POST", f"app/{await svix.create_application()}/msg", json=body)
     assert answer.status == 422
     [detail] = answer.json()["detail"]
     assert detail.keys() == {"loc", "msg", "type"}
@@ -68,16 +71,19 @@ async def test_svix_names_the_wrong_field_of_a_message(
     [b"", b'{"eventType": "a"', b"[]", b'{"eventType":"a","payload":{"n":NaN}}', b"\xff"],
     ids=["empty", "broken off", "a list", "NaN", "not UTF-8"],
 )
-async def test_a_body_that_is_not_json_is_refused_in_the_same_form(
+async def test_a_body_that_is_not_json_is_refused_like_a_wrong_field(
     svix: Environment, body: bytes
 ) -> None:
-    """The answer is 422 with details as well."""
-    answer = await svix.call("POST", f"app/{await svix.made_application()}/msg", body=body)
+    """The answer is 422, with details as for a wrong field."""
+    answer = await svix.call("POST", f"app/{await svix.create_application()}/msg", body=body)
     assert (answer.status, answer.json()["detail"][0]["loc"][0]) == (422, "body")
 
 
 async def test_our_sender_reads_a_refusal(svix: Environment) -> None:
-    """It classifies it as rejected, and keeps the place but nothing of the event."""
+    """The sender classifies the answer as rejected.
+
+    It keeps the name of the wrong field, but nothing of the event.
+    """
     answer = await svix.send(event(svix.new_application(), "a b"))
     assert (answer.verdict, answer.status) == (Verdict.REJECTED, 422)
     assert answer.locs == ("body.uid.__all__",)
@@ -120,11 +126,11 @@ async def test_an_unknown_path_is_not_a_missing_message(svix: Environment) -> No
 
 
 async def test_a_wrong_method_is_405(svix: Environment) -> None:
-    answer = await svix.call("PUT", f"app/{await svix.made_application()}/msg")
+    answer = await svix.call("PUT", f"app/{await svix.create_application()}/msg")
     assert answer.status == 405
 
 
 async def test_a_slash_at_the_end_of_a_path_changes_nothing(svix: Environment) -> None:
     """So SVIX_SERVER_URL may end with a slash."""
-    answer = await svix.call("GET", f"app/{await svix.made_application()}/")
+    answer = await svix.call("GET", f"app/{await svix.create_application()}/")
     assert answer.status == 200

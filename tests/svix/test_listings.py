@@ -21,7 +21,7 @@ def listed(target: Target, made: tuple[set[str], set[str]]) -> str:
 
     async def fill() -> str:
         environment = Environment.open(target, *made)
-        app = await environment.made_application()
+        app = await environment.create_application()
         sent = (environment.send(event(app, f"evt_{n}")) for n in range(MESSAGES))
         answers = await asyncio.gather(*sent)
         await environment.close()
@@ -87,7 +87,7 @@ async def test_a_previous_iterator_leads_back(svix: Environment, listed: str) ->
 
 
 async def test_before_leaves_out_what_is_newer(svix: Environment, listed: str) -> None:
-    """It does so together with an iterator too."""
+    """Apart from that, the page has the usual order."""
     first, *_ = await pages(svix, listed)
     before = datetime.fromisoformat(first["data"][100]["timestamp"])
     older = await page(svix, listed, before=before.isoformat())
@@ -96,10 +96,13 @@ async def test_before_leaves_out_what_is_newer(svix: Environment, listed: str) -
     assert ids(older)[100:] == ids(await page(svix, listed, iterator=ids(older)[99]))[:150]
 
 
-async def test_after_begins_at_the_oldest_page_and_leads_away(
+async def test_after_begins_at_the_oldest_page_and_its_iterator_leads_nowhere(
     svix: Environment, listed: str
 ) -> None:
-    """This is why the relay's commands never use `after`."""
+    """The first page is the oldest one, and its iterator leads to an empty page.
+
+    So the relay's commands never use `after`.
+    """
     walked = await pages(svix, listed)
     everything = [message for each in walked for message in each["data"]]
     after = datetime.fromisoformat(everything[-100]["timestamp"])
@@ -115,7 +118,7 @@ async def test_after_begins_at_the_oldest_page_and_leads_away(
 
 async def test_an_application_without_messages_has_an_empty_page(svix: Environment) -> None:
     """The page is the last one and has no iterator."""
-    shown = await page(svix, await svix.made_application())
+    shown = await page(svix, await svix.create_application())
     assert (shown["data"], shown["iterator"], shown["done"]) == ([], None, True)
 
 
@@ -130,14 +133,14 @@ async def test_a_wrong_page_is_refused(
     svix: Environment, query: dict[str, Any], loc: list[str]
 ) -> None:
     """The answer is 422 and names the parameter."""
-    app = await svix.made_application()
+    app = await svix.create_application()
     answer = await svix.call("GET", f"app/{app}/msg", query=query)
     assert (answer.status, answer.json()["detail"][0]["loc"]) == (422, loc)
 
 
 async def test_applications_are_listed_once_each(svix: Environment) -> None:
     """The list has several pages, and may contain other applications."""
-    await asyncio.gather(*(svix.made_application() for _ in range(APPLICATIONS)))
+    await asyncio.gather(*(svix.create_application() for _ in range(APPLICATIONS)))
     seen: list[str] = []
     query: dict[str, Any] = {"limit": PAGE}
     while True:

@@ -59,7 +59,7 @@ async def test_a_key_counts_for_one_token_only(svix: Environment) -> None:
 
 async def test_a_key_counts_for_one_url_only(svix: Environment) -> None:
     """The query is a part of the URL. With another URL, only the event id counts."""
-    app = await svix.made_application()
+    app = await svix.create_application()
     body = {"eventId": "evt_1", "eventType": "user.created", "payload": {}}
     path, headers = f"app/{app}/msg", {"idempotency-key": "one key"}
     first = await svix.call("POST", path, json=body, headers=headers)
@@ -91,7 +91,7 @@ async def test_an_event_id_is_accepted_once(svix: Environment) -> None:
 
 async def test_of_two_messages_with_one_event_id_at_once_one_is_taken(svix: Environment) -> None:
     """They have different keys, and their application exists."""
-    app = await svix.made_application()
+    app = await svix.create_application()
     answers = await asyncio.gather(*(svix.send(event(app, "evt_1")) for _ in range(4)))
     verdicts = Counter(answer.verdict for answer in answers)
     assert verdicts == {Verdict.ACCEPTED: 1, Verdict.CONFLICT: 3}
@@ -105,7 +105,7 @@ async def test_an_event_id_belongs_to_its_application(svix: Environment) -> None
 
 async def test_an_event_that_was_never_sent_is_missing(svix: Environment) -> None:
     """The API answers `not_found`, whether or not the application exists."""
-    for app in (await svix.made_application(), svix.new_application()):
+    for app in (await svix.create_application(), svix.new_application()):
         answer = await svix.sender.find(event(app))
         assert (answer.verdict, answer.status, answer.code) == (Verdict.MISSING, 404, "not_found")
 
@@ -135,7 +135,7 @@ async def test_a_message_needs_its_application(svix: Environment) -> None:
     """If applications are not created, the relay rejects an event of an unknown project."""
     sender = SvixSender(svix.target.token, svix.target.url, create_applications=False)
     answer = await svix.send(event(svix.new_application()), sender=sender)
-    taken = await svix.send(event(await svix.made_application()), sender=sender)
+    taken = await svix.send(event(await svix.create_application()), sender=sender)
     await sender.close()
     assert (answer.verdict, answer.status) == (Verdict.REJECTED, 404)
     assert answer.code == "unknown_application"
@@ -146,7 +146,7 @@ async def test_a_message_creates_an_application_only_with_the_uid_in_the_path(
     svix: Environment,
 ) -> None:
     """If the application exists, the one in the message is ignored."""
-    there, missing = await svix.made_application(), svix.new_application()
+    there, missing = await svix.create_application(), svix.new_application()
     body = {"eventType": "user.created", "payload": {}, "application": {"name": "x", "uid": "x"}}
     taken = await svix.call("POST", f"app/{there}/msg", json=body)
     refused = await svix.call("POST", f"app/{missing}/msg", json=body)

@@ -75,7 +75,9 @@ def test_an_event_is_on_its_way_until_its_customer_has_it(book: Book) -> None:
     assert book.journal.received == 1
 
 
-def test_half_and_all_have_a_time_only_once_they_have_arrived(book: Book) -> None:
+def test_the_typical_time_needs_half_of_the_events_and_the_slowest_time_needs_all(
+    book: Book,
+) -> None:
     """The slowest event may be one that is still on its way."""
     names = ["evt_1", "evt_2", "evt_3"]
     shown = []
@@ -90,7 +92,7 @@ def test_half_and_all_have_a_time_only_once_they_have_arrived(book: Book) -> Non
     assert shown == [[False, False], [True, False], [True, True]]
 
 
-def test_two_messages_in_svix_are_twice(book: Book) -> None:
+def test_an_event_with_two_messages_in_svix_counts_as_twice(book: Book) -> None:
     book.publish()
     for message_id in ("msg_1", "msg_2"):
         book.svix_accepts(message_id)
@@ -146,14 +148,14 @@ def test_calls_are_counted_once(book: Book) -> None:
     assert book.journal.calls == {"accepted": 1, "refused": 1, "failed": 1}
 
 
-def test_the_chart_has_a_row_a_second(book: Book) -> None:
+def test_the_chart_has_a_row_for_each_second(book: Book) -> None:
     message = book.publish()
     message.published_at -= 5
     book.journal.published(message)
     chart = book.journal.chart()
     assert len(chart) == CHART_SECONDS
     published = [row[SERIES.index("published")] for row in chart]
-    assert sum(published) == 1, "the current second is not shown"
+    assert sum(published) == 1, "the current second is shown"
 
 
 def test_the_life_of_an_event_in_the_order_of_time(book: Book) -> None:
