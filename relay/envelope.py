@@ -47,6 +47,9 @@ _PUSHED_BY = "APIs-Google"
 """The beginning of the User-Agent of every Pub/Sub push."""
 _DATA = re.compile(rb'"data"\s*:\s*("(?:[^"\\]++|\\.)*+")', re.DOTALL)
 _MESSAGE_FIELDS = {"data", "messageId", "message_id", "attributes"}
+_EVENTARC_TYPE = "google.cloud.pubsub.topic.v1.messagePublished"
+"""The `ce-type` header of Eventarc's pushes, whose body is a wrapped push.
+https://cloud.google.com/eventarc/docs/cloudevents#pubsub"""
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _TRACE_FIELDS = ("googclient_traceparent", "traceparent")
 
@@ -155,7 +158,7 @@ def read(body: bytes, headers: Mapping[str, str], tag_paths: Sequence[str]) -> E
     if len(envelope) > EVENT_LIMIT:
         raise _too_large(source)
     parsed = _parse(envelope)
-    if _is_wrapped(parsed.value):
+    if _is_wrapped(parsed.value, attributes):
         return _read_wrapped(parsed.value, data, body, headers, tag_paths)
     if len(body) > EVENT_LIMIT:
         raise _too_large(source)
@@ -216,9 +219,14 @@ def _parse(data: bytes) -> _Parsed:
         return _Parsed(b"", None, str(fault))
 
 
-def _is_wrapped(value: Any) -> bool:
-    """Whether a body's value is Pub/Sub's wrapper. An event has an `id`, a wrapper has none."""
-    if not isinstance(value, dict) or "id" in value:
+def _is_wrapped(value: Any, headers: Attributes) -> bool:
+    """Whether a body's value is Pub/Sub's wrapper.
+
+    An event has an `id`, a wrapper has none. If the headers are those of an event in binary mode,
+    the body is the event's data, which may look like a wrapper.
+    """
+    is_data = headers.binary and headers.valid.get("ce-type") != _EVENTARC_TYPE
+    if is_data or not isinstance(value, dict) or "id" in value:
         return False
     message = value.get("message")
     return isinstance(message, dict) and not _MESSAGE_FIELDS.isdisjoint(message)

@@ -316,6 +316,22 @@ def test_eventarcs_headers_say_nothing_about_the_event() -> None:
 
 
 @pytest.mark.parametrize(
+    "message",
+    [{"data": "aGVsbG8="}, {"attributes": {"from": "+1"}}, {"messageId": "sms_1", "text": "hello"}],
+)
+def test_in_binary_mode_the_data_may_look_like_a_wrapped_push(message: dict[str, Any]) -> None:
+    """The headers name the event, so the body is its data, also in a replay."""
+    body = json.dumps({"message": message}).encode()
+    headers = {**PUSHED, **BINARY}
+    event = read(body, headers, TAGS)
+    assert (event.id, event.project) == ("evt_1", "acme")
+    assert json.loads(event.text)["data"] == {"message": message}
+    source = event.source
+    again = read_again(source.data, source.form, source.attributes, TAGS)
+    assert again.text == event.text
+
+
+@pytest.mark.parametrize(
     "body",
     [
         {"message": {"text": "hello"}},
