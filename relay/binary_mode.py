@@ -109,7 +109,8 @@ class Attributes:
     def structured(self, data: bytes, text: bytes | None, value: Any) -> tuple[bytes, Any]:
         """The text and the value of the event in structured mode. Raises `InvalidAttribute`.
 
-        If `data` is JSON, `text` is its text and `value` its value. Otherwise `text` is None.
+        If `data` is usable JSON, `text` is its text and `value` its value. Otherwise `text` is
+        None.
         """
         context = self.context()
         if invalid := sorted(name for name in self.invalid if name.startswith(_PREFIX)):

@@ -2,8 +2,8 @@
 
 A body has one of three forms: Pub/Sub's wrapped push, its unwrapped push, or a bare event posted by
 hand. Its structure and the headers show which. The event is a CloudEvents object, or is in
-CloudEvents' binary mode (`binary_mode.py`). An event's JSON is never edited: it goes to Svix
-unchanged, or is refused.
+CloudEvents' binary mode (`binary_mode.py`). The JSON of an event goes to Svix unchanged, or the
+event is refused. (JSON that is not UTF-8 is recoded.)
 
 Sources: https://cloud.google.com/pubsub/docs/push and
 https://cloud.google.com/pubsub/docs/payload-unwrapping

@@ -5,9 +5,8 @@ A call itself costs several times the processor time that each document in it ad
 condition, answer and failure. This module knows documents, not events.
 
 A write or a read is sent immediately if few calls are under way. Otherwise it waits until one of
-these ends or is slow, or until twenty wait. Then the next batch is sent. It takes at most twenty of
-those that wait. At most `MANY` batches are under way. A batch is never held back so that it fills
-up.
+these ends or is slow, or until twenty wait. Then the next batch is sent, even if few wait. It takes
+at most twenty. At most `MANY` batches are under way.
 
 A call has a short timeout, and Google's library does not retry it. A write that was aborted, or
 whose answer was lost, is retried in a call of its own until its caller gives up. If the first write

@@ -71,10 +71,10 @@ class Calls:
             name = failure.grpc_status_code.name
         advice = self._advice(failure)
         if advice is not None:
-            return LedgerMisconfigured(f"Firestore answered {name}: check {advice}")
+            return LedgerMisconfigured(f"Firestore: {name}: check {advice}")
         if isinstance(failure, InvalidArgument):
-            return LedgerUnavailable(f"Firestore answered {name}: the document is not valid")
-        return LedgerUnavailable(f"Firestore answered {name}: try again later")
+            return LedgerUnavailable(f"Firestore: {name}: the document is not valid")
+        return LedgerUnavailable(f"Firestore: {name}: try again later")
 
     def _advice(self, failure: Exception) -> str | None:
         """What to check; None if a retry may help."""

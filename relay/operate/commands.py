@@ -79,7 +79,7 @@ async def inspect(event_id: str, project: str, *, as_json: bool) -> int:
 @click.option(
     "--attempts",
     is_flag=True,
-    help="Look at Svix's attempts for every message, not only where the fan-out is unconfirmed.",
+    help="Look at Svix's attempts for every recorded event, not only for unconfirmed fan-outs.",
 )
 @click.option(
     "--rate",

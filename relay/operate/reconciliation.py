@@ -81,7 +81,7 @@ class Progress(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Unattempted:
-    """An event whose message had no attempt at the first look."""
+    """An event whose message had no attempt at one of its endpoints at the first look."""
 
     candidate: Candidate
     evidence: Evidence
@@ -94,8 +94,8 @@ class Reconciliation:
     `patience`: for how many seconds to retry the read of one record. `svix` and the ledger's
     listings have their own patience. With `look_again`, the run waits and rechecks messages without
     an attempt. Only the events of `projects` are compared, or all events if it is empty. With
-    `every_attempt`, the run checks the fan-out of every message, not only where the fan-out is
-    unconfirmed.
+    `every_attempt`, the run checks the fan-out of every message that has a record, not only where
+    the fan-out is unconfirmed.
     """
 
     def __init__(
@@ -169,8 +169,8 @@ class Reconciliation:
     def _add(self, worklist: Worklist, record: Record) -> None:
         if self._only and record.project not in self._only:
             return
-        # A message is never older than its event's first claim. So if that claim is not before
-        # `since`, Svix's listing back to `since` contains the message.
+        # A message of ours is never older than its event's first claim. So if that claim is not
+        # before `since`, Svix's listing back to `since` contains the message.
         listed = record.first_claimed_at - _CLOCKS_APART >= self.report.since
         self.report.events += worklist.add_record(
             record, listed=listed, confirmed=self._is_confirmed(record)
@@ -305,7 +305,7 @@ class Reconciliation:
     async def _check_fanout(
         self, candidate: Candidate, evidence: Evidence, message: Message
     ) -> None:
-        """Report a message that Svix never sent on, and make Svix send it."""
+        """Report a message that Svix never sent on. If `Mend` allows it, make Svix send it."""
         project = candidate.project
         try:
             endpoints = await self._endpoints_of(project)

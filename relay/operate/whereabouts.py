@@ -6,7 +6,7 @@ The answer has two parts:
     Fanout   how far its message came on its way to the customer's endpoints, which is Svix's task
 
 `inspect` shows the answer for one event, `reconcile` counts the answers for many. Both call
-`locate`, so they always agree.
+`locate`, so from the same evidence they draw the same conclusion.
 """
 
 from collections.abc import Sequence
@@ -118,7 +118,7 @@ class Evidence:
     svix: SvixAnswer | None = None
     """None: Svix was not asked, or did not answer."""
     first_looked_at: datetime | None = None
-    """When an earlier look found the message without an attempt; None if there was no such look."""
+    """When an earlier look found an endpoint without an attempt; None if there was no such look."""
 
 
 # -- where it is

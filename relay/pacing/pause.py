@@ -12,8 +12,8 @@ Uniform = Callable[[float, float], float]
 class Pause:
     """A period during which only probes are sent: calls that test whether it can end.
 
-    Each probe that fails extends it. `pauses.py` lists the kinds of pause, and decides when each
-    ends.
+    Each probe that fails or is refused extends it. `pauses.py` lists the kinds of pause and decides
+    when each ends.
     """
 
     def __init__(self, uniform: Uniform) -> None:
@@ -25,7 +25,8 @@ class Pause:
         self.probes: dict[str, float] = {}
         """The projects with an unanswered probe, each with the time when the probe got its turn."""
         self.failed: dict[str, str] = {}
-        """The events that have failed since Svix last processed a send, each with its project."""
+        """The events that have failed since the last success, each with its project. For a
+        project's own pause, a success is a processed send of that project."""
         self._extensions = 0
         """How often this pause was extended, including its begin."""
 

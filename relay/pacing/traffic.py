@@ -52,7 +52,7 @@ class Traffic:
     def next_turn_at(self, project: str) -> float:
         """When the project may get a turn, if it is next.
 
-        Infinite while another turn must end first, or its call must begin first.
+        Infinite until another turn ends, or until another turn's call begins.
         """
         rate = self.rate.current
         if rate is None:
