@@ -127,19 +127,27 @@ class History:
     saw_acceptance: bool = False
     """Whether Svix answered a send with 2xx and a body that broke off."""
     conflicts: int = 0
+    """Answers of 409 to sends, since the last send without a usable answer."""
     first_conflict_at: float = 0.0
+    """The time of the first of these."""
 
     def after(self, answer: Answer, now: float) -> "History":
         """The history with one more answer."""
         if answer.call is Call.ASK:
             return self
-        is_conflict = answer.verdict is Verdict.CONFLICT
-        is_first = is_conflict and not self.conflicts
+        conflicts, first_conflict_at = self.conflicts, self.first_conflict_at
+        if answer.verdict is Verdict.UNAVAILABLE:
+            # Svix may still be working on this send. If so, it holds the lock of the idempotency
+            # key, and a 409 to the next send is a new conflict.
+            conflicts = 0
+        elif answer.verdict is Verdict.CONFLICT:
+            first_conflict_at = first_conflict_at if conflicts else now
+            conflicts += 1
         return History(
             has_sent=True,
             saw_acceptance=self.saw_acceptance or answer.verdict is Verdict.BROKEN_OFF,
-            conflicts=self.conflicts + is_conflict,
-            first_conflict_at=now if is_first else self.first_conflict_at,
+            conflicts=conflicts,
+            first_conflict_at=first_conflict_at,
         )
 
     def has_unexplained_conflict(self, now: float) -> bool:

@@ -107,6 +107,14 @@ def test_the_history_counts_conflicts_from_the_first() -> None:
     )
 
 
+def test_a_send_without_a_usable_answer_ends_the_count_of_conflicts() -> None:
+    """Svix may still be working on that send, and answer the next one 409 for as long."""
+    history = NEW
+    for now, answer in enumerate((CONFLICT, MISSING, BROKEN, LIMITED, CONFLICT)):
+        history = history.after(answer, float(now))
+    assert history == History(has_sent=True, conflicts=1, first_conflict_at=4.0)
+
+
 # -- the loop
 
 

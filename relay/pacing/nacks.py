@@ -15,8 +15,8 @@ from relay.pacing import tuning
 class Nacks:
     """Lets an instance nack a push once two acks and half a second have passed since its last nack.
 
-    Nacks of incomplete bodies and nacks at shutdown do not wait, and do not count. Times are seconds
-    of `clock`.
+    The nack of an incomplete body, or of a request that is cancelled at shutdown, does not wait and
+    does not count. Times are seconds of `clock`.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:

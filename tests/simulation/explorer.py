@@ -18,6 +18,7 @@ from relay.pacing import NoTurn, Pacer
 from relay.waits import Waits
 from tests.simulation.model import (
     ASK_FAULTS,
+    HANGS_SECONDS,
     LANDING,
     LEASE,
     OK,
@@ -71,7 +72,10 @@ class Worker:
     event: str
     coroutine: Coroutine[Any, Any, Result]
     clock: list[float]
-    """A single number: the seconds that this request has slept."""
+    """A single number: the seconds that this request has slept, or waited for an answer."""
+    race_ends_at: float = RACE_SECONDS
+    """Until then Svix may answer 409: another event creates the application, or a send whose answer
+    did not come holds the lock of its key."""
     waits_for: Op | None = None
     history: list[str] = field(default_factory=list)
     acked: bool | None = None
@@ -170,7 +174,7 @@ class Run:
         worker = self._workers[number]
         assert worker.waits_for is not None
         faults = worker.waits_for.faults if self._faults else ()
-        is_over = worker.clock[0] >= RACE_SECONDS
+        is_over = worker.clock[0] >= worker.race_ends_at
         possible = (fault for fault in faults if not (is_over and fault == "race"))
         return [("step", number, ""), *(("step", number, fault) for fault in possible)]
 
@@ -219,7 +223,7 @@ class Run:
         self._resume(worker, None)
         return worker
 
-    def _step(self, worker: Worker, fault: str) -> None:  # noqa: C901 - a case for each fault
+    def _step(self, worker: Worker, fault: str) -> None:
         op = worker.waits_for
         assert op is not None
         self._faults -= bool(fault)
@@ -246,12 +250,19 @@ class Run:
             case "":
                 self._perform(worker, op)
             case _:
-                answer = (ASK_FAULTS if op.name == "find" else SEND_FAULTS)[fault]
-                if fault in LANDING:
-                    landed = self._world.send(op.event, queued=fault != "unqueued")
-                    if fault == "broken off" and landed != OK:
-                        answer = landed  # only a 2xx can break off
-                self._resume(worker, answer)
+                self._answer(worker, op, fault)
+
+    def _answer(self, worker: Worker, op: Op, fault: str) -> None:
+        """Svix gives a faulty answer, or none."""
+        answer = (ASK_FAULTS if op.name == "find" else SEND_FAULTS)[fault]
+        if fault in LANDING:
+            landed = self._world.send(op.event, queued=fault != "unqueued")
+            if fault == "broken off" and landed != OK:
+                answer = landed  # only a 2xx can break off
+        if fault == "hangs":
+            worker.clock[0] += HANGS_SECONDS
+            worker.race_ends_at = worker.clock[0] + RACE_SECONDS
+        self._resume(worker, answer)
 
     def _perform(self, worker: Worker, op: Op) -> None:
         try:

@@ -43,12 +43,14 @@ LANDING = {
 }
 SEND_FAULTS = LANDING | {
     "500": Answer(Call.SEND, Verdict.UNAVAILABLE, 500),
+    "hangs": Answer(Call.SEND, Verdict.UNAVAILABLE, failure="no answer in 10 s"),
     "429": Answer(Call.SEND, Verdict.RATE_LIMITED, 429),
     "race": CONFLICT,
     "401": Answer(Call.SEND, Verdict.MISCONFIGURED, 401),
     "422": Answer(Call.SEND, Verdict.REJECTED, 422),
 }
 ASK_FAULTS = {name: replace(SEND_FAULTS[name], call=Call.ASK) for name in ("500", "429", "401")}
+HANGS_SECONDS = 10.0
 RACE_SECONDS = 5.0
 """The longest that two first events race for an application, or that a call locks its key."""
 

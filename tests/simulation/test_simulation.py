@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from relay import delivery
+from relay.delivery import History
 from relay.envelope import Event
 from relay.ledger import Claim, Duplicate, InProgress
 from relay.outcome import Answer, Verdict
@@ -21,7 +22,7 @@ SCENARIOS = {
     "two deliveries of one event, two faults": Scenario(("a", "a"), 2),
     "three deliveries of one event, one fault": Scenario(("a", "a", "a"), 1),
     "one delivery each of two events, one fault": Scenario(("a", "b"), 1),
-    "one delivery, three faults": Scenario(("a",), 3),
+    "one delivery, three faults": Scenario(("a",), 3, turns=6),
     "two deliveries that have to wait, one fault": Scenario(("a", "a"), 1, waits=True),
     "an id that something else has taken, one fault": Scenario(
         ("a",), 1, turns=14, world=lambda: World(ids_are_taken=True)
@@ -147,6 +148,21 @@ def test_a_protocol_that_parks_a_second_conflict_at_once_fails(
     monkeypatch.setattr(delivery, "UNEXPLAINED_AFTER_SECONDS", 0.0)
     with pytest.raises(Violation, match="a conflict that would have passed"):
         Explorer(ONE).explore()
+
+
+def test_a_protocol_that_counts_conflicts_across_a_failed_send_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Svix may still be working on that send, and hold its lock: the next 409 is a new conflict."""
+    after = History.after
+
+    def never_forgets(history: History, answer: Answer, now: float) -> History:
+        new = after(history, answer, now)
+        return new if new.conflicts else replace(new, conflicts=history.conflicts)
+
+    monkeypatch.setattr(History, "after", never_forgets)
+    with pytest.raises(Violation, match="a conflict that would have passed"):
+        Explorer(SCENARIOS["one delivery, three faults"]).explore()
 
 
 def test_a_protocol_that_asks_for_ever_fails(monkeypatch: pytest.MonkeyPatch) -> None:
