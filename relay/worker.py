@@ -8,14 +8,14 @@ import asyncio
 import gc
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import FrameType
 
 from relay.config import ATTEMPT_SECONDS, Settings
 from relay.delivery import Delivery
-from relay.envelope import Names, Refused, Source, source_of
+from relay.envelope import Event, Names, Refused, Source, source_of
 from relay.intake import Intake, NotAdmitted
 from relay.ledger import Archive, LedgerMisconfigured
 from relay.logs import Log
@@ -124,25 +124,44 @@ class Worker:
         """The request's result. Fills in `known`. Raises only if cancelled."""
         try:
             async with self._intake.admit(headers, deadline - ATTEMPT_SECONDS) as admission:
-                try:
-                    event = await admission.event(chunks, self._settings.event_tags)
-                    known.source, known.names = event.source, event.names
-                    self._log.step("arrived", event)
-                    task = asyncio.current_task()
-                    return await self._get_delivery().deliver(event, arrived_at, deadline, task)
-                except Refused as refused:
-                    known.source, known.names = refused.source, refused.names
-                    result = await self._refuse(refused, deadline)
+                event = admission.event(chunks, self._settings.event_tags)
+                return await self._deliver(known, event, arrived_at, deadline)
         except NotAdmitted as failure:
             known.source = source_of(headers)
             result = Result(outcome=Outcome.UNAVAILABLE, detail=str(failure))
+            return await self._spaced(result, known.source, deadline)
+
+    async def _deliver(
+        self,
+        known: "_Known",
+        reading: Awaitable[Event],
+        arrived_at: float,
+        deadline: float,
+    ) -> Result:
+        """Read an admitted body, and deliver or park its event."""
+        try:
+            try:
+                event = await reading
+                known.source, known.names = event.source, event.names
+                self._log.step("arrived", event)
+                task = asyncio.current_task()
+                return await self._get_delivery().deliver(event, arrived_at, deadline, task)
+            except Refused as refused:
+                known.source, known.names = refused.source, refused.names
+                result = await self._refuse(refused, deadline)
         except LedgerMisconfigured as failure:
             result = Result(outcome=Outcome.MISCONFIGURED, detail=f"the ledger: {failure}")
         except Exception as fault:  # noqa: BLE001 - each request gets an outcome and a log line
             result = Result(outcome=Outcome.UNAVAILABLE, detail=_place_of(fault))
-        # An incomplete body is nacked immediately. Its sender is slow or gone, and waiting would
-        # occupy a place of the instance.
-        is_nack = known.source.pushed and not result.acknowledges
+        return await self._spaced(result, known.source, deadline)
+
+    async def _spaced(self, result: Result, source: Source, deadline: float) -> Result:
+        """Return the result; if it is a nack, as soon as the push may be nacked.
+
+        An incomplete body is nacked immediately. Its sender is slow or gone, and waiting would
+        occupy a place of the instance.
+        """
+        is_nack = source.pushed and not result.acknowledges
         if is_nack and result.outcome is not Outcome.INCOMPLETE:
             await self._pacer.nacks.space(deadline)
         return result

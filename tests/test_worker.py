@@ -205,6 +205,40 @@ async def test_refused_credentials_have_an_outcome(svix: Simulator) -> None:
     assert result.severity == "CRITICAL"
 
 
+async def test_a_push_that_waits_to_be_nacked_keeps_its_share_of_the_memory(
+    svix: Simulator,
+) -> None:
+    """Otherwise the bodies would fill the memory while the ledger can't be opened."""
+    opened = 0
+    all_wait = asyncio.Event()
+    is_read = False
+
+    def open_ledger() -> Archive:
+        nonlocal opened
+        opened += 1
+        if opened == HOLDERS:
+            all_wait.set()
+        raise LedgerMisconfigured("no credentials")
+
+    async def chunks() -> AsyncIterator[bytes]:
+        nonlocal is_read
+        is_read = True
+        yield b""
+
+    async with running_worker(settings(svix), open_ledger) as relay:
+        size = {"content-length": str(relay._settings.bodies_mib * 2**20 // HOLDERS)}
+        pushes = [push(event(f"evt_{number}")) for number in range(HOLDERS)]
+        waiting = [asyncio.create_task(handle(relay, body, **size)) for body in pushes]
+        await all_wait.wait()
+        late = asyncio.create_task(relay.handle(chunks(), JSON | {"content-length": "20000"}))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not is_read
+        for each in (*waiting, late):
+            each.cancel()
+        await asyncio.gather(*waiting, late, return_exceptions=True)
+
+
 async def test_a_bug_in_the_relay_has_an_outcome_that_says_where_it_is(
     relay: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
