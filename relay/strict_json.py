@@ -1,11 +1,11 @@
 """Parses JSON strictly: refuses what another parser may read differently.
 
-Two such things are not refused here: repeated names, and escapes of lone surrogates. `envelope.py`
-looks for the surrogates, and for repeats of the names that it needs. Other repeats go to Svix.
+Three such things are not refused here: repeated names, escapes of lone surrogates, and integers
+that are too large for a double. `envelope.py` looks for the surrogates, and for repeats of the
+names that it needs. Other repeats and all integers go to Svix.
 
 An event's text goes to Svix as it came, recoded to UTF-8 where it was not. The relay parses it only
-to check it and to read a few values. Svix and the customer parse the same text, and must read the
-same values from it.
+to check it and to read a few values. Svix and the customer parse the same text.
 """
 
 import json

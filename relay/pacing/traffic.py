@@ -52,7 +52,8 @@ class Traffic:
     def next_turn_at(self, project: str) -> float:
         """When the project may get a turn, if it is next.
 
-        Infinite until another turn ends, or until another turn's call begins.
+        Infinite while too many turns are open. That changes only when another turn ends, or its
+        call begins.
         """
         rate = self.rate.current
         if rate is None:
