@@ -14,9 +14,9 @@ PYTEST := $(BIN)/python -m pytest
 .PHONY: help run check test conformance soak lint bench lock clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
-run: $(VENV)/runtime ## the whole thing on this machine: simulator, function, sample events (ARGS=--once to exit)
+run: $(VENV)/runtime ## everything on this machine, with sample events and a page (ARGS=--once: no page)
 	@$(BIN)/python -m local.run $(ARGS)
 
 check: lint ## before each commit: lint, and every test that starts no process

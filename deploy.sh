@@ -200,11 +200,13 @@ print_unchanged() { printf '   unchanged: %s\n' "$1"; }
 
 failed() { # MESSAGE: prints it with advice, and exits
   printf '\nFailed at the step "%s".\n%s\n' "$STEP" "$1" >&2
-  printf '%s\n' 'The changes made so far are kept. Fix this, then run the same command again.' >&2
+  ((CHANGED == 0)) || echo 'The changes made so far are kept.' >&2
+  echo 'Fix this, then run the same command again.' >&2
   case $1 in
     *PERMISSION_DENIED* | *'does not have permission'*)
       echo "The account that \`gcloud auth list\` shows needs roles/owner in $PROJECT, or the admin role for this step." >&2 ;;
     *BILLING* | *billing*) echo "Link a billing account to $PROJECT." >&2 ;;
+    *'gcloud auth login'*) ;; # gcloud's own message says what to do
     *'currently select an active account'* | *'active account selected'* | *UNAUTHENTICATED*)
       echo 'Run gcloud auth login.' >&2 ;;
   esac
@@ -224,7 +226,8 @@ look() { # ARGUMENTS OF GCLOUD...
     [[ $DRY_RUN ]] || failed "$(<"$WORK/said")"
     if ! grep -Eq 'PERMISSION_DENIED|does not have permission' "$WORK/said"; then
       OFFLINE=1 # the next call would fail too, perhaps only after a minute
-      printf '   %s\n' "$(grep -m 1 . "$WORK/said")" 'Nothing more is checked: all the rest is assumed to be missing.'
+      printf '   %s\n' "gcloud says: $(grep -m 1 . "$WORK/said")" \
+        'Nothing more is checked: all the rest is assumed to be missing.'
     fi
   fi
   UNCHECKED=$((UNCHECKED + 1))
@@ -396,6 +399,7 @@ store_token() {
   else
     [[ $TOKEN_STDIN || $DRY_RUN ]] || failed "There is no secret $SECRET: give the token once, with --token-stdin."
     change "created the secret $SECRET" secrets create "$SECRET" --replication-policy=automatic
+    [[ $TOKEN_STDIN ]] || echo '   needed: --token-stdin with the token on standard input, when it is not a dry run'
   fi
   if [[ $TOKEN_STDIN ]]; then
     (umask 077 && tr -d '[:space:]' >"$WORK/token")
@@ -566,8 +570,8 @@ fill_in() { # FILE
   HASH=$(git hash-object "$WORK/filled.json")
 }
 
-insert() { # FIELD: writes $WORK/file.json, the filled file with this field as its first
-  printf '{\n  %s,\n' "$1" | cat - <(tail -n +2 "$WORK/filled.json") >"$WORK/file.json"
+insert() { # FILE FIELD: writes $WORK/FILE, the filled file with this field as its first
+  printf '{\n  %s,\n' "$2" | cat - <(tail -n +2 "$WORK/filled.json") >"$WORK/$1"
 }
 
 # The relay's own metrics and alerts have a mark with the relay's name: a metric at the beginning of
@@ -591,16 +595,17 @@ look_at_dashboards() {
 set_up_monitoring() {
   step 'Metrics, alerts, dashboard'
   local file name hash policy channels
+  mkdir -p "$WORK/deploy/metrics" "$WORK/deploy/alerts"
   look_at_metrics
   for file in deploy/metrics/*.json; do
     name=$FUNCTION-$(basename "$file" .json)
     fill_in "$file"
-    sed "2s/\"description\": \"/&[$FUNCTION ${HASH:0:12}] /" "$WORK/filled.json" >"$WORK/file.json"
+    sed "2s/\"description\": \"/&[$FUNCTION ${HASH:0:12}] /" "$WORK/filled.json" >"$WORK/$file"
     case $'\n'$METRICS in
       *$'\n'"$name"$'\t'"[$FUNCTION ${HASH:0:12}]"*) print_unchanged "the metric $name" ;;
       *$'\n'"$name"$'\t'*)
-        change "updated the metric $name" logging metrics update "$name" --config-from-file="$WORK/file.json" ;;
-      *) change "created the metric $name" logging metrics create "$name" --config-from-file="$WORK/file.json" ;;
+        change "updated the metric $name" logging metrics update "$name" --config-from-file="$WORK/$file" ;;
+      *) change "created the metric $name" logging metrics create "$name" --config-from-file="$WORK/$file" ;;
     esac
   done
 
@@ -608,16 +613,16 @@ set_up_monitoring() {
   for file in deploy/alerts/*.json; do
     name=$(basename "$file" .json) hash='' policy='' channels=''
     fill_in "$file"
-    insert "\"userLabels\": {\"relay\": \"$FUNCTION\", \"relay_alert\": \"$name\", \"relay_hash\": \"$HASH\"}"
+    insert "$file" "\"userLabels\": {\"relay\": \"$FUNCTION\", \"relay_alert\": \"$name\", \"relay_hash\": \"$HASH\"}"
     read -r _ _ hash policy channels <<<"$(grep "^$FUNCTION $name " <<<"$ALERTS")" || true
     if [[ ! $policy ]]; then
       change "created the alert $name" alpha monitoring policies create \
-        --policy-from-file="$WORK/file.json" --notification-channels="$CHANNELS"
+        --policy-from-file="$WORK/$file" ${CHANNELS:+--notification-channels="$CHANNELS"}
     elif [[ $hash == "$HASH" && ${CHANNELS:-$channels} == "$channels" ]]; then
       print_unchanged "the alert $name"
     else
       change "updated the alert $name" alpha monitoring policies update "$policy" \
-        --policy-from-file="$WORK/file.json" --set-notification-channels="${CHANNELS:-$channels}"
+        --policy-from-file="$WORK/$file" --set-notification-channels="${CHANNELS:-$channels}"
     fi
   done
   while read -r _ name _ policy _; do
@@ -631,13 +636,13 @@ set_up_monitoring() {
 
   look_at_dashboards
   fill_in deploy/dashboard.json
-  insert "\"labels\": {\"relay-$HASH\": \"\"}"
+  insert deploy/dashboard.json "\"labels\": {\"relay-$HASH\": \"\"}"
   if [[ $DASHBOARD == *"relay-$HASH"* ]]; then
     print_unchanged 'the dashboard'
   else
     # An update would need the old dashboard's etag. Deleting it and creating a new one needs none.
     [[ -z $DASHBOARD ]] || change 'removed the old dashboard' monitoring dashboards delete "${DASHBOARD%%$'\t'*}"
-    change 'created the dashboard' monitoring dashboards create --config-from-file="$WORK/file.json"
+    change 'created the dashboard' monitoring dashboards create --config-from-file="$WORK/deploy/dashboard.json"
   fi
 }
 

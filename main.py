@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+from typing import Any
 
 import functions_framework.aio
 from starlette.requests import Request
@@ -28,6 +29,13 @@ _open_ledger = ledger_opener(SETTINGS, create=True)
 _worker: Worker | None = None
 
 
+class _Json(JSONResponse):
+    """JSON that ends with a newline, so that in a terminal each answer has a line of its own."""
+
+    def render(self, content: Any) -> bytes:
+        return super().render(content) + b"\n"
+
+
 @functions_framework.aio.http
 async def notifications(request: Request) -> Response:
     """Answer `POST /notifications`, which brings one event, pushed by Pub/Sub or posted by hand.
@@ -37,14 +45,14 @@ async def notifications(request: Request) -> Response:
     global _worker  # noqa: PLW0603 - created once per worker process, by its first request
     path = request.scope["path"]  # cheaper than `request.url`, which parses the URL again
     if path not in {"/notifications", "/reconcile"}:
-        return JSONResponse({"detail": "not found: events go to /notifications"}, 404)
+        return _Json({"detail": "not found: events go to /notifications"}, 404)
     if request.method != "POST":
-        return JSONResponse({"detail": "only POST is accepted here"}, 405, {"Allow": "POST"})
+        return _Json({"detail": "only POST is accepted here"}, 405, {"Allow": "POST"})
     if _worker is None:
         _worker = Worker(SETTINGS, _open_ledger)
         collect_less_garbage()
     if path == "/reconcile":
-        return JSONResponse(await _worker.reconcile())
+        return _Json(await _worker.reconcile())
     return _answer(*await _worker.handle(request.stream(), request.headers))
 
 
@@ -62,4 +70,4 @@ def _answer(result: Result, names: Names) -> Response:
     if result.retry_after is not None:
         headers["Retry-After"] = str(max(1, math.ceil(result.retry_after)))
     present = {name: value for name, value in body.items() if value is not None}
-    return JSONResponse(present, result.status, headers)
+    return _Json(present, result.status, headers)

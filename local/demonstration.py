@@ -1,8 +1,7 @@
 """The demonstration of `make run`: posts requests to the function and checks the answers.
 
 The requests are the events of `events/` in three forms of body, duplicates, bodies that are not
-valid events, an event that Svix refuses for good, and an event that is posted while Svix refuses
-everything.
+valid events, an event that Svix refuses for good, and an event for which Svix first answers 429.
 """
 
 import base64
@@ -91,7 +90,7 @@ def posts(events: Mapping[str, Mapping[str, Any]], *, with_faults: bool) -> Iter
         late = {"id": LATE, "type": "user.updated", "project": project, "data": {}}
         too_many = Fault("status", status=429, headers={"Retry-After": "1"}, times=2)
         yield by_hand(
-            "while Svix refuses everything", json.dumps(late).encode(), faults=(too_many,)
+            "while Svix answers 429, twice", json.dumps(late).encode(), faults=(too_many,)
         )
         refused = {"id": REFUSED, "type": "user.updated", "project": project, "data": {}}
         never = Fault("status", status=422, body="invalid", times=1)
@@ -115,6 +114,7 @@ async def demonstrate(
         as_expected &= not mark
         print(f"{post.name:32} {post.form:15} {answered}{mark}", flush=True)
     await client.close()
+    print("\nA push that can never succeed is parked, and answered 200.")
     return as_expected
 
 

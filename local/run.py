@@ -43,7 +43,9 @@ async def demonstrate(stack: Stack) -> bool:
         as_expected &= await demonstration.show_messages(tenants, expected)
     counts = {p: sum(project == p for project, _ in expected) for p in projects if p != _FAILING}
     as_expected &= await show_arrivals(stack, counts)
-    print(f"Another customer's endpoint, /{_FAILING}, answers 500: Svix will try it again.")
+    print(
+        f"The endpoint /{_FAILING} answers 500, so Svix tries again (here for a minute, not a day)."
+    )
     return as_expected
 
 
@@ -73,10 +75,10 @@ Watch the relay and break it on this page:
 
 The function is on {stack.url}, the Svix simulator on {stack.simulator.url}.
 
-To post an event yourself (it is a duplicate unless you change its id):
+To post an event yourself:
 
-  curl --data @local/events/01-user.created.json -H 'Content-Type: application/json' \\
-    {stack.url}/notifications
+  curl {stack.url}/notifications -H 'Content-Type: application/json' \\
+    -d '{{"id":"evt_mine","type":"user.created","project":"acme-mobile","data":{{"id":"usr_1"}}}}'
 
 What Svix holds:    curl {stack.simulator.url}/control/messages""")
     demonstration.show_commands(f"{settings} LEDGER=sqlite:{stack.ledger}", _FAILING, event_id)
@@ -108,8 +110,8 @@ async def run(arguments: argparse.Namespace) -> int:
             stream = Stream(relay, arguments.rate, outage=arguments.outage)
             as_expected &= await stream.run()
             as_expected &= await show_arrivals(relay.stack, stream.projects)
+        print("Everything is as expected." if as_expected else "Not everything is as expected.")
         if arguments.once:
-            print("Everything is as expected." if as_expected else "Not everything is as expected.")
             return 0 if as_expected else 1
         obvious = Lane.of(OBVIOUS, directory / "obvious", instances=instances)
         await exits.enter_async_context(obvious)

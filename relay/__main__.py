@@ -1,5 +1,13 @@
 """`python -m relay`: the operator's commands."""
 
-from relay.operate.commands import main
+import sys
+
+try:
+    from relay.operate.commands import main
+except ModuleNotFoundError as missing:
+    sys.exit(
+        f"The package {missing.name} is not installed for this Python. Use the one that `make run` "
+        'prints, or see "The commands" in docs/operating.md.'
+    )
 
 main()

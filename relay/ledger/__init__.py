@@ -286,7 +286,7 @@ class Ledger(Protocol):
 
 
 class Archive(Ledger, Protocol):
-    """A ledger as the operator's commands use it: they read many records, and mend some.
+    """A ledger as the operator's commands use it: they read many records, and repair some.
 
     An iterator holds one page in memory. It retries a page that fails. After two minutes of
     failures it raises `LedgerUnavailable`.
@@ -305,7 +305,7 @@ class Archive(Ledger, Protocol):
         The iterator may return a record twice if it is written during the iteration.
         """
 
-    async def mend(
+    async def repair(
         self,
         record: Record,
         state: State,

@@ -212,7 +212,7 @@ class FirestoreLedger:
             version = snapshot.update_time.timestamp_pb()
             yield _record(snapshot.to_dict() or {}, version, snapshot.read_time)
 
-    async def mend(
+    async def repair(
         self,
         record: Record,
         state: State,

@@ -182,7 +182,7 @@ class SqliteLedger:
                 return
             cursor |= {"touched_at": page[-1]["touched_at"], "key": page[-1]["key"]}
 
-    async def mend(
+    async def repair(
         self,
         record: Record,
         state: State,

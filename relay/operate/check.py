@@ -66,10 +66,11 @@ async def check_ledger(archive: Archive) -> list[Check]:
 def settings(read: Settings) -> dict[str, object]:
     """The settings, without the token."""
     firestore = f"Firestore, database {read.firestore_database}"
+    no_project = "not needed" if read.ledger_path else "as Google's credentials say"
     return {
         "svix": read.svix_server_url or "by the token's region",
         "ledger": f"sqlite:{read.ledger_path}" if read.ledger_path else firestore,
-        "project": read.google_cloud_project or "as Google's credentials say",
+        "project": read.google_cloud_project or no_project,
         "create_applications": read.create_applications,
         "request_budget": read.request_budget,
         "function_timeout": read.function_timeout,

@@ -26,7 +26,7 @@ from relay.operate.cli import (
 )
 from relay.operate.dead_letters import dead_letters
 from relay.operate.inspection import inspect as inspect_event
-from relay.operate.reconciliation import Mend, Reconciliation
+from relay.operate.reconciliation import Reconciliation, Repair
 from relay.operate.report import Report
 from relay.operate.whereabouts import Fanout
 
@@ -35,7 +35,9 @@ CHECK_PATIENCE = 5.0  # seconds; a check should report a failure, not wait until
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
 def main() -> None:
-    """Look into the relay, and mend it. Reads the same environment variables as the function.
+    """Look into the relay, and repair its records.
+
+    Reads the same environment variables as the function.
 
     Exit status: 0 all is well; 1 something is not sent; 2 wrong usage or settings; 3 the ledger or
     Svix did not answer, or `check` found a fault; 130 interrupted.
@@ -51,7 +53,7 @@ main.add_command(dead_letters)
 @as_json
 @run
 async def inspect(event_id: str, project: str, *, as_json: bool) -> int:
-    """Show where one event is: in the ledger, in Svix, at the customer's endpoints.
+    """Show where one event is, and what happens next.
 
     Exit status 1 if Svix does not have the event or never sent it on, 3 if Svix did not answer.
     """
@@ -121,7 +123,7 @@ async def reconcile(
             svix,
             report,
             progress,
-            mend=Mend.EVERYTHING if fix else Mend.NOTHING,
+            repair=Repair.EVERYTHING if fix else Repair.NOTHING,
             patience=PATIENCE,
             look_again=True,
             projects=projects,

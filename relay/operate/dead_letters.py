@@ -38,7 +38,10 @@ _FAILURES_SHOWN = 10
 
 @click.group("dead-letters")
 def dead_letters() -> None:
-    """List, show, replay or discard dead letters: pushes that can't be sent as they are."""
+    """List, show, replay or discard parked events.
+
+    A dead letter is a push that can't be sent as it is.
+    """
 
 
 @dataclass(frozen=True, slots=True)

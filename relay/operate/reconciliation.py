@@ -3,7 +3,7 @@
     1. list     the records written in the time asked, all undelivered records, and the dead letters
     2. read     Svix's messages of each project that has such a record, newest first
     3. judge    each event that steps 1 and 2 leave open: `locate`, with its current record
-    4. mend     what `Mend` allows
+    4. repair   what `Repair` allows
     5. recheck  recent messages for which Svix has made no attempt yet
 
 If the ledger or Svix fails, the run retries for minutes. The report names what was not finished.
@@ -56,7 +56,7 @@ _CLOCKS_APART = timedelta(minutes=1)
 _FIRST_BACK_OFF, _LONGEST_BACK_OFF = 1.0, 15.0  # seconds before each retry, doubled each time
 
 
-class Mend(Enum):
+class Repair(Enum):
     """What a reconciliation may change."""
 
     NOTHING = 0
@@ -105,7 +105,7 @@ class Reconciliation:
         report: Report,
         progress: Progress,
         *,
-        mend: Mend,
+        repair: Repair,
         patience: float,
         look_again: bool,
         projects: Collection[str] = (),
@@ -117,7 +117,7 @@ class Reconciliation:
         self._archive = archive
         self._svix = svix
         self._progress = progress
-        self._mend = mend
+        self._repair = repair
         self._patience = patience
         self._look_again = look_again
         self._only = frozenset(projects)
@@ -238,7 +238,7 @@ class Reconciliation:
         self._count(where.place, project, event_id, letters)
         if record is None or svix is None:
             return
-        await self._mend_record(where.place, record, svix.message)
+        await self._repair_record(where.place, record, svix.message)
         is_doubtful = where.place is Place.UNSETTLED or not self._is_confirmed(record)
         if svix.message is not None and is_doubtful:
             await self._check_fanout(candidate, evidence, svix.message)
@@ -276,7 +276,8 @@ class Reconciliation:
             record = await self._record(project, event_id)
         where = locate(Evidence(now=self._now(), record=record, letters=letters))
         if where.place is Place.PARKED:
-            self._count(where.place, project or "?", event_id or letter.id[:12], letters)
+            name = event_id or f"dead letter {letter.id[:12]}"
+            self._count(where.place, project or "?", name, letters)
 
     def _count(
         self, place: Place, project: str, event_id: str, letters: Iterable[DeadLetter]
@@ -285,27 +286,27 @@ class Reconciliation:
         if place is Place.PARKED:
             self.report.reasons.update(each.reason for each in letters if each.discarded is None)
 
-    # -- mend
+    # -- repair
 
-    async def _mend_record(self, place: Place, record: Record, message: Message | None) -> None:
-        if self._mend is not Mend.EVERYTHING:
+    async def _repair_record(self, place: Place, record: Record, message: Message | None) -> None:
+        if self._repair is not Repair.EVERYTHING:
             return
         with contextlib.suppress(ClaimLost):  # a delivery has written the record meanwhile
             if place is Place.UNSETTLED and message is not None:
-                await self._archive.mend(
+                await self._archive.repair(
                     record, State.DELIVERED, message.id, fanout_confirmed=False
                 )
                 self.report.settled += 1
             elif place is Place.MISSING:
                 # The message id stays. It shows that the event was acknowledged: Pub/Sub will not
                 # redeliver it.
-                await self._archive.mend(record, State.RELEASED, record.svix_message_id)
+                await self._archive.repair(record, State.RELEASED, record.svix_message_id)
                 self.report.released += 1
 
     async def _check_fanout(
         self, candidate: Candidate, evidence: Evidence, message: Message
     ) -> None:
-        """Report a message that Svix never sent on. If `Mend` allows it, make Svix send it."""
+        """Report a message that Svix never sent on. If `Repair` allows it, make Svix send it."""
         project = candidate.project
         try:
             endpoints = await self._endpoints_of(project)
@@ -314,7 +315,7 @@ class Reconciliation:
             where = locate(replace(evidence, now=self._now(), svix=svix))
             if where.fanout is Fanout.NEVER_SENT_ON:
                 self.report.add(Fanout.NEVER_SENT_ON, project, candidate.event_id)
-                if self._mend is not Mend.NOTHING:
+                if self._repair is not Repair.NOTHING:
                     await self._resend(where, project, message)
             elif self._look_again and any(s.standing is Standing.QUEUED for s in where.standings):
                 self._unattempted.append(_Unattempted(candidate, evidence, message))

@@ -183,7 +183,7 @@ def _advice(remedy: Remedy, found: Inspection) -> str:
 
 
 def _fix(found: Inspection) -> str:
-    """The command that mends this event. Its `--since` is before the claim and the message."""
+    """The command that repairs this event. Its `--since` is before the claim and the message."""
     evidence = found.evidence
     known = [evidence.now]
     if evidence.record:
@@ -252,9 +252,9 @@ def _endpoint_json(found: EndpointStanding) -> dict[str, object]:
 # -- reconcile
 
 _ROWS = (
-    # what is counted, its meaning, what mends it
+    # what is counted, its meaning, what repairs it
     (Place.MISSING, "recorded as delivered, not in Svix", "reconcile --fix, then seek or publish"),
-    (Place.OVERDUE, "not sent, and no redelivery has come", "do what inspect says, for each event"),
+    (Place.OVERDUE, "not sent, and no redelivery has come", "what inspect says, for each event"),
     (Place.PARKED, "can't be sent as it is", "dead-letters list, then replay or discard"),
     (Fanout.NEVER_SENT_ON, "in Svix, which never sent it on", "reconcile --fix"),
     (Place.ABANDONED, "its delivery died; its redelivery sends it", None),
@@ -267,11 +267,11 @@ _ROWS = (
 
 
 def report(found: Report) -> str:
-    """What a reconciliation found, as text, with what mends it."""
+    """What a reconciliation found, as text, with what repairs it."""
     until = when(found.until) if found.until else "now"
     head = (
         f"{when(found.since)} to {until}: {found.events:,} event(s) of {found.projects:,} "
-        f"project(s), {found.messages:,} message(s) of Svix."
+        f"project(s), {found.messages:,} Svix message(s)."
     )
     lines = [*textwrap.wrap(head, WIDTH), ""]
     lines.append(f"  {'delivered':14}{found.delivered:9,}  in Svix, and recorded")
@@ -284,7 +284,7 @@ def report(found: Report) -> str:
             reasons = (f"{count:,} {reason}" for reason, count in found.reasons.most_common())
             lines.append(f"{'':27}{', '.join(reasons)}")
         if remedy:
-            lines.append(f"{'':27}mend: {remedy}")
+            lines.append(f"{'':27}to do: {remedy}")
         examples = found.examples.get(kind, [])
         lines += [cut(f"{'':27}{event_id} of {project}") for project, event_id in examples]
     if found.unchecked:
@@ -294,14 +294,14 @@ def report(found: Report) -> str:
 
 def _conclusion(found: Report) -> list[str]:
     lines = []
-    mended = {
+    repaired = {
         "recorded as delivered": found.settled,
         "released": found.released,
         "sent on by Svix": found.resent,
     }
-    done = [f"{count:,} {what}" for what, count in mended.items() if count]
+    done = [f"{count:,} {what}" for what, count in repaired.items() if count]
     if done:
-        lines.append(f"Mended: {', '.join(done)}.")
+        lines.append(f"Repaired: {', '.join(done)}.")
     if found.failure:
         lines += textwrap.wrap(f"Not finished: {found.failure}", WIDTH)
     if found.unfinished:
@@ -344,7 +344,7 @@ def report_json(found: Report) -> dict[str, object]:
             ]
             for kind, examples in found.examples.items()
         },
-        "mended": {
+        "repaired": {
             "settled": found.settled,
             "released": found.released,
             "resent": found.resent,

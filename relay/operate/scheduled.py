@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 
 from relay.config import Settings
 from relay.ledger import Archive, LedgerMisconfigured
-from relay.operate.reconciliation import Mend, Reconciliation
+from relay.operate.reconciliation import Reconciliation, Repair
 from relay.operate.report import Report
 from relay.operate.svix import Pace, SvixUnavailable, SvixView
 from relay.outcome import Answer
@@ -92,7 +92,7 @@ async def reconcile(settings: Settings, archive: Archive, pacer: Pacer, seconds:
             svix,
             report,
             _NoProgress(),
-            mend=Mend.FANOUT,
+            repair=Repair.FANOUT,
             patience=seconds,
             look_again=False,
         )

@@ -272,7 +272,7 @@ def test_a_dry_run_goes_on_after_a_permission_error(script: Script) -> None:
 def test_without_gcloud(script: Script, options: list[str]) -> None:
     """A missing gcloud must not be taken for an empty project."""
     (script.path / "gcloud").unlink()
-    tools = "bash dirname cat mktemp rm grep tr git find sort xargs sed awk cut basename head"
+    tools = "bash dirname cat mkdir mktemp rm grep tr git find sort xargs sed awk cut basename head"
     for tool in tools.split():
         (script.path / tool).symlink_to(str(shutil.which(tool)))
     where = ("--project", "acme-relay", "--region", "europe-west1")

@@ -1,4 +1,4 @@
-"""The methods of both ledgers for the operator's commands: finding records and mending them."""
+"""The methods of both ledgers for the operator's commands: finding records and repairing them."""
 
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -37,14 +37,21 @@ async def ids(records: AsyncIterator[Record]) -> list[str]:
 
 
 async def seven(ledger: Archive) -> list[Record]:
-    """Make seven records in all states. Returns them in the order in which they were touched."""
+    """Make seven records in all states. Returns them in the order in which they were touched.
+
+    No two are touched at the same time, although the emulator's clock counts milliseconds.
+    """
+    records = []
     for number in range(7):
         claim = await claimed(ledger, event(f"evt_{number}"))
         if number % 3 == 1:
             await ledger.release(claim)
         elif number % 3 == 2:
             await ledger.complete(claim, "msg_1", fanout_confirmed=True)
-    return [await record_of(ledger, f"evt_{number}") for number in range(7)]
+        records.append(await record_of(ledger, f"evt_{number}"))
+        while (await record_of(ledger, f"evt_{number}")).read_at <= records[-1].touched_at:
+            pass
+    return records
 
 
 @pytest.mark.usefixtures("small_pages")
@@ -63,8 +70,8 @@ async def test_undelivered_records_of_any_age_are_found(open_ledger: Open) -> No
     # moves to the end.
     reading = ledger.undelivered()
     assert (await anext(reading)).event_id == "evt_0"
-    await ledger.mend(records[1], State.RELEASED)
-    await ledger.mend(records[4], State.DELIVERED, "msg_1", fanout_confirmed=False)
+    await ledger.repair(records[1], State.RELEASED)
+    await ledger.repair(records[4], State.DELIVERED, "msg_1", fanout_confirmed=False)
     rest = await ids(reading)
     # The first page was read before the changes.
     assert rest == ["evt_1", "evt_3", "evt_6", "evt_1"]
@@ -91,7 +98,7 @@ async def test_a_settle_and_a_takeover_touch_a_record(open_ledger: Open) -> None
     touched.append(await record_of(ledger))
     await ledger.complete(claim, "msg_1", fanout_confirmed=False)
     touched.append(await record_of(ledger))
-    await ledger.mend(touched[-1], State.DELIVERED, "msg_1", fanout_confirmed=True)
+    await ledger.repair(touched[-1], State.DELIVERED, "msg_1", fanout_confirmed=True)
     touched.append(await record_of(ledger))
     times = [record.touched_at for record in touched]
     assert times == sorted(set(times))
@@ -135,7 +142,7 @@ async def test_a_record_that_has_not_changed_is_mended(open_ledger: Open) -> Non
     """It is marked as delivered, because its worker could not write that."""
     ledger = open_ledger()
     claim = await claimed(ledger, event())
-    await ledger.mend(await record_of(ledger), State.DELIVERED, "msg_1", fanout_confirmed=False)
+    await ledger.repair(await record_of(ledger), State.DELIVERED, "msg_1", fanout_confirmed=False)
     assert await ledger.claim(event()) == Duplicate("msg_1", payload_changed=False, attempts=1)
     assert (await record_of(ledger)).fanout_confirmed is False
     with pytest.raises(ClaimLost):
@@ -146,7 +153,7 @@ async def test_a_record_mended_as_released_is_claimed_again(open_ledger: Open) -
     """Its message is no longer in Svix. The message's id is kept until the next claim."""
     ledger = open_ledger()
     await delivered(ledger, event())
-    await ledger.mend(await record_of(ledger), State.RELEASED, "msg_1")
+    await ledger.repair(await record_of(ledger), State.RELEASED, "msg_1")
     record = await record_of(ledger)
     assert (record.delivered_at, record.svix_message_id) == (None, "msg_1")
     assert record.fanout_confirmed is None
@@ -161,7 +168,7 @@ async def test_the_fanout_of_a_delivered_record_can_be_mended(
     ledger = open_ledger()
     await ledger.complete(await claimed(ledger, event()), "msg_1", fanout_confirmed=False)
     before = await record_of(ledger)
-    await ledger.mend(before, State.DELIVERED, "msg_1", fanout_confirmed=True)
+    await ledger.repair(before, State.DELIVERED, "msg_1", fanout_confirmed=True)
     after = await record_of(ledger)
     assert (after.state, after.fanout_confirmed) == (State.DELIVERED, True)
     assert after.delivered_at == before.delivered_at
@@ -177,13 +184,13 @@ async def test_a_record_written_since_it_was_read_is_not_mended(open_ledger: Ope
     second = await claimed(ledger, event())
     for stale in (as_claimed, as_released):
         with pytest.raises(ClaimLost):
-            await ledger.mend(stale, State.DELIVERED, "msg_2", fanout_confirmed=True)
+            await ledger.repair(stale, State.DELIVERED, "msg_2", fanout_confirmed=True)
     await ledger.complete(second, "msg_1", fanout_confirmed=True)
     assert await ledger.claim(event()) == Duplicate("msg_1", payload_changed=False, attempts=2)
     as_delivered = await record_of(ledger)
-    await ledger.mend(as_delivered, State.RELEASED)
+    await ledger.repair(as_delivered, State.RELEASED)
     with pytest.raises(ClaimLost):
-        await ledger.mend(as_delivered, State.DELIVERED, "msg_1", fanout_confirmed=True)
+        await ledger.repair(as_delivered, State.DELIVERED, "msg_1", fanout_confirmed=True)
 
 
 def test_a_query_without_an_index_is_noticed() -> None:

@@ -185,8 +185,8 @@ async def test_a_mending_whose_answer_was_lost_is_recognised(unanswered: Unanswe
     await claimed(ledger, event())
     record = await ledger.record(KEY)
     assert record is not None
-    mending = ledger.mend(record, State.DELIVERED, "msg_1", fanout_confirmed=True)
-    await unanswered.make(mending, "update", RECORD)
+    repairing = ledger.repair(record, State.DELIVERED, "msg_1", fanout_confirmed=True)
+    await unanswered.make(repairing, "update", RECORD)
     assert await ledger.claim(event()) == Duplicate("msg_1", payload_changed=False, attempts=1)
 
 

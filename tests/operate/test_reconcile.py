@@ -71,7 +71,7 @@ def test_fix_says_what_still_waits(relay: Relay, rows: Rows, svix: Svix) -> None
     svix.add_message("unsettled", age=2 * HOUR)
     result = relay("reconcile", "--since", "24h", "--fix")
     assert result.exit_code == 1, result.output
-    assert "Mended: 1 recorded as delivered, 1 released." in result.stdout
+    assert "Repaired: 1 recorded as delivered, 1 released." in result.stdout
     assert "1 event(s) need an operator" in result.stdout
     said = relay.json("reconcile", "--since", "24h", status=1)
     assert (said["found"]["overdue"], said["found"]["unsettled"]) == (1, 0)

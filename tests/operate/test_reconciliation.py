@@ -14,7 +14,7 @@ import pytest
 from local.customer import Customer
 from relay.ledger import Archive, LedgerUnavailable, Record, State, key_of
 from relay.operate import reconciliation as module
-from relay.operate.reconciliation import Mend, Reconciliation
+from relay.operate.reconciliation import Reconciliation, Repair
 from relay.operate.report import Report
 from relay.operate.svix import SvixView
 from relay.operate.whereabouts import Fanout, Place
@@ -47,14 +47,14 @@ async def reconcile(
     since: timedelta = DAY,
     *,
     until: timedelta | None = None,
-    mend: Mend = Mend.NOTHING,
+    repair: Repair = Repair.NOTHING,
     **more: Any,
 ) -> Report:
     """Run a reconciliation of the time from `since` ago to `until` ago."""
     now = datetime.now(UTC)
     report = Report(now - since, None if until is None else now - until)
     options = {"patience": 0.0, "look_again": False, **more}
-    await Reconciliation(archive, view, report, Progress(), mend=mend, **options).run()
+    await Reconciliation(archive, view, report, Progress(), repair=repair, **options).run()
     return report
 
 
@@ -230,7 +230,7 @@ async def test_an_event_that_svix_accepted_before_the_time_compared_counts_as_de
     assert (found(report), report.delivered) == ({}, 1)
 
 
-# -- mending
+# -- repairing
 
 
 async def test_fix_settles_and_releases(
@@ -241,7 +241,7 @@ async def test_fix_settles_and_releases(
     rows.add(State.CLAIMED, "unsettled", untouched=MINUTE)
     rows.add(State.CLAIMED, "abandoned", untouched=MINUTE)
     stored = svix.add_message("unsettled", age=MINUTE)
-    report = await reconcile(archive, view, mend=Mend.EVERYTHING)
+    report = await reconcile(archive, view, repair=Repair.EVERYTHING)
     assert (report.settled, report.released, report.needs_operator, report.late) == (1, 1, 1, 1)
     assert not report.everything_sent
 
@@ -253,7 +253,7 @@ async def test_fix_settles_and_releases(
     assert released is not None
     assert released.state is State.RELEASED
 
-    report = await reconcile(archive, view, mend=Mend.EVERYTHING)
+    report = await reconcile(archive, view, repair=Repair.EVERYTHING)
     assert found(report) == {Place.OVERDUE: 1, Place.ABANDONED: 1}
     assert (report.settled, report.released, report.needs_operator) == (0, 0, 1)
 
@@ -264,8 +264,8 @@ async def test_without_fix_nothing_changes(
     rows.add(State.DELIVERED, "missing", untouched=MINUTE)
     rows.add(State.CLAIMED, "unsettled", untouched=MINUTE)
     svix.add_message("unsettled", age=MINUTE)
-    for mend in (Mend.NOTHING, Mend.FANOUT):
-        report = await reconcile(archive, view, mend=mend)
+    for repair in (Repair.NOTHING, Repair.FANOUT):
+        report = await reconcile(archive, view, repair=repair)
         assert found(report) == {Place.MISSING: 1, Place.UNSETTLED: 1}
         assert (report.settled, report.released) == (0, 0)
 
@@ -273,7 +273,7 @@ async def test_without_fix_nothing_changes(
 async def test_a_live_claim_is_left_alone(rows: Rows, archive: Archive, view: SvixView) -> None:
     """Its lease is in its record. A claim must not be released during a delivery."""
     rows.add(State.CLAIMED, "evt_1", untouched=timedelta(seconds=20))
-    report = await reconcile(archive, view, mend=Mend.EVERYTHING)
+    report = await reconcile(archive, view, repair=Repair.EVERYTHING)
     assert found(report) == {Place.BEING_SENT: 1}
     record = await archive.record(key_of("acme", "evt_1"))
     assert record is not None
@@ -290,9 +290,9 @@ def customer() -> Iterator[Customer]:
         yield customer
 
 
-@pytest.mark.parametrize("mend", Mend)
+@pytest.mark.parametrize("repair", Repair)
 async def test_a_message_that_svix_stored_and_never_sent(
-    svix: Svix, rows: Rows, archive: Archive, view: SvixView, customer: Customer, mend: Mend
+    svix: Svix, rows: Rows, archive: Archive, view: SvixView, customer: Customer, repair: Repair
 ) -> None:
     """If Svix dies after storing a message and before queueing it, the message is never sent."""
     endpoint = svix.add_endpoint(customer.url)
@@ -301,17 +301,17 @@ async def test_a_message_that_svix_stored_and_never_sent(
     svix.add_message("seen", age=2 * HOUR)
     rows.add(State.DELIVERED, "inferred", untouched=HOUR, age=2 * HOUR, confirmed=False)
     rows.add(State.DELIVERED, "seen", untouched=HOUR, age=2 * HOUR)
-    report = await reconcile(archive, view, mend=mend)
+    report = await reconcile(archive, view, repair=repair)
     assert (report.never_sent_on, report.delivered) == (1, 2)
     assert report.examples[Fanout.NEVER_SENT_ON] == [("acme", "inferred")]
-    mended = mend is not Mend.NOTHING
-    assert (report.resent, report.needs_operator) == (int(mended), int(not mended))
-    if mended:
+    repaired = repair is not Repair.NOTHING
+    assert (report.resent, report.needs_operator) == (int(repaired), int(not repaired))
+    if repaired:
         assert [arrival.message_id for arrival in customer.wait(1)] == [stored.id]
         svix.wait_for_attempt(stored, endpoint)
-        again = await reconcile(archive, view, mend=mend)
+        again = await reconcile(archive, view, repair=repair)
         assert (again.never_sent_on, again.resent, again.everything_sent) == (0, 0, True)
-    assert len(customer.arrived) == mended
+    assert len(customer.arrived) == repaired
 
 
 async def test_the_fanout_of_an_event_that_fix_settles_is_checked_too(
@@ -320,7 +320,7 @@ async def test_the_fanout_of_an_event_that_fix_settles_is_checked_too(
     svix.add_endpoint(customer.url)
     svix.add_message("evt_1", age=2 * HOUR)
     rows.add(State.RELEASED, "evt_1", untouched=2 * HOUR)
-    report = await reconcile(archive, view, mend=Mend.EVERYTHING)
+    report = await reconcile(archive, view, repair=Repair.EVERYTHING)
     assert (report.settled, report.never_sent_on, report.resent) == (1, 1, 1)
     customer.wait(1)
     assert report.everything_sent
@@ -374,7 +374,7 @@ async def test_a_young_message_is_checked_twice(
     report = await reconcile(
         archive,
         view,
-        mend=Mend.EVERYTHING,
+        repair=Repair.EVERYTHING,
         look_again=True,
         now=lambda: datetime.now(UTC) + passed,
         sleep=sleep,
@@ -500,7 +500,7 @@ async def test_an_interrupted_run_has_a_report(
     report = Report(datetime.now(UTC) - DAY)
     progress = Progress()
     reconciliation = Reconciliation(
-        archive, view, report, progress, mend=Mend.NOTHING, patience=0, look_again=False
+        archive, view, report, progress, repair=Repair.NOTHING, patience=0, look_again=False
     )
     running = asyncio.create_task(reconciliation.run())
     await progress.at_the_projects.wait()
