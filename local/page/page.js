@@ -188,9 +188,10 @@ function showRows(rows) {
 
 function showChart({chart}) {
   const svg = $("chart");
+  const at = Object.fromEntries(state.series.map((name, n) => [name, chart.map((row) => row[n])]));
+  showLegend(at); // first, because it takes height from the chart
   const {width, height} = svg.getBoundingClientRect();
   if (!width) return;
-  const at = Object.fromEntries(state.series.map((name, n) => [name, chart.map((row) => row[n])]));
   const highest = Math.max(10, ...at.accepted.map((n, i) => n + at.refused[i]), ...at.nacked);
   const top = TOPS.find((n) => n >= highest * 1.1) ?? highest;
   const [left, floor] = [34, height - 18];
@@ -216,7 +217,6 @@ function showChart({chart}) {
   const most = Math.max(...at.published); // a backlog is published in one second and exceeds the chart
   const peak = at.published.lastIndexOf(most);
   write(svg, "peak", Math.min(x(peak) + 5, width - 90), 10, most > top ? `${count(most)} published` : "");
-  showLegend(at);
 }
 
 function draw(svg, name, path) {
