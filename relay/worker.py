@@ -156,7 +156,7 @@ class Worker:
         return await self._spaced(result, known.source, deadline)
 
     async def _spaced(self, result: Result, source: Source, deadline: float) -> Result:
-        """Return the result; if it is a nack, as soon as the push may be nacked.
+        """Return the result. If it is a nack, first wait until the push may be nacked.
 
         An incomplete body is nacked immediately. Its sender is slow or gone, and waiting would
         occupy a place of the instance.
