@@ -6,8 +6,8 @@ try:
     from relay.operate.commands import main
 except ModuleNotFoundError as missing:
     sys.exit(
-        f"The package {missing.name} is not installed for this Python. `make run` prints the "
-        'commands with a Python that has it; or see "The commands" in docs/operating.md.'
+        f"The package {missing.name} is not installed for this Python. `make run` installs it in "
+        '.venv, and prints the path of that Python. Or see "The commands" in docs/operating.md.'
     )
 
 main()

@@ -10,16 +10,16 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 CLAIM_SECONDS = 5.0
-"""The longest the ledger may take to answer a claim, including its retries."""
+"""The maximum time in which the ledger answers a claim, including its retries."""
 
 SVIX_CALL_SECONDS = 10.0
-"""The longest one call to Svix may take, from connecting to the last byte."""
+"""The maximum time of a call to Svix, from connecting to the last byte."""
 
 SETTLE_SECONDS = 5.0
-"""The longest the ledger may take to record Svix's answer, including its retries."""
+"""The maximum time in which the ledger records Svix's answer, including its retries."""
 
 ATTEMPT_SECONDS = CLAIM_SECONDS + SVIX_CALL_SECONDS + SETTLE_SECONDS
-"""The longest one attempt may take, without the retries of recording a delivery. A request gets its
+"""The maximum time of an attempt, without the retries of recording a delivery. A request gets its
 last turn this long before its budget ends. Retries of recording or parking, polls of another
 delivery's record, and waits for a nack may go on until the budget ends."""
 
@@ -64,7 +64,7 @@ class Settings:
     firestore_database: str = "(default)"
     create_applications: bool = True
     request_budget: float = _BUDGET
-    """The longest a request may take, from its arrival to its answer. Only the last call to the
+    """The maximum time of a request, from its arrival to its answer. Only the last call to the
     ledger may end later, by at most 20 s."""
     bodies_mib: int = _BODIES_MIB
     """The maximum total size of the large bodies in memory, in MiB."""

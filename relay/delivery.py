@@ -67,8 +67,8 @@ UNEXPLAINED_AFTER_SECONDS = 5.0
 """After this many answers of 409 to sends, and this long after the first of them, the conflict
 counts as unexplained. Two kinds pass by themselves. If two events of a new project race to create
 its application, Svix answers one of them with 409. Svix also answers 409 while it holds an
-idempotency lock, for 5 s. If a conflict stays, Svix has a message with the event's id that asking
-does not find."""
+idempotency lock, for 5 s. If a conflict stays, Svix says that the event's id is taken, and also
+that it has no message with this id."""
 
 _FIRST_BACK_OFF, _LONGEST_BACK_OFF = 0.2, 20.0
 """Seconds before each retry with a back-off, doubled each time. The request waits instead of

@@ -31,7 +31,7 @@ _QUICKLY_PARSED = 64 * 1024
 """Bytes of the largest body that is parsed immediately. A larger one takes over a millisecond."""
 
 ARRIVAL_SECONDS = 20.0
-"""The longest a body may take to arrive after its admission: 14 MB at 6 Mbit/s."""
+"""The maximum time in which a body arrives after its admission: 14 MB at 6 Mbit/s."""
 
 
 class NotAdmitted(Exception):
@@ -52,8 +52,8 @@ class _Place:
 class Intake:
     """Admits bodies of at most `limit` bytes in total. Must be created in the running loop.
 
-    `limit` is at least `PUSH_LIMIT`. `clock` gives seconds. `arrival_seconds` is the longest a body
-    may take to arrive.
+    `limit` is at least `PUSH_LIMIT`. `clock` gives seconds. `arrival_seconds` is the maximum time
+    in which a body arrives.
     """
 
     def __init__(

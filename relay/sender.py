@@ -35,8 +35,8 @@ _MESSAGE_ID = re.compile(r"[a-zA-Z0-9_.-]{1,256}")
 class SvixSender(ClientBase):
     """Sends events to Svix over one pool of connections. Must be created in the running loop.
 
-    If `server_url` is None, the token's region decides. `call_seconds` is the longest one call may
-    take.
+    If `server_url` is None, the token's region decides. `call_seconds` is the maximum time of a
+    call.
     """
 
     def __init__(

@@ -51,7 +51,7 @@ class WireAnswer:
 class SvixHttp:
     """A pool of connections to Svix. Must be created in the running loop, and closed.
 
-    `call_seconds` is the longest one call may take, from connecting to the last byte.
+    `call_seconds` is the maximum time of a call, from connecting to the last byte.
     """
 
     def __init__(self, call_seconds: float) -> None:

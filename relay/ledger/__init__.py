@@ -26,10 +26,10 @@ still calls Svix when its lease ends. The record holds the claim's lease, so tha
 the relay judges the claim by the same lease."""
 
 LEDGER_CALL_SECONDS = 5.0
-"""The longest one call may take, including its retries."""
+"""The maximum time of a call, including its retries."""
 
 PARK_SECONDS = 20.0
-"""The longest `Ledger.park` may take. A large letter takes a dozen writes. Cloud Run ends a request
+"""The maximum time of `Ledger.park`. A large letter takes a dozen writes. Cloud Run ends a request
 30 s after its budget, so there is time to store a letter after the budget."""
 
 RECORD_LIFETIME = timedelta(days=45)

@@ -92,15 +92,15 @@ class Closed(Exception):
 
 
 class Batches:
-    """Writes and reads through a gRPC channel of Google's library.
+    """Writes and reads documents through a gRPC channel of Google's library.
 
-    Both use the channel directly, because the library's client takes a fifth of a call's processor
+    It uses the channel directly, because the library's client takes a fifth of a call's processor
     time. `database` is the full name of the database, `metadata` what the library sends with each
     call.
 
-    Both raise Google's exceptions, and `Closed`. They retry for ever if no answer comes, so the
-    caller must set a timeout. If the caller is cancelled before its write is sent, the write is not
-    sent.
+    `write` and `read` raise Google's exceptions, and `Closed`. They retry for ever if no answer
+    comes, so the caller must set a timeout. If the caller is cancelled before its write is sent,
+    the write is not sent.
     """
 
     def __init__(self, channel: Any, database: str, metadata: Sequence[tuple[str, str]]) -> None:

@@ -395,8 +395,8 @@ def _letter(row: sqlite3.Row, attributes: str, data: bytes) -> DeadLetter:
 def _now() -> float:
     """Seconds since 1970, in whole microseconds.
 
-    A datetime can hold them unchanged, so a query that starts at a record's `touched_at` includes
-    it.
+    Converting the number to a datetime and back does not change it. So a query for the records
+    since one record's `touched_at` includes that record.
     """
     return datetime.now(UTC).timestamp()
 
