@@ -4,7 +4,7 @@ One event passes through these modules, in this order:
 
     main.py        an HTTP request comes in
     worker.py      runs one worker process: its clients, its requests and its shutdown
-    intake.py      decides which body is read when
+    intake.py      decides when each request's body is read
     envelope.py    reads the body and the headers into an Event, or refuses them
     delivery.py    runs the protocol; a table says what follows each answer of Svix
       pacing/        gives turns to call Svix, so that requests wait instead of exceeding its limit

@@ -56,7 +56,7 @@ class Attributes:
 
     @classmethod
     def of_headers(cls, headers: Mapping[str, str]) -> "Attributes":
-        """The headers of a request that CloudEvents' binary mode uses."""
+        """Those headers of a request that CloudEvents' binary mode uses."""
         return cls.of(
             (name, _utf8(value))
             for name, value in headers.items()

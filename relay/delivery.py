@@ -10,10 +10,10 @@ one turn, one claim, one call to Svix and one settle:
     the claim's result             next
     claimed                        call Svix; if a pause began after the turn was given, release
     delivered before               give the turn back; the outcome is `duplicate`
-    in progress elsewhere          give the turn back; poll its record until it is delivered or free
+    in progress elsewhere          give the turn back; poll the record until it is delivered or free
     the ledger does not answer     the turn is used up; the pacer pauses all claims
 
-After a crash, Pub/Sub's redelivery continues:
+After a crash, the event's redelivery goes on from where the function died:
 
     the function dies                            the redelivery
     while it waits                               claims immediately: no claim is held
@@ -65,10 +65,10 @@ hour between the two covers waiting and clock differences."""
 UNEXPLAINED_CONFLICTS = 2
 UNEXPLAINED_AFTER_SECONDS = 5.0
 """After this many answers of 409 to sends, and this long after the first of them, the conflict
-counts as unexplained. Two kinds pass by themselves. If two events of a new project race to create
-its application, Svix answers one of them with 409. Svix also answers 409 while it holds an
-idempotency lock, for 5 s. If a conflict stays, Svix says that the event's id is taken, and also
-that it has no message with this id."""
+counts as unexplained. Two kinds of conflict pass by themselves. If two events of a new project race
+to create its application, Svix answers one of them with 409. Svix also answers 409 while it holds
+an idempotency lock, for 5 s. In an unexplained conflict, Svix answers a send with "this id is
+taken", and a question with "there is no message with this id"."""
 
 _FIRST_BACK_OFF, _LONGEST_BACK_OFF = 0.2, 20.0
 """Seconds before each retry with a back-off, doubled each time. The request waits instead of
@@ -221,7 +221,7 @@ class Delivery:
         self.closing = False
         """Whether the process is about to end. Then no new attempt begins."""
         self.attempting: set[object] = set()
-        """The owners of requests that hold a claim or are asking the ledger for one."""
+        """The tasks of requests that hold a claim or are asking the ledger for one."""
         self._under_way: dict[str, asyncio.Event] = {}
         """By key: an `asyncio.Event`, set when the request that works on the key ends."""
 
@@ -230,7 +230,8 @@ class Delivery:
     ) -> Result:
         """Put one event into Svix by `deadline`, and return the result. Raises only if cancelled.
 
-        `owner` is in `attempting` while the request holds a claim or asks for one.
+        `owner` is the request's task. It is in `attempting` while the request holds a claim or asks
+        for one.
         """
         request = _Request(self, event, arrived_at, deadline, owner)
         result = await self._wait_for_others(request)
@@ -282,7 +283,7 @@ class _Request:
         self._history = History()
         self._next_call = Call.ASK if delivery.ask_first else Call.SEND
         self._claim: Claim | None = None
-        """Our latest claim. The next claim names it, in case its release was lost."""
+        """Our latest claim. The next claim replaces it, if its release did not reach the ledger."""
         self._last_failure: Answer | LedgerUnavailable | None = None
         self._failures = 0
         self._first_failure_at = 0.0
@@ -438,8 +439,8 @@ class _Request:
         except ClaimLost:
             return InProgress(0.0, claim.attempts)
         except LedgerUnavailable:
-            # If our token is still in the record, our next claim takes the claim over immediately.
-            # Other deliveries can do so when the lease ends.
+            # If the record still has this claim, our next claim replaces it immediately. Other
+            # deliveries can do so when the lease ends.
             return None
         self._delivery.observe("released", self._event)
         return None
@@ -470,7 +471,7 @@ class _Request:
         """Wait before the next attempt.
 
         If the event is hopeless and half its budget has passed, the wait ends as soon as the pacer
-        permits a nack, so that the request does not occupy a place in vain.
+        permits a nack. The instance can then handle another request instead.
         """
         delivery, now = self._delivery, self._delivery.waits.clock()
         pause = min(next(self._back_offs), max(0.0, self._waiter.last_turn - now))

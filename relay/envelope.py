@@ -55,7 +55,7 @@ _TRACE_FIELDS = ("googclient_traceparent", "traceparent")
 
 
 class Form(StrEnum):
-    """What a source's data is."""
+    """What the field `data` of a `Source` holds."""
 
     DATA = "data"
     """The event's bytes."""

@@ -1,12 +1,12 @@
-"""Decides which request's body is read when, so that large bodies do not fill the memory.
+"""Decides when each request's body is read, so that large bodies do not fill the memory.
 
 A small body is read immediately. A large one must be admitted before its first byte is read. The
 total size of admitted bodies never exceeds the limit. A body counts from its admission until its
 request is answered.
 
 A waiting body stays unread. So its sender must stop sending (back-pressure), and the server buffers
-little of it. Projects are admitted round-robin. A body's project is known before the body is read
-only if the event's attributes are headers; all other bodies share one line.
+little of it. Projects are admitted round-robin. Before a body is read, its project is known only if
+the request's headers name it (binary mode, see `envelope.py`). All other bodies share one line.
 
 Bodies over 64 KiB are parsed one at a time, in at most half of the event loop's time. So they do
 not delay small events.

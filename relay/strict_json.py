@@ -1,8 +1,8 @@
 """Parses JSON strictly: refuses what another parser may read differently.
 
 Three such things are not refused here: repeated names, escapes of lone surrogates, and integers
-that are too large for a double. `envelope.py` looks for the surrogates, and for repeats of the
-names that it needs. Other repeats and all integers go to Svix.
+that are too large for a double (up to Python's limit of 4,300 digits). `envelope.py` looks for the
+surrogates, and for repeats of the names that it needs. Other repeats and the integers go to Svix.
 
 An event's text goes to Svix as it came. If it was not UTF-8, it is recoded to UTF-8. The relay
 parses it only to check it and to read a few values. Svix and the customer parse the same text.

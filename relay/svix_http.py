@@ -1,7 +1,7 @@
 """An HTTP client for Svix's SDK. It has the methods of httpx's client that the SDK uses.
 
 The work is done by Rust's reqwest. A call costs a third of aiohttp's processor time and a twentieth
-of httpx's, and the client is imported in a hundredth of the time.
+of httpx's.
 
 Each call keeps the answer as received, because the SDK raises parsing errors for bodies that it
 does not expect.

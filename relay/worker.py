@@ -28,7 +28,7 @@ _LAST_ATTEMPT_SECONDS = 5.0
 
 _LAST_CALL_SECONDS = 8.0
 """After SIGTERM, attempts under way may go on for this long. Cloud Run kills the process after 10
-s, and a release and an answer take a moment
+s, and it takes a moment to release the claim and to answer the request
 (https://cloud.google.com/run/docs/container-contract#instance-shutdown)."""
 
 _GARBAGE_THRESHOLD = 10_000
@@ -158,8 +158,8 @@ class Worker:
     async def _spaced(self, result: Result, source: Source, deadline: float) -> Result:
         """Return the result. If it is a nack, first wait until the push may be nacked.
 
-        An incomplete body is nacked immediately. Its sender is slow or gone, and waiting would
-        occupy a place of the instance.
+        An incomplete body is nacked immediately. Its sender is slow or gone, and the instance can
+        handle another request instead.
         """
         is_nack = source.pushed and not result.acknowledges
         if is_nack and result.outcome is not Outcome.INCOMPLETE:

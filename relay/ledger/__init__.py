@@ -68,7 +68,7 @@ class LedgerMisconfigured(LedgerUnavailable):
 
 
 class ClaimLost(Exception):
-    """Another has written the record meanwhile, or it was deleted. Nothing was written."""
+    """Someone else has written the record meanwhile, or it was deleted. This call wrote nothing."""
 
 
 class LetterDamaged(Exception):
@@ -271,8 +271,8 @@ class Ledger(Protocol):
     async def release(self, claim: Claim) -> Claim:
         """End the claim, so that the next delivery can claim the event immediately.
 
-        Returns the released claim. If the next claim gets it as `previous`, it usually needs no
-        read. Raises `ClaimLost` as `complete` does.
+        Returns the released claim. A `claim` that gets it as `previous` usually needs no read.
+        Raises `ClaimLost` as `complete` does.
         """
 
     async def park(self, letter: DeadLetter) -> None:

@@ -1,12 +1,12 @@
 """Sends several writes or reads of Firestore documents in one call.
 
-A call itself costs several times the processor time that each document in it adds. Callers of
+A call has a fixed cost in processor time, several times the cost of a document in it. Callers of
 `Batches.write` and `Batches.read` do not notice the batch: each write or read has its own
 condition, answer and failure. This module knows documents, not events.
 
-A write or a read is sent immediately if few calls are under way. Otherwise it waits until one of
-these ends or is slow, or until twenty wait. Then the next batch is sent, even if few wait. It takes
-at most twenty. At most `MANY` batches are under way.
+A write or a read is sent immediately if few calls are under way. Otherwise it waits. When one of
+these calls ends or becomes slow, the next batch is sent, even if only one waits. When twenty wait,
+a batch is sent too. A batch has at most twenty. At most `MANY` batches are under way.
 
 A call has a short timeout, and Google's library does not retry it. A write that was aborted, or
 whose answer was lost, is retried in a call of its own until its caller gives up. If the first write
@@ -52,10 +52,10 @@ little: in a batch of sixteen, a write already takes a ninth of a single write's
 
 FEW, MANY = 4, 16
 """The maximum of batches under way: usually `FEW`, and up to `MANY` while answers are slow or
-batches are full. With four batches under way, one of them ends every quarter of Firestore's answer
-time on average, and the next can be sent. With more, batches would be smaller and take more
-processor time. Sixteen batches and sixteen single documents, each for writes and for reads, stay
-below HTTP/2's usual limit of a hundred calls per connection."""
+batches are full. With four batches under way, on average one ends after each quarter of the time
+that Firestore takes to answer, and the next can be sent. With more, batches would be smaller and
+take more processor time. Sixteen batches and sixteen single documents, each for writes and for
+reads, stay below HTTP/2's usual limit of a hundred calls per connection."""
 
 SLOW_SECONDS = 0.1
 """A batch that takes longer than this no longer counts towards `FEW`, so that a hanging call does

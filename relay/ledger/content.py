@@ -26,6 +26,6 @@ def unpack(letter_id: str, content: bytes) -> tuple[str, bytes]:
     try:
         whole = memoryview(zlib.decompress(content))
     except zlib.error:
-        raise LetterDamaged(f"its payload can't be decompressed: dead letter {letter_id}") from None
+        raise LetterDamaged(f"dead letter {letter_id}: its payload can't be decompressed") from None
     begin = _LENGTH_BYTES + int.from_bytes(whole[:_LENGTH_BYTES], "big")
     return bytes(whole[_LENGTH_BYTES:begin]).decode(), bytes(whole[begin:])

@@ -188,8 +188,8 @@ class Letters:
             content += part.get("content")
         if hashlib.sha256(content).hexdigest() != digest:
             raise LetterDamaged(
-                f"its {count} parts are not what was stored: their hash is not {digest}, in dead"
-                f" letter {letter_id}"
+                f"dead letter {letter_id}: its {count} parts are not what was stored. Their hash"
+                f" should be {digest}"
             )
         return bytes(content)
 

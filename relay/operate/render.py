@@ -389,7 +389,7 @@ def _times(count: int) -> str:
 
 
 def _ago(age: timedelta) -> str:
-    """An age in words, in the largest unit of which it has at least two."""
+    """An age in words, in the largest unit that fits into it at least twice."""
     seconds = max(0, round(age.total_seconds()))
     for unit, name in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * unit:

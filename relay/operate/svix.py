@@ -98,8 +98,8 @@ class _Page(Protocol):
 class SvixView(ClientBase):
     """Asks Svix. An async context manager, which must be created in the running loop.
 
-    `patience` is for how many seconds to retry. `waiting` is called before each retry, with the
-    failure and the seconds until the retry.
+    `patience` is the number of seconds for which it retries. `waiting` is called before each retry,
+    with the failure and the seconds until the retry.
     """
 
     def __init__(

@@ -84,7 +84,7 @@ class Candidate:
     project: str
     event_id: str
     state: State | None
-    """The record's state when it was listed; None if no record was listed."""
+    """The record's state when the ledger listed it; None if the ledger listed no record."""
     listed: bool
     """Whether the event is so recent that its message, if Svix has one, must be in the part of
     Svix's listing that was read."""

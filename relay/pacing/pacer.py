@@ -28,8 +28,8 @@ class NoTurn(Exception):
     """No turn came in time."""
 
     outcome: Outcome
-    """What delayed the turn. RATE_LIMITED: the rate or the closed gate. LEDGER_UNAVAILABLE: the
-    claims' pause. UNAVAILABLE: anything else."""
+    """What delayed the turn. RATE_LIMITED: the rate, or the pause after refusals.
+    LEDGER_UNAVAILABLE: the pause after claims that failed. UNAVAILABLE: anything else."""
     retry_after: float
     """Seconds until a turn may come."""
     detail: str

@@ -1,6 +1,8 @@
 """The open turns, and what each answer says about Svix.
 
-A turn is open until Svix has answered its call, or it ends without one.
+A turn is open until Svix has answered its call, or until the turn ends without a call. The window
+is the maximum of open turns while no limit has been met (`rate.py`).
+
 Uses no clock and no event loop: the time is passed to each method. Times are seconds.
 """
 
