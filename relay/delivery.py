@@ -19,7 +19,7 @@ After a crash, the event's redelivery goes on from where the function died:
     while it waits                               claims immediately: no claim is held
     between claim and send                       waits until the lease ends (30 s), then sends
     between Svix's acceptance and settle         waits likewise, then sends with the same key
-    the same, over 11 h after the first claim    asks Svix before it sends
+    the same, but redelivered 11 h later         asks Svix before it sends
     after settle, before the answer              is a duplicate
 
 This module does no I/O itself: the ledger, the sender, the pacer and the clock are passed in. Times

@@ -307,8 +307,8 @@ def _read_event(
     text, value, fault = parsed
     if fault is None and strict_json.has_lone_surrogate(text):
         fault = "a lone surrogate"
-    # A body that has the three names is a whole event, in structured mode. Wrapping it as the data
-    # of a second event would change what the customer gets.
+    # If a body has `id`, `type` and `project`, it is a whole event, whatever the attributes say.
+    # Wrapping it as the data of a second event would change what the customer gets.
     if attributes.binary and not _has_names(value):
         try:
             text, value = attributes.structured(source.data, None if fault else text, value)

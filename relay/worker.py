@@ -266,7 +266,7 @@ class _Known:
 
 
 def _place_of(fault: Exception) -> str:
-    """Name the exception and its place in the code. Its message may quote the payload."""
+    """Name the exception and its place in the code."""
     place, trace = "", fault.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code

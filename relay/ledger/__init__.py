@@ -142,7 +142,7 @@ class Record:
     svix_message_id: str | None = None
     fanout_confirmed: bool | None = None
     """True if we saw Svix accept the event, which means that Svix has queued it. False if we only
-    know it from asking. None if the event is not delivered."""
+    know from asking that Svix has the message. None if the event is not delivered."""
     pubsub_message_id: str | None = None
     """The id of the Pub/Sub message whose delivery made the latest claim."""
 
@@ -271,8 +271,8 @@ class Ledger(Protocol):
     async def release(self, claim: Claim) -> Claim:
         """End the claim, so that the next delivery can claim the event immediately.
 
-        Returns the released claim. A `claim` that gets it as `previous` usually needs no read.
-        Raises `ClaimLost` as `complete` does.
+        Returns the released claim. Pass it to the next call of `claim` as `previous`: then that
+        call usually needs no read. Raises `ClaimLost` as `complete` does.
         """
 
     async def park(self, letter: DeadLetter) -> None:

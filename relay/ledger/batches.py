@@ -5,8 +5,8 @@ A call has a fixed cost in processor time, several times the cost of a document 
 condition, answer and failure. This module knows documents, not events.
 
 A write or a read is sent immediately if few calls are under way. Otherwise it waits. When one of
-these calls ends or becomes slow, the next batch is sent, even if only one waits. When twenty wait,
-a batch is sent too. A batch has at most twenty. At most `MANY` batches are under way.
+these calls ends or becomes slow, all that wait are sent as a batch, but at most twenty. When twenty
+wait, they are also sent. At most `MANY` batches are under way.
 
 A call has a short timeout, and Google's library does not retry it. A write that was aborted, or
 whose answer was lost, is retried in a call of its own until its caller gives up. If the first write

@@ -26,6 +26,7 @@ def unpack(letter_id: str, content: bytes) -> tuple[str, bytes]:
     try:
         whole = memoryview(zlib.decompress(content))
     except zlib.error:
-        raise LetterDamaged(f"dead letter {letter_id}: its payload can't be decompressed") from None
+        what = f"the payload can't be decompressed (dead letter {letter_id})"
+        raise LetterDamaged(what) from None
     begin = _LENGTH_BYTES + int.from_bytes(whole[:_LENGTH_BYTES], "big")
     return bytes(whole[_LENGTH_BYTES:begin]).decode(), bytes(whole[begin:])

@@ -57,7 +57,7 @@ class FirestoreLedger:
     def __init__(self, client: AsyncClient, lease: float) -> None:
         self._lease = lease
         self._events = client.collection("events")
-        # The layer beneath the library's documents.
+        # The layer beneath the library's document classes.
         self._transport = client._firestore_api.transport  # noqa: SLF001 - private; the ledgers' tests would notice a change
         database = client._database_string  # noqa: SLF001 - private; the ledgers' tests would notice a change
         metadata = client._rpc_metadata  # noqa: SLF001 - private; the ledgers' tests would notice a change

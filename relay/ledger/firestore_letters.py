@@ -6,7 +6,7 @@ number of parts and their hash. Only then is the message parked. When a letter i
 discarded, its parts are deleted last. So a crash can leave parts without a letter, which expire,
 but never a letter without its parts.
 
-The library's documents are slower, but will do here: a delivery uses this module only to park.
+The library's document classes are slow, but will do here: a delivery uses this module only to park.
 """
 
 import asyncio
@@ -188,8 +188,8 @@ class Letters:
             content += part.get("content")
         if hashlib.sha256(content).hexdigest() != digest:
             raise LetterDamaged(
-                f"dead letter {letter_id}: its {count} parts are not what was stored. Their hash"
-                f" should be {digest}"
+                f"the payload's {count} parts are not what was stored: their hash should be "
+                f"{digest} (dead letter {letter_id})"
             )
         return bytes(content)
 

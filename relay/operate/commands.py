@@ -76,7 +76,9 @@ async def inspect(event_id: str, project: str, *, as_json: bool) -> int:
     help="Only this project's events. May be repeated.",
 )
 @click.option(
-    "--fix", is_flag=True, help="Repair records, and have Svix send what it never sent on."
+    "--fix",
+    is_flag=True,
+    help="Repair records, and have Svix send the messages that it never sent to an endpoint.",
 )
 @click.option(
     "--attempts",
@@ -105,7 +107,8 @@ async def reconcile(
 
     Looks at the records written at --since or later, and at all undelivered ones. --fix marks as
     delivered the events that Svix has, releases events that Svix has lost, and makes Svix send
-    messages that it never sent on. Exit status 1 if an event is not sent, or still waits.
+    messages that it never sent on. Exit status 1 if an event is not sent, even if it only waits for
+    its redelivery.
     """
     report, progress = Report(since), StderrProgress()
     async with (

@@ -200,7 +200,7 @@ def _sheet(letter: DeadLetter) -> str:
 async def replay_letters(
     letter_ids: tuple[str, ...], *, wanted: _Filter, every: bool, as_json: bool
 ) -> int:
-    """Send dead letters again, as the function would, after asking Svix for each.
+    """Send dead letters again, after asking Svix whether it already has the event.
 
     Letters whose events are delivered are deleted, the others stay. May be interrupted, and run
     again. Exit status 1 if not every letter was sent.

@@ -175,8 +175,8 @@ def _advice(remedy: Remedy, found: Inspection) -> str:
         case Remedy.SEEK:
             claimed_at = evidence.record.first_claimed_at if evidence.record else None
             return (
-                "`gcloud pubsub subscriptions seek` the push subscription to "
-                f"{when(claimed_at)} or earlier: delivered events are recognised"
+                f"set the push subscription back to {when(claimed_at)} or earlier, with "
+                "`gcloud pubsub subscriptions seek`: delivered events are recognised"
             )
         case Remedy.PUBLISH:
             return "publish the event again, with the same id"

@@ -2,7 +2,7 @@
 
 A file needs less memory than Python objects would. Even on Cloud Run, where files are in memory, it
 takes only about 100 bytes an event. An event is deleted from the file once it is recorded as
-delivered and found in Svix, and its fan-out is confirmed. The remaining events are judged
+delivered and found in Svix, unless its fan-out must be checked. The remaining events are judged
 individually.
 """
 
@@ -148,7 +148,7 @@ class Worklist:
     def add_message(self, project: str, message: Message, *, known_only: bool) -> bool:
         """Add a message that Svix listed. Returns whether its event is done and was deleted.
 
-        An event is done if it is recorded as delivered and its fan-out is confirmed. With
+        An event is done if it is recorded as delivered and its fan-out need not be checked. With
         `known_only`, a message whose event is not in the worklist is ignored.
         """
         event_id = message.event_id or message.id

@@ -49,7 +49,10 @@ class Nacks:
             self._nacked()
 
     def _serve(self) -> None:
-        """Permit the first waiting nack if it is due. If only time is missing, set a timer."""
+        """Permit the first waiting nack if it is due.
+
+        If there were enough acks, but the half second has not passed, set a timer.
+        """
         while self._waiting and self._waiting[0].done():
             self._waiting.popleft()
         if not self._waiting or self._acks < tuning.ACKS_BETWEEN_NACKS:

@@ -44,7 +44,7 @@ class PacerState:
     in_flight: int
     """Turns that are given and not over."""
     rate: float | None
-    """Calls a second; None: no limit has been met yet."""
+    """Calls a second; None: Svix has refused no call yet, so no limit is known."""
     paused: bool
     """Whether a pause for all projects is on."""
     taken: int

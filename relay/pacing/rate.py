@@ -34,7 +34,7 @@ class Rate:
         self._used = 0.0
         """For how many seconds the rate was in use since the level was set."""
         self._refused_at = -math.inf
-        """When the last refusal that changed the rate came."""
+        """The time of the last refusal that changed the rate."""
         self._second = 0.0
         """The current second of the clock."""
         self._in_second = self._in_last_second = 0

@@ -25,7 +25,8 @@ class GivenTurn:
     event: str
     at: float
     interval: float
-    """Seconds to the next turn, at the rate when this one was given; 0 if no limit had been met."""
+    """Seconds to the next turn, at the rate that held when this turn was given. 0 if no limit had
+    been met."""
     waited: bool
     """Whether a request had to wait for the turn."""
 

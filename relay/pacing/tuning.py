@@ -54,8 +54,8 @@ busy event loop can be this late."""
 
 UNCALLED = 0.25
 """Seconds. The turns whose call has not begun are at most as many as the rate gives in this time;
-one is always allowed. Without this bound, a slow ledger would cause a burst of calls
-to Svix when it answers again."""
+one is always allowed. Without this bound, a slow ledger would cause a burst of calls to Svix as
+soon as the ledger answers again."""
 
 # Pauses, during which only probes are sent.
 
@@ -70,8 +70,8 @@ MANY_FAIL, LAST_CALLS = 0.35, 50
 """An event that fails again and again may be nacked early (`_HOPELESS_FAILURES` in `delivery.py`),
 but only while less than this share of about the last 50 calls failed. If more failed, Svix is the
 cause, not the event. Bad events of one customer stay below this share, because that project's line
-is paused. Simulated: without this, while half of all calls failed, one good event in 3,000 was
-given up."""
+is paused. Simulated: without this bound, while half of all calls failed, one good event in 3,000
+was nacked early."""
 
 FIRST_PAUSE = 0.5
 """The time to the first probe. It doubles with each probe that is refused or fails."""
