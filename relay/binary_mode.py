@@ -29,7 +29,7 @@ class InvalidAttribute(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """A message's attributes, or the headers that an unwrapped push sends them as."""
+    """A message's attributes. An unwrapped push sends them as headers."""
 
     valid: Mapping[str, str]
     """The attributes that Pub/Sub can carry: strings within its quotas, each name once."""

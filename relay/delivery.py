@@ -8,7 +8,7 @@ one turn, one claim, one call to Svix and one settle:
 `what_next` is the table of what follows each answer of Svix. Before the call:
 
     the claim's result             next
-    claimed                        call Svix; if a pause began after the turn was given, release
+    claimed                        call Svix; release, if the pacer paused calls after the turn
     delivered before               give the turn back; the outcome is `duplicate`
     in progress elsewhere          give the turn back; poll the record until it is delivered or free
     the ledger does not answer     the turn is used up; the pacer pauses all claims

@@ -42,7 +42,7 @@ SHARDS = 4
 """The number of parts that the records' index is split into. The index is ordered by time, so all
 new entries go to its end, where Firestore takes 500 a second. Each shard has an end of its own."""
 
-_LONGEST_NAME = 1024  # characters of a dead letter's id, type or project
+_LONGEST_NAME = 1024  # characters of each name and each id in a dead letter
 
 
 def key_of(project: str, event_id: str) -> str:

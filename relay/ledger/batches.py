@@ -211,7 +211,7 @@ class _Group(Generic[_Req, _Res]):
             raise Closed
         self._waiting[pending] = None
         if not self._dispatch_scheduled:
-            # In the next iteration of the event loop: all requests of this one are sent together.
+            # In the event loop's next iteration, so that all requests of this one go together.
             self._dispatch_scheduled = True
             asyncio.get_running_loop().call_soon(self._dispatch)
         try:

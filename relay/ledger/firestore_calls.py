@@ -27,8 +27,8 @@ from relay.ledger.patience import patiently
 _PAGE = 500  # documents
 
 _PAGE_SECONDS = 30.0
-"""The timeout of one page, which usually takes a tenth of a second. A delivery reads pages only to
-delete the parts of a letter that was discarded while it was being parked."""
+"""The timeout of one page, which usually takes a tenth of a second. Deliveries read pages in one
+rare case only, while they park a letter (`firestore_letters.py`)."""
 
 # Part of gRPC's message if the credentials give no token. Its status is UNAVAILABLE then.
 _NO_TOKEN = "metadata from plugin failed"  # noqa: S105 - no secret

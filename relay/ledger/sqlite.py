@@ -278,7 +278,7 @@ class SqliteLedger:
         give_up_at = time.monotonic() + limit
 
         def run() -> _T:
-            # The wait for the thread has used up some of the time. SQLite may wait for the rest.
+            # Waiting for the thread has used up some of the time. SQLite gets the remaining time.
             remaining = give_up_at - time.monotonic()
             if remaining <= 0:
                 raise TimeoutError

@@ -140,7 +140,7 @@ class StderrProgress:
     """Prints progress to stderr, so that stdout has only the answer.
 
     Shows how many items are done, and the total if it is known. On a terminal the count is
-    rewritten a few times a second. Elsewhere each phase prints one line.
+    rewritten a few times a second. Elsewhere each phase that has items prints one line.
     """
 
     _INTERVAL = 0.2  # seconds between two rewrites

@@ -1,8 +1,8 @@
 """Compares the ledger's records and dead letters with Svix's messages: was everything sent?
 
-    1. list     the records written in the time asked, all undelivered records, and the dead letters
+    1. list     the records written in the period, all undelivered records, and the dead letters
     2. read     Svix's messages of each project that has such a record, newest first
-    3. judge    each event that steps 1 and 2 leave open: `locate`, with its current record
+    3. judge    each event that steps 1 and 2 leave open: `whereabouts.locate` says where it is
     4. repair   what `Repair` allows
     5. recheck  recent messages for which Svix has made no attempt yet
 

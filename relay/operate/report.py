@@ -17,9 +17,9 @@ class Report:
     until: datetime | None = None
     """None: until now."""
     events: int = 0
-    """The number of records compared: all undelivered ones, and those written in the time asked."""
+    """The number of records compared: all undelivered ones, and those written in the period."""
     messages: int = 0
-    """The number of messages in Svix's listings that were accepted in the time asked."""
+    """The number of messages in Svix's listings that were accepted in the period."""
     places: Counter[Place] = field(default_factory=Counter)
     """The number of events at each place."""
     never_sent_on: int = 0

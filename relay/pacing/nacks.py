@@ -13,7 +13,7 @@ from relay.pacing import tuning
 
 
 class Nacks:
-    """Lets an instance nack a push once two acks and half a second have passed since its last nack.
+    """Lets an instance nack a push only if its last nack was two acks and half a second ago.
 
     The nack of an incomplete body, or of a request that is cancelled at shutdown, does not wait and
     does not count. Times are seconds of `clock`.

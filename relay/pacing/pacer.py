@@ -89,7 +89,7 @@ class Pacer:
         )
 
     def serves_others_since(self, project: str, since: float) -> bool:
-        """Whether Svix has processed a send of another project since then, and fails few calls."""
+        """Whether few of the last calls failed, and another project's send was processed since."""
         return self._traffic.serves_others_since(project, since)
 
     def must_wait(self, waiter: Waiter) -> bool:

@@ -116,7 +116,7 @@ class Pauses:
                 self._changed.add(project)
 
     def taken(self, project: str, given_at: float) -> None:
-        """Svix processed a send. That ends an outage, and opens the gate if it was a probe."""
+        """Svix processed a send. That ends an outage. A probe also opens the closed gate."""
         self._refusals = 0
         self._svix.failed.clear()
         if self._cause is Outcome.UNAVAILABLE or not self._svix.began_after(given_at):

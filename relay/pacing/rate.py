@@ -1,8 +1,8 @@
 """How many calls a second may go to Svix. Each instance finds its own rate from Svix's refusals.
 
-    no limit met   a window bounds the calls in flight; it grows with each processed send
-    searching      after the first refusal the rate doubles with use, until the next refusal
-    climbing       each refusal cuts the rate by a tenth; with use it grows again, slowly at first
+    no refusal yet   a window bounds the open turns; it grows with each processed send
+    searching        after the first refusal the rate doubles with use, until the next refusal
+    climbing         each refusal cuts the rate by a tenth; with use it grows again, slowly at first
 
 The rate is in use while requests wait for turns. Without use it is not tested, so it does not grow.
 
@@ -24,11 +24,11 @@ class Rate:
 
     def __init__(self) -> None:
         self.window = tuning.FIRST_WINDOW
-        """The maximum of calls in flight, while no limit has been met."""
+        """The maximum of open turns until the first refusal."""
         self.next_at = -math.inf
         """The earliest time for the next turn."""
         self._level: float | None = None
-        """The rate that the last refusal set. None: no limit has been met yet."""
+        """The rate that the last refusal set. None: there was no refusal yet."""
         self._searching = False
         """Whether the search for the limit goes on: only one refusal has changed the rate."""
         self._used = 0.0
@@ -44,7 +44,7 @@ class Rate:
 
     @property
     def current(self) -> float | None:
-        """The current rate; None while no limit has been met."""
+        """The current rate; None until the first refusal."""
         if self._level is None:
             return None
         if self._searching:
@@ -52,7 +52,7 @@ class Rate:
         return self._level * (1 + (self._used / tuning.CLIMB) ** 3)
 
     def give(self, at: float) -> float:
-        """A turn is given. Returns the seconds to the next turn, 0 while no limit has been met."""
+        """A turn is given. Returns the seconds to the next turn, 0 until the first refusal."""
         if (rate := self.current) is None:
             return 0.0
         self.next_at = max(self.next_at, at - tuning.MAKE_UP) + 1 / rate

@@ -1,7 +1,7 @@
 """The open turns, and what each answer says about Svix.
 
-A turn is open until Svix has answered its call, or until the turn ends without a call. The window
-is the maximum of open turns while no limit has been met (`rate.py`).
+A turn is open until Svix has answered its call, or until the turn ends without a call. Until Svix
+refuses its first call, the window bounds the number of open turns (`rate.py`).
 
 Uses no clock and no event loop: the time is passed to each method. Times are seconds.
 """
@@ -25,8 +25,8 @@ class GivenTurn:
     event: str
     at: float
     interval: float
-    """Seconds to the next turn, at the rate that held when this turn was given. 0 if no limit had
-    been met."""
+    """Seconds to the next turn, at the rate that held when this turn was given. 0 until the first
+    refusal."""
     waited: bool
     """Whether a request had to wait for the turn."""
 
@@ -86,7 +86,7 @@ class Traffic:
         return self.in_flight - max(0.0, excess) < self.rate.window
 
     def serves_others_since(self, project: str, since: float) -> bool:
-        """Whether Svix fails few calls, and has processed another project's send since then."""
+        """Whether few of the last calls failed, and another project's send was processed since."""
         of_another = self._last_taken[0] != project
         last = self._last_taken if of_another else self._last_taken_of_another
         return last[1] >= since and self._failing < tuning.MANY_FAIL

@@ -5,10 +5,10 @@ in 100 ms and whose limit is a token bucket of 50 calls a second with a burst of
 ARGS=drain`; docs/measurements.md has the figures). All times are in seconds.
 """
 
-# While no limit has been met, only the calls in flight are bounded.
+# Until Svix refuses its first call, only the number of open turns is bounded.
 
 FIRST_WINDOW = 30
-"""The window at the start, in calls. Simulated: with 30, at most 0.9 % of the calls are refused;
+"""The window at the start, in open turns. Simulated: with 30, at most 0.9 % of the calls are refused;
 with 50, 1.1 %."""
 
 LARGEST_WINDOW = 200
@@ -44,9 +44,9 @@ CUT = 0.9
 with 0.8, less of the limit is used."""
 
 CLIMB = 20.0
-"""After this time of use, the rate is twice what the cut left. The climb must be this fast for the
-end of a backlog: the last instance that has requests should soon use the whole limit, also the part
-that the other instances no longer need."""
+"""After this time of use, the rate is twice what the cut left. The reason is the end of a backlog:
+when only one instance still has requests, it should soon use the whole limit, also the part that
+the other instances no longer need."""
 
 MAKE_UP = 0.1
 """If the event loop is late by up to this time, turns that came due meanwhile are still given. A
@@ -101,8 +101,8 @@ ACKS_BETWEEN_NACKS = 2
 back-off is shorter than before the nack."""
 
 BETWEEN_NACKS = 0.5
-"""The minimum time between two nacks. Twenty simultaneous nacks raise the back-off to its maximum
-of a minute, however many acks follow."""
+"""The minimum time between two nacks. Counting acks is not enough: twenty simultaneous nacks raise
+the back-off to its maximum of a minute before any ack can lower it."""
 
 PROJECTS_REMEMBERED = 1000
 """The maximum of projects whose failures are remembered. The project that failed longest ago is
