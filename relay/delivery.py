@@ -8,7 +8,8 @@ one turn, one claim, one call to Svix and one settle:
 `what_next` is the table of what follows each answer of Svix. Before the call:
 
     the claim's result             next
-    claimed                        call Svix; release, if the pacer paused calls after the turn
+    claimed                        call Svix
+    claimed, but calls are paused  release the claim, and wait for a new turn
     delivered before               give the turn back; the outcome is `duplicate`
     in progress elsewhere          give the turn back; poll the record until it is delivered or free
     the ledger does not answer     the turn is used up; the pacer pauses all claims
@@ -283,7 +284,8 @@ class _Request:
         self._history = History()
         self._next_call = Call.ASK if delivery.ask_first else Call.SEND
         self._claim: Claim | None = None
-        """Our latest claim. The next claim replaces it, if its release did not reach the ledger."""
+        """Our latest claim. If its release was lost, the record still holds this claim. Then our
+        next claim may replace it immediately."""
         self._last_failure: Answer | LedgerUnavailable | None = None
         self._failures = 0
         self._first_failure_at = 0.0

@@ -13,8 +13,9 @@ from relay.pacing import tuning
 
 
 class Nacks:
-    """Lets an instance nack a push only if its last nack was two acks and half a second ago.
+    """Spaces an instance's nacks: between two of them, there are two acks and half a second.
 
+    Before the first nack there are two acks, too. At its deadline, a push is nacked in any case.
     The nack of an incomplete body, or of a request that is cancelled at shutdown, does not wait and
     does not count. Times are seconds of `clock`.
     """

@@ -8,8 +8,8 @@ ARGS=drain`; docs/measurements.md has the figures). All times are in seconds.
 # Until Svix refuses its first call, only the number of open turns is bounded.
 
 FIRST_WINDOW = 30
-"""The window at the start, in open turns. Simulated: with 30, at most 0.9 % of the calls are refused;
-with 50, 1.1 %."""
+"""The window at the start, in open turns. Simulated: with 30, at most 0.9 % of the calls are
+refused; with 50, 1.1 %."""
 
 LARGEST_WINDOW = 200
 """The window's maximum. On one processor, more calls in flight did not raise the throughput."""
@@ -44,9 +44,9 @@ CUT = 0.9
 with 0.8, less of the limit is used."""
 
 CLIMB = 20.0
-"""After this time of use, the rate is twice what the cut left. The reason is the end of a backlog:
-when only one instance still has requests, it should soon use the whole limit, also the part that
-the other instances no longer need."""
+"""After this time of use, the rate is twice what the cut left. The climb is this fast because, at
+the end of a backlog, only one instance may still have requests. It should then soon use the whole
+limit, also the part that the other instances no longer need."""
 
 MAKE_UP = 0.1
 """If the event loop is late by up to this time, turns that came due meanwhile are still given. A
@@ -60,8 +60,8 @@ soon as the ledger answers again."""
 # Pauses, during which only probes are sent.
 
 REFUSALS_TO_CLOSE = 3
-"""This many refusals in a row close the gate; only those that changed the rate count. With several
-instances, two in a row happen by chance."""
+"""This many refusals in a row close the gate. A refusal counts only if it changed the rate. With
+several instances, two in a row happen by chance."""
 
 FAILURES_TO_PAUSE = 5
 """Failures in a row, of different events, that begin a pause. A single failure is not an outage."""
