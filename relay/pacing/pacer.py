@@ -28,8 +28,9 @@ class NoTurn(Exception):
     """No turn came in time."""
 
     outcome: Outcome
-    """What delayed the turn. RATE_LIMITED: the rate, or the pause after refusals.
-    LEDGER_UNAVAILABLE: the pause after claims that failed. UNAVAILABLE: anything else."""
+    """What delayed the turn. RATE_LIMITED: the pause after refusals; or, once there was a refusal,
+    the rate or a slow ledger. LEDGER_UNAVAILABLE: the pause after claims that failed. UNAVAILABLE:
+    anything else."""
     retry_after: float
     """Seconds until a turn may come."""
     detail: str

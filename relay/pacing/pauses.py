@@ -116,7 +116,7 @@ class Pauses:
                 self._changed.add(project)
 
     def taken(self, project: str, given_at: float) -> None:
-        """Svix processed a send. That ends an outage. A probe also opens the closed gate."""
+        """Svix processed a send. Any such send ends an outage; only a probe opens the gate."""
         self._refusals = 0
         self._svix.failed.clear()
         if self._cause is Outcome.UNAVAILABLE or not self._svix.began_after(given_at):
