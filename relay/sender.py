@@ -55,9 +55,9 @@ class SvixSender(ClientBase):
         """Create the event's message. A second send with the same key creates no second message.
 
         Svix may answer that it does not know the application. If the relay creates applications,
-        each send asks Svix to create a missing one. So another send is creating it at this moment,
-        and the answer counts as UNAVAILABLE. If the relay does not create applications, the answer
-        counts as REJECTED, with the code `unknown_application`.
+        each send asks Svix to create a missing one. Svix then gives this answer only while another
+        send is creating it. That passes, so the answer counts as UNAVAILABLE. If the relay does not
+        create applications, the answer counts as REJECTED, with the code `unknown_application`.
         """
         message = MessageIn(event_type=event.type, event_id=event.id, payload={})
         if event.tags:

@@ -306,7 +306,7 @@ def _conclusion(found: Report) -> list[str]:
         lines += textwrap.wrap(f"Not finished: {found.failure}", WIDTH)
     if found.unfinished:
         names = ", ".join(sorted(found.unfinished)[:10])
-        more = f" and {len(found.unfinished) - 10:,} more" if len(found.unfinished) > 10 else ""  # noqa: PLR2004 - as above
+        more = f" and {len(found.unfinished) - 10:,} more" if len(found.unfinished) > 10 else ""  # noqa: PLR2004 - the 10 of the line above
         lines += textwrap.wrap(f"Comparison not finished: {names}{more}.", WIDTH)
     if found.needs_operator:
         lines.append(

@@ -24,7 +24,7 @@ class Rate:
 
     def __init__(self) -> None:
         self.window = tuning.FIRST_WINDOW
-        """The maximum of open turns until the first refusal. `Traffic` has exceptions."""
+        """The maximum of open turns until the first refusal (`traffic.py` has two exceptions)."""
         self.next_at = -math.inf
         """The earliest time for the next turn."""
         self._level: float | None = None

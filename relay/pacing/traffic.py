@@ -1,8 +1,9 @@
 """The open turns, and what each answer says about Svix.
 
 A turn is open until Svix has answered its call, or until the turn ends without a call. Until Svix
-refuses its first call, the window bounds the number of open turns (`rate.py`), except for those of
-a project beyond its share, and during pauses.
+refuses its first call, the window bounds the number of open turns (`rate.py`). There are two
+exceptions. The turns that a project has beyond its share do not count against other projects. And
+during a pause for all projects, the window does not apply.
 
 Uses no clock and no event loop: the time is passed to each method. Times are seconds.
 """
