@@ -200,7 +200,7 @@ print_unchanged() { printf '   unchanged: %s\n' "$1"; }
 
 failed() { # MESSAGE: prints it with advice, and exits
   printf '\nFailed at the step "%s".\n%s\n' "$STEP" "$1" >&2
-  ((CHANGED == 0)) || echo 'The changes made so far are kept.' >&2
+  [[ $DRY_RUN ]] || ((CHANGED == 0)) || echo 'The changes made so far are kept.' >&2
   echo 'Fix this, then run the same command again.' >&2
   case $1 in
     *PERMISSION_DENIED* | *'does not have permission'*)

@@ -138,8 +138,8 @@ class History:
             return self
         conflicts, first_conflict_at = self.conflicts, self.first_conflict_at
         if answer.verdict is Verdict.UNAVAILABLE:
-            # Svix may still be working on this send. If so, it holds the lock of the idempotency
-            # key, and a 409 to the next send is a new conflict.
+            # If no answer came, Svix may still be working on this send. Then it holds the lock of
+            # the idempotency key, and a 409 to the next send is a new conflict.
             conflicts = 0
         elif answer.verdict is Verdict.CONFLICT:
             first_conflict_at = first_conflict_at if conflicts else now

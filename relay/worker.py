@@ -126,9 +126,10 @@ class Worker:
             async with self._intake.admit(headers, deadline - ATTEMPT_SECONDS) as admission:
                 event = admission.event(chunks, self._settings.event_tags)
                 return await self._deliver(known, event, arrived_at, deadline)
-        except NotAdmitted as failure:
+        except Exception as failure:  # noqa: BLE001 - each request gets an outcome and a log line
             known.source = source_of(headers)
-            result = Result(outcome=Outcome.UNAVAILABLE, detail=str(failure))
+            detail = str(failure) if isinstance(failure, NotAdmitted) else _place_of(failure)
+            result = Result(outcome=Outcome.UNAVAILABLE, detail=detail)
             return await self._spaced(result, known.source, deadline)
 
     async def _deliver(

@@ -172,6 +172,13 @@ async def not_admitted(relay: Worker, **headers: str) -> asyncio.Task[tuple[Resu
     return waiting
 
 
+async def test_a_fault_before_the_body_is_read_has_an_outcome_too(relay: Worker) -> None:
+    """Python refuses to read a number of over 4,300 digits, such as this Content-Length."""
+    result, _ = await handle(relay, event("evt_1"), **{"content-length": "9" * 5000})
+    assert answer(result) == (500, "unavailable")
+    assert "ValueError at intake.py" in (result.detail or "")
+
+
 async def test_a_body_posted_by_hand_and_not_admitted_is_answered_at_once(relay: Worker) -> None:
     """Only the nacks of pushes are spaced."""
     waiting = await not_admitted(relay)

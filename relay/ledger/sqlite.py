@@ -63,7 +63,7 @@ where key = :key and claim = :claim and state = 'claimed'
 """
 
 # If the record was written after it was read, its `touched_at` differs.
-_MEND = """
+_REPAIR = """
 update events set
     state = :state, delivered_at = :delivered_at, svix_message_id = :svix_message_id,
     fanout_confirmed = :fanout_confirmed, touched_at = :now, expires_at = :expires_at
@@ -195,7 +195,7 @@ class SqliteLedger:
         row |= {"key": record.key, "claim": record.claim, "version": record.version}
         if record.delivered_at is not None and state is State.DELIVERED:
             row["delivered_at"] = record.delivered_at.timestamp()
-        if not await self._transact(lambda db: db.execute(_MEND, row).rowcount, "immediate"):
+        if not await self._transact(lambda db: db.execute(_REPAIR, row).rowcount, "immediate"):
             raise ClaimLost(f"{record.key} has been written since it was read")
 
     # -- dead letters

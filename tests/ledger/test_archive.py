@@ -138,7 +138,7 @@ async def test_a_page_that_fails_is_read_again(
     assert unstable == [0]
 
 
-async def test_a_record_that_has_not_changed_is_mended(open_ledger: Open) -> None:
+async def test_a_record_that_has_not_changed_is_repaired(open_ledger: Open) -> None:
     """It is marked as delivered, because its worker could not write that."""
     ledger = open_ledger()
     claim = await claimed(ledger, event())
@@ -149,7 +149,7 @@ async def test_a_record_that_has_not_changed_is_mended(open_ledger: Open) -> Non
         await ledger.release(claim)
 
 
-async def test_a_record_mended_as_released_is_claimed_again(open_ledger: Open) -> None:
+async def test_a_record_repaired_as_released_is_claimed_again(open_ledger: Open) -> None:
     """Its message is no longer in Svix. The message's id is kept until the next claim."""
     ledger = open_ledger()
     await delivered(ledger, event())
@@ -161,7 +161,7 @@ async def test_a_record_mended_as_released_is_claimed_again(open_ledger: Open) -
     assert (await record_of(ledger)).svix_message_id is None
 
 
-async def test_the_fanout_of_a_delivered_record_can_be_mended(
+async def test_the_fanout_of_a_delivered_record_can_be_repaired(
     open_ledger: Open,
 ) -> None:
     """The time of delivery stays the same."""
@@ -174,7 +174,7 @@ async def test_the_fanout_of_a_delivered_record_can_be_mended(
     assert after.delivered_at == before.delivered_at
 
 
-async def test_a_record_written_since_it_was_read_is_not_mended(open_ledger: Open) -> None:
+async def test_a_record_written_since_it_was_read_is_not_repaired(open_ledger: Open) -> None:
     """The later write knows more than the command does."""
     ledger = open_ledger()
     first = await claimed(ledger, event())

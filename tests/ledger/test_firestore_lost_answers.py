@@ -179,7 +179,7 @@ async def test_a_release_whose_answer_was_lost_is_recognised(unanswered: Unanswe
     assert (await claimed(ledger, event(), released)).attempts == 2
 
 
-async def test_a_mending_whose_answer_was_lost_is_recognised(unanswered: Unanswered) -> None:
+async def test_a_repair_whose_answer_was_lost_is_recognised(unanswered: Unanswered) -> None:
     """The record does not count as changed by another."""
     ledger = unanswered.ledger
     await claimed(ledger, event())

@@ -78,7 +78,7 @@ def test_fix_says_what_still_waits(relay: Relay, rows: Rows, svix: Svix) -> None
     assert said["needs_operator"] == 1
 
 
-def test_if_fix_mended_everything_it_exits_with_0(relay: Relay, rows: Rows, svix: Svix) -> None:
+def test_if_fix_repaired_everything_it_exits_with_0(relay: Relay, rows: Rows, svix: Svix) -> None:
     rows.add(State.RELEASED, "evt_1", untouched=2 * HOUR)
     svix.add_message("evt_1", age=2 * HOUR)
     assert relay("reconcile", "--since", "24h", "--fix").exit_code == 0

@@ -35,7 +35,7 @@ async def run(
     return await reconcile(settings, archive, pacer or Pacer(), seconds)
 
 
-async def test_it_finds_everything_and_mends_only_the_fanout(
+async def test_it_finds_everything_and_repairs_only_the_fanout(
     relay: Relay, svix: Svix, rows: Rows, archive: Archive
 ) -> None:
     """A person must decide about everything else."""
