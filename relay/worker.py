@@ -24,7 +24,8 @@ from relay.pacing import Pacer
 from relay.sender import SvixSender
 
 _LAST_ATTEMPT_SECONDS = 5.0
-"""After SIGTERM, turns are given for this long. Then requests without a claim are answered."""
+"""After SIGTERM, turns are given for this long. Then all requests are answered that neither hold a
+claim nor are asking for one."""
 
 _LAST_CALL_SECONDS = 8.0
 """After SIGTERM, attempts under way may go on for this long. Cloud Run kills the process after 10

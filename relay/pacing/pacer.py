@@ -28,9 +28,9 @@ class NoTurn(Exception):
     """No turn came in time."""
 
     outcome: Outcome
-    """What delayed the turn. RATE_LIMITED: the pause after refusals; or, once there was a refusal,
-    the rate or a slow ledger. LEDGER_UNAVAILABLE: the pause after claims that failed. UNAVAILABLE:
-    anything else."""
+    """What delayed the turn. During a pause: RATE_LIMITED if the gate is closed, LEDGER_UNAVAILABLE
+    if claims fail, UNAVAILABLE if calls to Svix fail. Without a pause: RATE_LIMITED if Svix has ever
+    refused a call, else UNAVAILABLE."""
     retry_after: float
     """Seconds until a turn may come."""
     detail: str
