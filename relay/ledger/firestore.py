@@ -9,8 +9,9 @@ meanwhile, so a crashed worker leaves nothing but its lease.
 A write whose answer was lost may have been made, and is retried. Each claim writes a random token.
 If the record has our token, our write was made.
 
-Records are queried with the composite index `state, shard, touched_at`, dead letters by their id,
-`project` and `event_id`. There is no other index (`deploy/firestore-indexes.txt`).
+Records are queried with the composite index `state, shard, touched_at`. Dead letters are queried by
+id, and with the single-field indexes on `project` and `event_id`. There is no other index
+(`deploy/firestore-indexes.txt`).
 
 Sources: https://cloud.google.com/firestore/docs/manage-data/add-data and
 https://cloud.google.com/firestore/docs/reference/rpc/google.firestore.v1#precondition

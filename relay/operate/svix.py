@@ -1,9 +1,9 @@
 """Asks Svix about messages, endpoints and attempts, and makes it send a message again.
 
 Listings are read newest first, page by page with their `iterator`. The listing of messages is read
-only back to `since`. The parameter `after` is not used: with it, Svix begins with the oldest page
-after `since`, and the `iterator` leads from there to still older messages. A test on a real Svix
-checks that.
+only back to `since`. The parameter `after` is not used. With it, the first page has the messages
+just after `since`, and the `iterator` then goes back to messages before `since`. So the newer
+messages would never be listed. A test on a real Svix checks that.
 
 After a 429 or a failure, `SvixView` retries, for as long as its patience. Then it raises
 `SvixUnavailable` with advice for the operator. The message quotes only the status of Svix's answer.

@@ -252,7 +252,7 @@ def locate(evidence: Evidence) -> Whereabouts:
     fanout = None if standings is None else _fanout([each.standing for each in standings])
     remedies = list(_remedies(place, evidence))
     if fanout is Fanout.NEVER_SENT_ON and Remedy.FIX not in remedies:
-        # A reconciliation follows the records. An event without a record has to be published again.
+        # `reconcile --fix` repairs only events that have a record. Others must be published again.
         remedies.append(Remedy.FIX if evidence.record else Remedy.PUBLISH)
     return Whereabouts(
         place=place,

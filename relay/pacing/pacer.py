@@ -29,8 +29,8 @@ class NoTurn(Exception):
 
     outcome: Outcome
     """What delayed the turn. During a pause: RATE_LIMITED if the gate is closed, LEDGER_UNAVAILABLE
-    if claims fail, UNAVAILABLE if calls to Svix fail. Without a pause: RATE_LIMITED if Svix has ever
-    refused a call, else UNAVAILABLE."""
+    if claims fail, UNAVAILABLE if calls to Svix fail. Without a pause: RATE_LIMITED if Svix has
+    refused a call before, else UNAVAILABLE."""
     retry_after: float
     """Seconds until a turn may come."""
     detail: str
