@@ -123,7 +123,7 @@ class Refused(Exception):
     """No event can be read from the request. The message quotes nothing of the body.
 
     `outcome` is MALFORMED, REJECTED (the event is too large for Svix) or INCOMPLETE. `code` is
-    TOO_LARGE or MEDIA_TYPE if HTTP has a status for that reason.
+    TOO_LARGE (413) or MEDIA_TYPE (415) if that is why the event was refused, else None.
     """
 
     def __init__(

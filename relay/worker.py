@@ -24,8 +24,8 @@ from relay.pacing import Pacer
 from relay.sender import SvixSender
 
 _LAST_ATTEMPT_SECONDS = 5.0
-"""After SIGTERM, turns are given for this long. Then all requests are answered that neither hold a
-claim nor are asking for one."""
+"""After SIGTERM, turns are given for this long. Then every request that neither holds a claim nor is
+asking for one is answered."""
 
 _LAST_CALL_SECONDS = 8.0
 """After SIGTERM, attempts under way may go on for this long. Cloud Run kills the process after 10
