@@ -24,8 +24,8 @@ from relay.pacing import Pacer
 from relay.sender import SvixSender
 
 _LAST_ATTEMPT_SECONDS = 5.0
-"""After SIGTERM, turns are given for this long. Then every request that neither holds a claim nor is
-asking for one is answered."""
+"""After SIGTERM, turns are given for this long. Then every request that neither holds a claim nor
+is asking for one is answered."""
 
 _LAST_CALL_SECONDS = 8.0
 """After SIGTERM, attempts under way may go on for this long. Cloud Run kills the process after 10
@@ -94,7 +94,8 @@ class Worker:
     ) -> tuple[Result, Names]:
         """Answer one request: read its body, deliver or park its event, and log the result.
 
-        `headers` has lower-case names. The returned names are those that could be read.
+        The keys of `headers` are lower-case. Also returns the event's id, type and project, as far
+        as they could be read.
         """
         arrived_at = time.monotonic()
         known = _Known()

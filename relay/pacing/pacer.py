@@ -28,7 +28,7 @@ class NoTurn(Exception):
     """No turn came in time."""
 
     outcome: Outcome
-    """What delayed the turn. During a pause: RATE_LIMITED if the gate is closed, LEDGER_UNAVAILABLE
+    """What delayed the turn. During a pause: RATE_LIMITED if Svix refuses calls, LEDGER_UNAVAILABLE
     if claims fail, UNAVAILABLE if calls to Svix fail. Without a pause: RATE_LIMITED if Svix has
     refused a call before, else UNAVAILABLE."""
     retry_after: float
