@@ -1,8 +1,8 @@
 """The scheduled reconciliation: Cloud Scheduler calls `POST /reconcile` every hour.
 
 It compares the ledger with Svix for the two hours that ended an hour ago, and for all undelivered
-events. The last hour is left out, because an event of that hour may still wait for its first
-redelivery. Two runs cover each event.
+events. Deliveries of the last hour are left out, because Svix may still make the first attempt for
+their messages. Later, two runs cover each delivery.
 
 It changes no record. It makes Svix send messages that Svix never sent on. Two overlapping runs do
 no harm: if an endpoint gets a message twice, the customer recognises the message's id.
