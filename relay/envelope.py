@@ -77,8 +77,8 @@ class Source:
     """How an event reached the relay. Even in a push, each field may be missing."""
 
     pushed: bool = False
-    """Whether Pub/Sub pushed the event. False for an event posted by hand or replayed, and for a
-    body that is too large to read."""
+    """Whether the request is a push of Pub/Sub, or has the form of a wrapped push. False for a bare
+    event posted by hand, for a replay, and for a body that is too large to read."""
     data: bytes = field(default=b"", repr=False)
     form: Form = Form.DATA
     """What `data` is."""

@@ -2,8 +2,8 @@
 
 The first claim of an event creates its record. A settle updates the record, on condition that the
 record's update time is still the one that the claim's write returned. Each is one conditional
-write, without a read. A later claim updates the record, on condition that its update time is still
-the one that this delivery got from its own last write or from a read. Firestore holds no lock
+write, without a read. A later claim updates the record, on condition that the record's update time
+has not changed since the claiming delivery last wrote or read the record. Firestore holds no lock
 meanwhile, so a crashed worker leaves nothing but its lease.
 
 A write whose answer was lost may have been made, and is retried. Each claim writes a random token.

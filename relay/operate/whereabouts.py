@@ -282,8 +282,8 @@ def _place(evidence: Evidence) -> Place:  # noqa: PLR0911 - the rules, in order
     if record is None:
         return Place.NEVER_SEEN if svix else Place.UNKNOWN
     if record.svix_message_id is not None or _untouched_for(evidence) > REDELIVERED_WITHIN:
-        # Only `reconcile --fix` releases a record that has a message id. The event was in Svix and
-        # was acknowledged, so Pub/Sub will not redeliver it.
+        # If an undelivered record has a message id, `reconcile --fix` has released it. The event
+        # was in Svix and was acknowledged, so Pub/Sub will not redeliver it.
         return Place.OVERDUE
     return Place.WAITING if record.state is State.RELEASED else Place.ABANDONED
 

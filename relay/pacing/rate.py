@@ -30,7 +30,8 @@ class Rate:
         self._level: float | None = None
         """The rate that the last refusal set. None: there was no refusal yet."""
         self._searching = False
-        """Whether the search for the limit goes on: only one refusal has changed the rate."""
+        """Whether the rate searches for the limit: from the first refusal that changes the rate
+        until the second."""
         self._used = 0.0
         """For how many seconds the rate was in use since the level was set."""
         self._refused_at = -math.inf

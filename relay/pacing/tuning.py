@@ -60,8 +60,9 @@ soon as the ledger answers again."""
 # Pauses, during which only probes are sent.
 
 REFUSALS_TO_CLOSE = 3
-"""This many refusals in a row close the gate. A refusal counts only if it changed the rate. With
-several instances, two in a row happen by chance."""
+"""This many refusals in a row begin the pause that is called the closed gate (`pauses.py`). A
+refusal counts only if it changed the rate. With several instances, two in a row happen by
+chance."""
 
 FAILURES_TO_PAUSE = 5
 """Failures in a row, of different events, that begin a pause. A single failure is not an outage."""
