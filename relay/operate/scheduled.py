@@ -2,7 +2,7 @@
 
 It compares the ledger with Svix for the two hours that ended an hour ago, and for all undelivered
 events. Deliveries of the last hour are left out, because Svix may still make the first attempt for
-their messages. Later, two runs cover each delivery.
+their messages. The following runs cover them.
 
 It changes no record. It makes Svix send messages that Svix never sent on. Two overlapping runs do
 no harm: if an endpoint gets a message twice, the customer recognises the message's id.

@@ -136,8 +136,8 @@ class Place(StrEnum):
     WAITING = "waiting"
     """The claim was released. Pub/Sub will redeliver the event."""
     OVERDUE = "overdue"
-    """The event is not sent. Pub/Sub should have redelivered it by now, or never will, because the
-    event was acknowledged."""
+    """The event is not sent, and waiting does not help. Its redelivery should have come by now. Or
+    Svix lost the event after it was acknowledged: then Pub/Sub does not redeliver it."""
     PARKED = "parked"
     """The event is stored as a dead letter."""
     DISCARDED = "discarded"
