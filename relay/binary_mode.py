@@ -40,8 +40,8 @@ class Attributes:
     def of(cls, pairs: Iterable[tuple[str, object]], repeated: Iterable[str] = ()) -> "Attributes":
         """The attributes in these pairs of name and value.
 
-        `repeated`: the names that the publisher's JSON object had more than once. `pairs` has each
-        of them only once, because the parser kept the last value.
+        `repeated`: the names that occur more than once in a push's `attributes` object. `pairs` has
+        each of them only once, because the parser kept the last value.
         """
         valid: dict[str, str] = {}
         invalid = set(repeated)

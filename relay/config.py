@@ -19,9 +19,9 @@ SETTLE_SECONDS = 5.0
 """The maximum time in which the ledger records Svix's answer, including its retries."""
 
 ATTEMPT_SECONDS = CLAIM_SECONDS + SVIX_CALL_SECONDS + SETTLE_SECONDS
-"""The maximum time of an attempt, without the retries of recording a delivery. A request gets its
-last turn this long before its budget ends. Retries of recording or parking, polls of another
-delivery's record, and waits for a nack may go on until the budget ends."""
+"""The maximum time of an attempt: a claim, a call to Svix and a settle. A request gets its last
+turn this long before its budget ends. Other steps may take until the budget ends: further tries to
+record or park the event, polls of another delivery's record, and the wait before a nack."""
 
 _BUDGET = 240.0  # seconds
 _BUDGET_BOUNDS = (30.0, 540.0)

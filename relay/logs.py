@@ -1,4 +1,4 @@
-"""Writes one JSON line per request and per reconciliation, in Cloud Logging's format.
+"""Writes one JSON line per delivery and per reconciliation, in Cloud Logging's format.
 
 At DEBUG it also writes each delivery's steps and the pacer's state.
 The metrics, dashboards and alerts in `deploy/` use the fields. No line has a payload, a token or

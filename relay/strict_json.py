@@ -4,8 +4,9 @@ Three such things are not refused here: repeated names, escapes of lone surrogat
 that are too large for a double (up to Python's limit of 4,300 digits). `envelope.py` looks for the
 surrogates, and for repeats of the names that it needs. Other repeats and the integers go to Svix.
 
-An event's text goes to Svix as it came. If it was not UTF-8, it is recoded to UTF-8. The relay
-parses it only to check it and to read a few values. Svix and the customer parse the same text.
+An event's text goes to Svix as it came. Only a BOM is dropped, and other encodings are changed to
+UTF-8. The relay parses the text only to check it and to read a few values. Svix and the customer
+parse the same text.
 """
 
 import json

@@ -4,7 +4,7 @@
     2. read     Svix's messages of each project that has such a record, newest first
     3. judge    each event that steps 1 and 2 leave open: `whereabouts.locate` says where it is
     4. repair   what `Repair` allows
-    5. recheck  recent messages for which Svix has made no attempt yet
+    5. recheck  recent messages that Svix has not yet tried to send to every endpoint
 
 If the ledger or Svix fails, the run retries for minutes. The report names what was not finished.
 The report can be read at any time, also after the run was stopped.
@@ -92,10 +92,10 @@ class Reconciliation:
     """One comparison of the ledger with Svix. `report` has what it found so far.
 
     `patience`: for how many seconds to retry the read of one record. `svix` and the ledger's
-    listings have their own patience. With `look_again`, the run waits and rechecks messages without
-    an attempt. Only the events of `projects` are compared, or all events if it is empty. With
-    `every_attempt`, the run checks the fan-out of every message that has a record, not only where
-    the fan-out is unconfirmed.
+    listings have their own patience. With `look_again`, the run waits and rechecks messages that
+    had no attempt at an endpoint. Only the events of `projects` are compared, or all events if it
+    is empty. With `every_attempt`, the run checks the fan-out of every message that has a record,
+    not only where the fan-out is unconfirmed.
     """
 
     def __init__(
@@ -336,16 +336,15 @@ class Reconciliation:
             return self._endpoints[project]
 
     async def _recheck_unattempted(self) -> None:
-        """Recheck the messages that had no attempt, five minutes after the first look."""
+        """Recheck the messages that had no attempt at an endpoint, five minutes after the first."""
         unattempted, self._unattempted = self._unattempted, []
         self._look_again = False
         if not unattempted:
             return
         again_at = max(each.evidence.now for each in unattempted) + LOOKED_AT_TWICE
         wait = (again_at - self._now()).total_seconds()
-        self._progress.note(
-            f"{len(unattempted)} message(s) without an attempt yet: rechecking in {wait:.0f} s"
-        )
+        what = f"{len(unattempted)} message(s) not yet tried at every endpoint"
+        self._progress.note(f"{what}: rechecking in {wait:.0f} s")
         await self._sleep(max(0.0, wait))
         self._progress.begin("Recheck", len(unattempted))
         for each in unattempted:
