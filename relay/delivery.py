@@ -152,7 +152,7 @@ class History:
         )
 
     def has_unexplained_conflict(self, now: float) -> bool:
-        """Whether Svix has answered 409 so often, and for so long, that the conflict will not pass."""
+        """Whether Svix has answered 409 so often and for so long that the conflict will stay."""
         lasts = now - self.first_conflict_at >= UNEXPLAINED_AFTER_SECONDS
         return self.conflicts >= UNEXPLAINED_CONFLICTS and lasts
 

@@ -3,7 +3,7 @@
 Several processes of one machine may share the file. A claim is one `BEGIN IMMEDIATE` transaction,
 and SQLite allows one writer at a time. Leases are judged by the machine's clock, which all the
 processes read. The file must not be on a network file system (https://www.sqlite.org/wal.html).
-When the function opens the file, it deletes the records and letters that have expired.
+When the Cloud Function opens the file, it deletes the records and letters that have expired.
 """
 
 import asyncio

@@ -336,7 +336,7 @@ class Reconciliation:
             return self._endpoints[project]
 
     async def _recheck_unattempted(self) -> None:
-        """Recheck the messages that had no attempt at an endpoint, five minutes after the first."""
+        """Look again at the messages that had no attempt at an endpoint, after five minutes."""
         unattempted, self._unattempted = self._unattempted, []
         self._look_again = False
         if not unattempted:
