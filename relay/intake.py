@@ -196,7 +196,7 @@ class Admission:
         return b"".join(parts)
 
     def _too_large(self) -> Refused:
-        """The refusal of a body that is larger than any push, or than was admitted."""
+        """The refusal of a body that is larger than any push, or larger than its admitted size."""
         source = replace(source_of(self._headers), pushed=False)
         detail = "the body is larger than the relay accepts"
         return Refused(Outcome.REJECTED, detail, source, code=TOO_LARGE)

@@ -257,7 +257,7 @@ def _replayed(results: dict[str, Result], untouched: int) -> str:
 
 @contextlib.contextmanager
 def _stopping(replay: Replay) -> Iterator[list[int]]:
-    """Stop the replay at the first SIGINT or SIGTERM. The second one kills the process.
+    """Stop the replay at the first SIGINT or SIGTERM. A second signal ends the process.
 
     Yields a list, to which the first signal is added when it comes.
     """
