@@ -43,7 +43,7 @@ def ledger_opener(settings: Settings, *, create: bool) -> Callable[[], Archive]:
     """Import the ledger that the settings name, and return a function that opens it.
 
     That function must be called in a running loop, and may raise `LedgerMisconfigured`. With
-    `create`, it creates a missing SQLite ledger.
+    `create`, the first call of a missing SQLite ledger creates its file.
     """
     if settings.ledger_path is not None:
         from relay.ledger.sqlite import SqliteLedger  # noqa: PLC0415 - only one of the two is loaded

@@ -1,4 +1,4 @@
-"""Retries the calls of the operator's commands to a failing ledger."""
+"""Retries calls to a failing ledger, mostly those of the operator's commands."""
 
 import asyncio
 import time

@@ -93,7 +93,10 @@ class Pauses:
         return ()
 
     def superseded(self, project: str, given_at: float) -> bool:
-        """Whether a pause of this project's calls has begun since the turn was given."""
+        """Whether a pause that forbids the call of this turn began after the turn was given.
+
+        That is the closed gate, an outage or the project's own pause.
+        """
         own = self._own.get(project)
         return self._svix.began_after(given_at) or (own is not None and own.began_after(given_at))
 

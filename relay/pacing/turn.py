@@ -28,7 +28,10 @@ class Turn:
 
     @property
     def superseded(self) -> bool:
-        """Whether a pause for this turn's project has begun since the turn was given."""
+        """Whether a pause that forbids the call has begun since the turn was given.
+
+        That is the closed gate, an outage or the project's own pause.
+        """
         return self._traffic.pauses.superseded(self._given.project, self._given.at)
 
     def begin(self, *, claimed: bool = True) -> None:
