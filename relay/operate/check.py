@@ -1,6 +1,6 @@
 """Checks whether a delivery would work from this machine: the token, the ledger and the clock.
 
-Wrong settings end the command before any check.
+Settings that are missing or not valid end the command before any check.
 """
 
 import textwrap

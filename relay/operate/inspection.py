@@ -26,7 +26,7 @@ class Inspection:
     evidence: Evidence
     where: Whereabouts
     svix_failure: str | None
-    """Why Svix did not answer; None if it did."""
+    """Why Svix gave no usable answer; None if it gave one."""
 
 
 async def inspect(archive: Archive, svix: SvixView, project: str, event_id: str) -> Inspection:

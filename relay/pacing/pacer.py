@@ -45,7 +45,7 @@ class PacerState:
     in_flight: int
     """Turns that are given and not over."""
     rate: float | None
-    """Calls a second; None: Svix has refused no call yet, so no limit is known."""
+    """Calls a second; None: no refusal has set a rate yet."""
     paused: bool
     """Whether a pause for all projects is on."""
     taken: int

@@ -75,7 +75,8 @@ is paused. Simulated: without this bound, while half of all calls failed, one go
 was nacked early."""
 
 FIRST_PAUSE = 0.5
-"""The time to the first probe. It doubles with each probe that is refused or fails."""
+"""The time to the first probe. It doubles with each probe that fails or is refused, unless the
+refusal has a Retry-After."""
 
 LONGEST_GATE = 60.0
 """The maximum time between two probes while the gate is closed, even if Retry-After is longer. One
