@@ -42,8 +42,8 @@ _STATE_SECONDS = 1.0  # between two lines with the pacer's state, at DEBUG
 def ledger_opener(settings: Settings, *, create: bool) -> Callable[[], Archive]:
     """Import the ledger that the settings name, and return a function that opens it.
 
-    That function must be called in a running loop, and may raise `LedgerMisconfigured`. With
-    `create`, the first call of a missing SQLite ledger creates its file.
+    That function must be called in a running loop, and may raise `LedgerMisconfigured`. A SQLite
+    ledger opens its file with its first read or write; with `create`, it creates a missing file.
     """
     if settings.ledger_path is not None:
         from relay.ledger.sqlite import SqliteLedger  # noqa: PLC0415 - only one of the two is loaded

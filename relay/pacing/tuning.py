@@ -17,8 +17,8 @@ LARGEST_WINDOW = 200
 SHARE = 0.5
 """The share of the window that one project may fill while others wait. Simulated: without this
 bound, sixty hanging calls of one project delayed every project by 8.9 s at a cold start. Two
-projects whose calls all hang do fill the window, until their calls time out and their own pauses
-begin."""
+projects whose calls all hang do fill the window, until their calls time out. Then they count as an
+outage, which ends when a probe of another project succeeds."""
 
 # The first refusal sets the rate to the number of sends that Svix processed in one second. From
 # there the rate rises, in search of the limit.
