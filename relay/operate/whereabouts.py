@@ -151,7 +151,7 @@ class Place(StrEnum):
     IN_SVIX = "in_svix"
     """Svix has the event, and it is recorded as delivered."""
     UNKNOWN = "unknown"
-    """Svix was not asked or did not answer, and nothing else says where the event is."""
+    """Svix was not asked or did not answer, and only Svix knows where the event is."""
 
     @property
     def in_svix(self) -> bool:
