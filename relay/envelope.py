@@ -223,7 +223,8 @@ def _is_wrapped(value: Any, headers: Attributes) -> bool:
     """Whether a body's value is Pub/Sub's wrapper.
 
     An event has an `id`, a wrapper has none. If the headers are those of an event in binary mode,
-    the body is the event's data, which may look like a wrapper.
+    the body is the event's data, which may look like a wrapper. Eventarc's pushes are an exception:
+    their headers look like binary mode, but their body is a wrapper.
     """
     is_data = headers.binary and headers.valid.get("ce-type") != _EVENTARC_TYPE
     if is_data or not isinstance(value, dict) or "id" in value:

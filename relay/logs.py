@@ -1,8 +1,8 @@
 """Writes one JSON line per delivery and per reconciliation, in Cloud Logging's format.
 
-At DEBUG it also writes each delivery's steps and the pacer's state.
-The metrics, dashboards and alerts in `deploy/` use the fields. No line has a payload, a token or
-personal data. An event is identified by its id, its type and its project.
+The metrics, dashboards and alerts in `deploy/` use the fields of these lines. At DEBUG the relay
+also logs each delivery's steps and the pacer's state. No line has a payload, a token or personal
+data. An event is identified by its id, its type and its project.
 
 Source: https://cloud.google.com/logging/docs/structured-logging
 """
@@ -100,7 +100,7 @@ class Log:
     def _trace(self, source: Source, headers: Mapping[str, str]) -> dict[str, str]:
         """The fields for the publisher's trace, or for the request's if the message has none.
 
-        Cloud Logging shows a line beside the trace that these two fields name:
+        Cloud Logging shows a line beside the trace that these fields name:
         https://cloud.google.com/trace/docs/trace-log-integration
         """
         if self.cloud_project is None:

@@ -85,7 +85,7 @@ class SvixCall:
         self._seconds = seconds
         self._payload = payload
         self.answer: WireAnswer | None = None
-        """The answer, as far as it was received; None before its status."""
+        """The answer, as far as it has been received. None until the status has arrived."""
         self.failure: str | None = None
         """Why there is no complete answer, such as `ConnectError` or `no answer in 10 s`."""
 

@@ -1,4 +1,4 @@
-"""Converts between values and Firestore's documents and writes, as plain protobufs.
+"""Builds Firestore's protobufs of writes from values, and reads values from its documents.
 
 Deliveries use these functions, because Google's library takes twice the processor time for a
 `create` and an `update`, mostly in wrappers. Queries and dead letters use the library.

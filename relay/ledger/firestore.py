@@ -150,7 +150,9 @@ class FirestoreLedger:
                 return _moved_on(claim, version)
             record = await self._read(claim.key)
             if record is None or (record.claim, record.state) != (claim.token, state):
-                raise ClaimLost(f"another delivery has claimed {claim.key}, or it was deleted")
+                raise ClaimLost(
+                    f"someone else has written the record {claim.key}, or it was deleted"
+                )
             return _claim_of(record)  # our write was made, and its answer was lost
 
     async def _create(self, key: str, event: Event, claimed: dict[str, Any]) -> Any:

@@ -341,7 +341,7 @@ def _settle(database: sqlite3.Connection, claim: Claim, settled: dict[str, objec
         return
     record = _read(database, claim.key, _now())
     if record is None or (record.claim, record.state) != (claim.token, settled["state"]):
-        raise ClaimLost(f"another delivery has claimed {claim.key}, or it was deleted")
+        raise ClaimLost(f"someone else has written the record {claim.key}, or it was deleted")
 
 
 def _settled(

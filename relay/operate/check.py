@@ -64,7 +64,7 @@ async def check_ledger(archive: Archive) -> list[Check]:
 
 
 def settings(read: Settings) -> dict[str, object]:
-    """The settings, without the token."""
+    """The settings, without the token and the log level."""
     firestore = f"Firestore, database {read.firestore_database}"
     no_project = "not needed" if read.ledger_path else "as Google's credentials say"
     return {

@@ -170,13 +170,14 @@ def _advice(remedy: Remedy, found: Inspection) -> str:
         case Remedy.REDRIVE:
             return (
                 "after 100 deliveries Pub/Sub moves an event to the dead-letter topic: "
-                "`./deploy.sh --redrive` pushes the events in it to the function again"
+                "`./deploy.sh … --redrive` pushes the events in it to the function again"
             )
         case Remedy.SEEK:
             claimed_at = evidence.record.first_claimed_at if evidence.record else None
             return (
-                f"set the push subscription back to {when(claimed_at)} or earlier, with "
-                "`gcloud pubsub subscriptions seek`: delivered events are recognised"
+                "set the push subscription back (`gcloud pubsub subscriptions seek`) to a time "
+                f"before the event was published (it was first claimed at {when(claimed_at)}), and "
+                "before any event that still waits was published: seek acknowledges all older ones"
             )
         case Remedy.PUBLISH:
             return "publish the event again, with the same id"
