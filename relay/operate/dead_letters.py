@@ -233,7 +233,7 @@ async def replay_letters(
     }
     print_answer(_replayed(results, untouched), value, as_json=as_json)
     if failure is not None:
-        click.echo(f"The ledger did not answer: {failure}", err=True)
+        click.echo(f"The ledger failed: {failure}", err=True)
         return NO_ANSWER
     if stopped:
         return INTERRUPTED

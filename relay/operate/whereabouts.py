@@ -137,7 +137,7 @@ class Place(StrEnum):
     """The claim was released. Pub/Sub will redeliver the event."""
     OVERDUE = "overdue"
     """The event is not sent, and waiting does not help. Its redelivery should have come by now. Or
-    Svix lost the event after it was acknowledged: then Pub/Sub does not redeliver it."""
+    it was MISSING, and `reconcile --fix` has released it: Pub/Sub does not redeliver it."""
     PARKED = "parked"
     """The event is stored as a dead letter."""
     DISCARDED = "discarded"
