@@ -175,10 +175,10 @@ def _advice(remedy: Remedy, found: Inspection) -> str:
         case Remedy.SEEK:
             claimed_at = evidence.record.first_claimed_at if evidence.record else None
             return (
-                "set the push subscription back with `gcloud pubsub subscriptions seek`. Choose a "
-                "time before this event was published (it was first claimed at "
-                f"{when(claimed_at)}). No event that was published before that time may still "
-                "wait, because seek acknowledges it"
+                "set the push subscription back with `gcloud pubsub subscriptions seek`, to a time "
+                f"before this event was published (it was first claimed at {when(claimed_at)}). Seek "
+                "acknowledges all events that were published before the chosen time. So if an older "
+                "event still waits, choose a time before that one: otherwise it is lost"
             )
         case Remedy.PUBLISH:
             return "publish the event again, with the same id"
