@@ -24,7 +24,10 @@ _MOST, _LONGEST_NAME, _LONGEST_VALUE = 100, 256, 1024
 
 
 class InvalidAttribute(ValueError):
-    """An attribute of the event cannot go to Svix unchanged. The message never quotes its value."""
+    """An attribute or the data of the event cannot go to Svix unchanged.
+
+    The message never quotes a value.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,8 @@ from relay.envelope import EVENT_LIMIT, PUSH_LIMIT, Event, Refused, read, source
 from relay.outcome import TOO_LARGE, Outcome
 
 _SMALL = 16 * 1024
-"""Bytes of the largest body that is read immediately. 3,000 such bodies are 47 MiB. An event
-usually has about 1 KiB."""
+"""Bytes of the largest body that is read immediately. Even 3,000 such bodies take only 47 MiB.
+An event usually has about 1 KiB."""
 
 _QUICKLY_PARSED = 64 * 1024
 """Bytes of the largest body that is parsed immediately. A larger one takes over a millisecond."""

@@ -68,7 +68,7 @@ class LedgerMisconfigured(LedgerUnavailable):
 
 
 class ClaimLost(Exception):
-    """Someone else has written the record meanwhile, or it was deleted. This call wrote nothing."""
+    """Someone else has written the record meanwhile, or it was deleted."""
 
 
 class LetterDamaged(Exception):

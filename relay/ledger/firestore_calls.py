@@ -77,7 +77,7 @@ class Calls:
         return LedgerUnavailable(f"Firestore: {name}: try again later")
 
     def _advice(self, failure: Exception) -> str | None:
-        """What to check; None if a retry may help."""
+        """What a person should check; None if there is nothing to check."""
         project = self._project
         match failure:
             case PermissionDenied():

@@ -176,9 +176,9 @@ def _advice(remedy: Remedy, found: Inspection) -> str:
             claimed_at = evidence.record.first_claimed_at if evidence.record else None
             return (
                 "set the push subscription back with `gcloud pubsub subscriptions seek`, to a time "
-                f"before this event was published (it was first claimed at {when(claimed_at)}). Seek "
-                "acknowledges all events that were published before the chosen time. So if an older "
-                "event still waits, choose a time before that one: otherwise it is lost"
+                f"before this event was published (it was first claimed at {when(claimed_at)}). "
+                "Seek acknowledges all events that were published before the chosen time. So if an "
+                "older event still waits, choose a time before that one: otherwise it is lost"
             )
         case Remedy.PUBLISH:
             return "publish the event again, with the same id"
