@@ -5,17 +5,18 @@ fork of it, and a network client does not survive the fork.
 """
 
 import asyncio
+import contextlib
 import gc
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import FrameType
 
 from relay.config import ATTEMPT_SECONDS, Settings
 from relay.delivery import Delivery
-from relay.envelope import Event, Names, Refused, Source, source_of
+from relay.envelope import Names, Refused, Source, source_of
 from relay.intake import Intake, NotAdmitted
 from relay.ledger import Archive, LedgerMisconfigured
 from relay.logs import Log
@@ -124,50 +125,34 @@ class Worker:
         deadline: float,
     ) -> Result:
         """The request's result. Fills in `known`. Raises only if cancelled."""
-        try:
-            async with self._intake.admit(headers, deadline - ATTEMPT_SECONDS) as admission:
-                event = admission.event(chunks, self._settings.event_tags)
-                return await self._deliver(known, event, arrived_at, deadline)
-        except Exception as failure:  # noqa: BLE001 - each request gets an outcome and a log line
-            known.source = source_of(headers)
-            detail = str(failure) if isinstance(failure, NotAdmitted) else _place_of(failure)
-            result = Result(outcome=Outcome.UNAVAILABLE, detail=detail)
-            return await self._spaced(result, known.source, deadline)
-
-    async def _deliver(
-        self,
-        known: "_Known",
-        reading: Awaitable[Event],
-        arrived_at: float,
-        deadline: float,
-    ) -> Result:
-        """Read an admitted body, and deliver or park its event."""
-        try:
+        # A body keeps its share of the memory while its request waits to be nacked.
+        async with contextlib.AsyncExitStack() as admitted:
             try:
-                event = await reading
-                known.source, known.names = event.source, event.names
-                self._log.step("arrived", event)
-                task = asyncio.current_task()
-                return await self._get_delivery().deliver(event, arrived_at, deadline, task)
-            except Refused as refused:
-                known.source, known.names = refused.source, refused.names
-                result = await self._refuse(refused, deadline)
-        except LedgerMisconfigured as failure:
-            result = Result(outcome=Outcome.MISCONFIGURED, detail=f"the ledger: {failure}")
-        except Exception as fault:  # noqa: BLE001 - each request gets an outcome and a log line
-            result = Result(outcome=Outcome.UNAVAILABLE, detail=_place_of(fault))
-        return await self._spaced(result, known.source, deadline)
-
-    async def _spaced(self, result: Result, source: Source, deadline: float) -> Result:
-        """Return the result. If it is a nack, first wait until the push may be nacked.
-
-        An incomplete body is nacked immediately. Its sender is slow or gone, and the instance can
-        handle another request instead.
-        """
-        is_nack = source.pushed and not result.acknowledges
-        if is_nack and result.outcome is not Outcome.INCOMPLETE:
-            await self._pacer.nacks.space(deadline)
-        return result
+                admission = await admitted.enter_async_context(
+                    self._intake.admit(headers, deadline - ATTEMPT_SECONDS)
+                )
+                try:
+                    event = await admission.event(chunks, self._settings.event_tags)
+                    known.source, known.names = event.source, event.names
+                    self._log.step("arrived", event)
+                    task = asyncio.current_task()
+                    return await self._get_delivery().deliver(event, arrived_at, deadline, task)
+                except Refused as refused:
+                    known.source, known.names = refused.source, refused.names
+                    result = await self._refuse(refused, deadline)
+            except NotAdmitted as failure:
+                known.source = source_of(headers)
+                result = Result(outcome=Outcome.UNAVAILABLE, detail=str(failure))
+            except LedgerMisconfigured as failure:
+                result = Result(outcome=Outcome.MISCONFIGURED, detail=f"the ledger: {failure}")
+            except Exception as fault:  # noqa: BLE001 - each request gets an outcome and a log line
+                result = Result(outcome=Outcome.UNAVAILABLE, detail=_place_of(fault))
+            # An incomplete body is nacked immediately. Its sender is slow or gone, and the instance
+            # can handle another request instead.
+            is_nack = known.source.pushed and not result.acknowledges
+            if is_nack and result.outcome is not Outcome.INCOMPLETE:
+                await self._pacer.nacks.space(deadline)
+            return result
 
     async def _refuse(self, refused: Refused, deadline: float) -> Result:
         result = Result(outcome=refused.outcome, detail=refused.detail, code=refused.code)
