@@ -157,6 +157,11 @@ async def show_arrivals(endpoints: Endpoints, path: str, secret: str, count: int
     return as_expected
 
 
+def show_conclusion(*, as_expected: bool) -> None:
+    """Print whether the demonstration has gone as it should."""
+    print("Everything is as expected." if as_expected else "Not everything is as expected.")
+
+
 def show_commands(settings: str, project: str, event_id: str) -> None:
     """Print the operator's commands for the function that runs here."""
     python = Path(sys.executable)

@@ -96,7 +96,7 @@ async def run(port: int, *, once: bool, stay_up: Callable[[], Awaitable[None]]) 
     async with _started(port) as trial:
         as_expected = await trial.demonstrate()
         if once:
-            print("Everything is as expected." if as_expected else "Not everything is as expected.")
+            demonstration.show_conclusion(as_expected=as_expected)
         else:
             await trial.show_what_can_be_tried()
             await stay_up()

@@ -110,7 +110,7 @@ async def run(arguments: argparse.Namespace) -> int:
             stream = Stream(relay, arguments.rate, outage=arguments.outage)
             as_expected &= await stream.run()
             as_expected &= await show_arrivals(relay.stack, stream.projects)
-        print("Everything is as expected." if as_expected else "Not everything is as expected.")
+        demonstration.show_conclusion(as_expected=as_expected)
         if arguments.once:
             return 0 if as_expected else 1
         obvious = Lane.of(OBVIOUS, directory / "obvious", instances=instances)

@@ -78,7 +78,7 @@ class Server:
 class Reset(Response):
     """No answer: the connection is reset."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's
         """Reset the connection. Returns when the server has noticed the disconnect."""
         scope["server_of_connection"].reset(scope["client"])
         while (await receive())["type"] != "http.disconnect":
